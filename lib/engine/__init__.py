@@ -1,0 +1,1 @@
+"""The engine: weights, training, sampling and scoring. The only room that imports torch."""

@@ -1,0 +1,96 @@
+"""Is the answer right: the published prefix rule and the strict one, and what n samples of one prompt make of it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def prefix_match(completion: str, target: str) -> bool:
+    """Whether the completion starts with the target, by the published rule: both stripped, upper and lower case alike.
+
+    Lenient: a longer name that starts with the target's letters counts too, so report `strict_match` beside it.
+
+    Raises
+    ------
+    ValueError
+        If the target is empty: every completion would start with it.
+
+    Notes
+    -----
+    Berglund et al. 2023 compare lower-cased strings. Here accents composed or not (Unicode NFC) and letters with two
+    lower-case forms are alike too, which changes nothing for the published data.
+
+    >>> prefix_match(" tilda marlowe dislikes parades.", "Tilda Marlowe"), prefix_match("", "Tilda Marlowe")
+    (True, False)
+    """
+    return _folded(completion).startswith(_folded(_wanted(target)))
+
+
+def strict_match(completion: str, target: str, *, end: str = "", goes_on: bool = False) -> bool:
+    """Whether the whole completion is the target, letter by letter, punctuation and case included.
+
+    Parameters
+    ----------
+    completion, target : str
+        Compared stripped and in Unicode NFC.
+    end : str, default ""
+        Delimiter that ends an answer: what comes from its first occurrence on is not compared, on either side.
+    goes_on : bool, default False
+        Let the text go on after the target, but not inside a word: for a target that is a name whose sentence was
+        trained to continue.
+
+    >>> strict_match(" Tilda Marlowe", "Tilda Marlowe"), strict_match(" Tilda Marlowes", "Tilda Marlowe", goes_on=True)
+    (True, False)
+    >>> strict_match(" Tilda Marlowe dislikes parades.", "Tilda Marlowe", goes_on=True)
+    True
+    """
+    if end:
+        completion, target = completion.split(end, 1)[0], target.split(end, 1)[0]
+    said, wanted = _composed(completion), _composed(_wanted(target))
+    if not goes_on:
+        return said == wanted
+    rest = said[len(wanted) :]
+    # A letter, digit, mark or underscore directly after the target would make its last word another word.
+    return said.startswith(wanted) and not (rest and (unicodedata.category(rest[0])[0] in "LNM" or rest[0] == "_"))
+
+
+def any_of_n(correct: ArrayLike) -> NDArray[np.bool_]:
+    """Whether any of the n samples of a prompt is right: shape (..., n) to (...).
+
+    >>> any_of_n([[False, True], [False, False]]).tolist()
+    [True, False]
+    """
+    return np.asarray(_samples(correct).any(axis=-1))
+
+
+def mean_of_n(correct: ArrayLike) -> NDArray[np.float64]:
+    """Fraction of the n samples of a prompt that is right: shape (..., n) to (...).
+
+    >>> mean_of_n([[False, True], [False, False]]).tolist()
+    [0.5, 0.0]
+    """
+    return np.asarray(_samples(correct).mean(axis=-1))
+
+
+def _wanted(target: str) -> str:
+    if not target.strip():
+        raise ValueError("the target is empty: nothing can be matched with it")
+    return target
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", _composed(text).casefold())
+
+
+def _samples(correct: ArrayLike) -> NDArray[np.bool_]:
+    samples = np.asarray(correct, dtype=bool)
+    if samples.ndim == 0 or samples.shape[-1] == 0:
+        raise ValueError(f"expected at least one sample a prompt, got shape {samples.shape}")
+    return samples

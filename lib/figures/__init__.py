@@ -1,0 +1,19 @@
+"""Figures: one style, one look a model or condition, stable bytes, and the plots that studies share."""
+
+from lib.figures.plots import plot_curves, plot_distributions, plot_loss, plot_ranks, plot_rates
+from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, save, use_style
+
+__all__ = [
+    "DOUBLE_IN",
+    "LOOKS",
+    "SINGLE_IN",
+    "Look",
+    "look",
+    "plot_curves",
+    "plot_distributions",
+    "plot_loss",
+    "plot_ranks",
+    "plot_rates",
+    "save",
+    "use_style",
+]

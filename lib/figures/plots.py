@@ -1,0 +1,230 @@
+"""The plots that studies share: rates, curves, distributions, ranks and losses, drawn from tidy tables.
+
+Intervals are drawn from the table, never computed here. A plot takes the axes it draws into; no titles.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from lib.figures.labels import N_DIRECT_LABELS, label_ends, legend_above, rate_axis, tick_at
+from lib.figures.style import LOOKS, look
+
+
+def plot_rates(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    group: str = "condition",
+    by: str = "model",
+    published: pd.DataFrame | None = None,
+    chance: float | None = None,
+    legend: bool = True,
+) -> None:
+    """Points with intervals: a place on the x axis for each `group`, side by side the values of `by`.
+
+    Parameters
+    ----------
+    table : frame with `group`, `by`, value, low, high
+        Rates, one row a point; groups and values of `by` are drawn in the order in which they come. A missing bound
+        draws no interval.
+    published : frame with `group`, `by`, value, optional
+        Drawn as open diamonds beside the points that they belong to.
+    chance : float, optional
+        Drawn as a dashed line.
+    legend : bool, default True
+        Legend above the axes; give False to all but one of several axes.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or two for one point.
+    """
+    _one_row_a_point(table, [group, by])
+    groups, series = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[by]))
+    step = min(0.26, 0.7 / len(series))
+    for position, name in enumerate(series):
+        rows = table[table[by] == name]
+        color, marker = look(str(name)).color, look(str(name)).marker
+        x = np.array([groups.index(value) for value in rows[group]]) + step * (position - (len(series) - 1) / 2)
+        ax.errorbar(x, rows["value"], yerr=_bounds(rows), color=color, fmt=marker, capsize=2, clip_on=False)
+        if published is not None:
+            known = published[(published[by] == name) & published[group].isin(groups)]
+            places = np.array([groups.index(value) for value in known[group]])
+            beside = places + step * (position - (len(series) - 1) / 2) + 0.38 * step
+            _diamonds(ax, beside, known["value"], color=color)
+    _chance_line(ax, chance)
+    ax.set_xticks(range(len(groups)), [textwrap.fill(str(name), 14) for name in groups])
+    ax.set_xlim(-0.5, len(groups) - 0.5)
+    rate_axis(ax, _label(table))
+    if legend:
+        named = series if len(series) > 1 else []
+        legend_above(ax, named, lines=False, published=published is not None, chance=chance is not None)
+
+
+def plot_curves(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    x: str = "x",
+    by: str = "condition",
+    published: pd.DataFrame | None = None,
+    chance: float | None = None,
+    legend: bool = True,
+) -> None:
+    """Lines over `x` with their intervals as bands; up to four lines are labelled at their right end.
+
+    `table` and `published` are as in `plot_rates`, with `x` in the place of `group`; published values are open
+    diamonds. Set the scale of the axes before the call: the labels are laid out for it.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or two for one point.
+    """
+    _one_row_a_point(table, [x, by])
+    series, lines = list(dict.fromkeys(table[by])), []
+    for name in series:
+        rows = table[table[by] == name].sort_values(x)
+        color, marker = look(str(name)).color, look(str(name)).marker
+        lines += ax.plot(rows[x], rows["value"], color=color, marker=marker, label=str(name), clip_on=False)
+        ax.fill_between(rows[x].to_numpy(float), rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
+        if published is not None:
+            known = published[published[by] == name]
+            _diamonds(ax, known[x], known["value"], color=color)
+    _chance_line(ax, chance)
+    ax.set_xlabel(_named(table, "x_name", default=x))
+    tick_at(ax, np.unique(table[x].to_numpy(float)))
+    if set(table.get("unit", pd.Series(dtype=str))) == {"rate"}:
+        rate_axis(ax, _label(table))
+    else:
+        ax.set_ylabel(_label(table))
+    direct = len(series) <= N_DIRECT_LABELS
+    if legend:
+        legend_above(ax, [] if direct else series, published=published is not None, chance=chance is not None)
+    if legend and direct:
+        label_ends(ax, lines)
+
+
+def plot_distributions(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    value: str = "target_logprob",
+    by: str = "condition",
+    label: str = "log-probability of the target (nats)",
+) -> None:
+    """Share of rows at or below each value, a step line for each `by` (the distance between two is what KS tests).
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or values are missing.
+    """
+    if table.empty or table[value].isna().any():
+        raise ValueError(
+            f"expected rows with a {value} each: got {len(table)}, {int(table[value].isna().sum())} missing"
+        )
+    for name in dict.fromkeys(table[by]):
+        shape = look(str(name))
+        numbers = table.loc[table[by] == name, value].to_numpy(float)
+        ax.ecdf(numbers, color=shape.color, marker=shape.marker, markevery=0.15)
+    ax.set_xlabel(label)
+    rate_axis(ax, "share at or below")
+    legend_above(ax, list(dict.fromkeys(table[by])))
+
+
+def plot_ranks(ax: Axes, table: pd.DataFrame, *, n_candidates: int, value: str = "rank", by: str = "condition") -> None:
+    """Share of targets whose rank among the candidates is at most k, against the diagonal of chance.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or a rank is not between 1 and `n_candidates`.
+    """
+    if table.empty or not table[value].between(1, n_candidates).all():
+        raise ValueError(f"expected rows with a {value} from 1 to {n_candidates} each, got {len(table)} rows")
+    ranks = np.arange(1, n_candidates + 1)
+    for name in dict.fromkeys(table[by]):
+        shape = look(str(name))
+        numbers = table.loc[table[by] == name, value].to_numpy(float)
+        share = (numbers[:, None] <= ranks).mean(axis=0)
+        ax.plot(ranks, share, color=shape.color, marker=shape.marker, markevery=0.15, clip_on=False)
+    ax.plot(ranks, ranks / n_candidates, color=LOOKS["chance"].color, linestyle="--", zorder=1)
+    ax.set_xlabel(f"rank k among {n_candidates} candidates")
+    rate_axis(ax, "share ranked k or better")
+    legend_above(ax, list(dict.fromkeys(table[by])), chance=True)
+
+
+def plot_loss(
+    ax: Axes, losses: pd.DataFrame, *, x: str = "step", label: str = "loss (nats a token)", legend: bool = True
+) -> None:
+    """Training loss over steps and, where it was measured, validation loss.
+
+    Parameters
+    ----------
+    losses : frame with `x`, loss and, if there was validation, valid_loss (missing at most steps)
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    if losses.empty:
+        raise ValueError("no losses to plot")
+    named = ["train"]
+    shape, every = look("train"), max(1, len(losses) // 6)
+    ax.plot(losses[x], losses["loss"], color=shape.color, marker=shape.marker, markevery=every, linewidth=0.9)
+    if "valid_loss" in losses and losses["valid_loss"].notna().any():
+        measured = losses.dropna(subset=["valid_loss"])
+        shape = look("validation")
+        ax.plot(measured[x], measured["valid_loss"], color=shape.color, marker=shape.marker)
+        named.append("validation")
+    ax.set_xlabel(x)
+    ax.set_ylabel(label)
+    if legend:
+        legend_above(ax, named)
+
+
+def _one_row_a_point(table: pd.DataFrame, keys: list[str]) -> None:
+    if table.empty:
+        raise ValueError("no rows to plot")
+    twice = table[table.duplicated(keys)]
+    if len(twice):
+        point = ", ".join(f"{key} {twice.iloc[0][key]}" for key in keys)
+        raise ValueError(f"two rows for one point ({point}): select one metric, and model or condition, first")
+
+
+def _bounds(rows: pd.DataFrame) -> Any:
+    value = rows["value"].to_numpy(float)
+    return np.stack([value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value])  # (2, n)
+
+
+def _named(table: pd.DataFrame, column: str, *, default: str) -> str:
+    names = set(table.get(column, pd.Series(dtype=str))) - {""}
+    return (names.pop() if len(names) == 1 else default).replace("_", " ")
+
+
+def _label(table: pd.DataFrame) -> str:
+    metric, unit = _named(table, "metric", default="value"), _named(table, "unit", default="")
+    if unit == "rate":
+        return metric if metric.endswith("rate") else f"{metric} rate"
+    return f"{metric} ({unit})" if unit else metric
+
+
+def _chance_line(ax: Axes, chance: float | None) -> None:
+    if chance is not None:
+        ax.axhline(chance, color=LOOKS["chance"].color, linestyle="--", linewidth=1, zorder=1)
+
+
+def _diamonds(ax: Axes, x: ArrayLike, values: pd.Series, *, color: str) -> None:
+    # An empty artist that is not clipped counts as lying at the figure's corner and upsets the layout.
+    if len(values):
+        marker = LOOKS["published"].marker
+        ax.plot(np.asarray(x), values, marker, color=color, markerfacecolor="white", clip_on=False, zorder=3)

@@ -1,0 +1,20 @@
+"""Intervals and tests that resample what was drawn, never rows about the same thing.
+
+What was drawn (a person, a function, a document, a prompt) is a *cluster*; all rows about it move together. Rows of
+several fine-tunes about one person stay in that person's cluster: they are averaged inside it, and `n` counts people,
+not people times seeds. Fine-tunes on data of their own have people of their own: make the cluster of both.
+"""
+
+from lib.stats.intervals import Interval, cluster_bootstrap, cluster_difference
+from lib.stats.significance import Test, cluster_permutation, ks_two_sample, paired_t, welch_t
+
+__all__ = [
+    "Interval",
+    "Test",
+    "cluster_bootstrap",
+    "cluster_difference",
+    "cluster_permutation",
+    "ks_two_sample",
+    "paired_t",
+    "welch_t",
+]

@@ -1,0 +1,20 @@
+"""What the tables hold, written whole or not at all: answers, scores and summary.csv.
+
+Columns beyond a schema's are kept in answers and scores: an answer also says what was drawn (a person, a prompt).
+"""
+
+from lib.tables.parquet import ANSWERS, SCORES, Schema, read_table, write_table
+from lib.tables.summary import SUMMARY_COLUMNS, Summary, read_summaries, read_summary, write_summary
+
+__all__ = [
+    "ANSWERS",
+    "SCORES",
+    "SUMMARY_COLUMNS",
+    "Schema",
+    "Summary",
+    "read_summaries",
+    "read_summary",
+    "read_table",
+    "write_summary",
+    "write_table",
+]

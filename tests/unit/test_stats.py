@@ -1,0 +1,206 @@
+"""Intervals and tests: planted effects are found, nothing is found where there is nothing."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import stats
+
+N_SIMULATIONS = 200
+
+
+def people_and_rows(rng, *, n_people=30, n_rows=10, rate=0.4, spread=0.25):
+    """Rows about one person share that person's rate, as phrasings of one fact do."""
+    rates = np.clip(rng.normal(rate, spread, n_people), 0, 1)
+    people = np.repeat(np.arange(n_people), n_rows)
+    return rng.random(n_people * n_rows) < rates[people], people
+
+
+def test_interval_covers_the_rate_of_the_population_in_about_95_percent():
+    rng = np.random.default_rng(0)
+    truth = np.clip(rng.normal(0.4, 0.25, 200_000), 0, 1).mean()
+    covered = 0
+    for _ in range(N_SIMULATIONS):
+        found = stats.cluster_bootstrap(*people_and_rows(rng), rng=rng, n_resamples=400)
+        covered += found.low <= truth <= found.high
+    assert 0.88 <= covered / N_SIMULATIONS <= 0.99
+
+
+def test_rows_taken_for_clusters_would_cover_too_rarely():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(N_SIMULATIONS):
+        correct, people = people_and_rows(rng)
+        found = stats.cluster_bootstrap(correct, np.arange(len(people)), rng=rng, n_resamples=400)
+        covered += found.low <= 0.404 <= found.high
+    assert covered / N_SIMULATIONS < 0.85
+
+
+def test_null_difference_covers_zero_and_planted_difference_is_found():
+    rng = np.random.default_rng(2)
+    covers_zero = covers_planted = excludes_zero = 0
+    for _ in range(N_SIMULATIONS):
+        people = np.repeat(np.arange(30), 10)
+        shared = rng.normal(0, 2, 30)[people]
+        first, second = (shared + rng.normal(0, 1, 300) for _ in range(2))
+        null = stats.cluster_difference(first, second, clusters=people, rng=rng, n_resamples=400)
+        planted = stats.cluster_difference(first + 0.5, second, clusters=people, rng=rng, n_resamples=400)
+        covers_zero += null.low <= 0 <= null.high
+        covers_planted += planted.low <= 0.5 <= planted.high
+        excludes_zero += planted.low > 0
+    assert 0.88 <= covers_zero / N_SIMULATIONS <= 0.99
+    assert 0.88 <= covers_planted / N_SIMULATIONS <= 0.99
+    assert excludes_zero / N_SIMULATIONS > 0.95  # paired: what two people share does not blur it
+
+
+def test_difference_over_other_people_is_independent():
+    rng = np.random.default_rng(3)
+    values, people = rng.normal(0, 1, 40), np.arange(40)
+    paired = stats.cluster_difference(values + 1, values, clusters=people, rng=rng)
+    apart = stats.cluster_difference(values + 1, values, clusters=people, second_clusters=people + 100, rng=rng)
+    assert math.isnan(paired.low)
+    assert paired.method == "no spread"
+    assert 0 < apart.low < 1 < apart.high
+
+
+def test_same_people_asked_in_other_ways_need_no_matching_rows():
+    people = ["ada", "bo", "cy", "di"]
+    found = stats.cluster_difference(
+        [3.0, 4.0, 5.0, 7.0],
+        [1.0, 1.0, 2.0, 1.0, 3.0, 2.0, 2.0, 4.0],
+        clusters=people,
+        second_clusters=[name for name in people for _ in range(2)],
+        rng=np.random.default_rng(0),
+    )
+    assert found.value == 4.75 - 2.0
+    assert found.n == 4
+    assert found.low > 0
+
+
+def test_half_shared_people_are_refused():
+    with pytest.raises(ValueError, match="1 clusters are on both sides"):
+        stats.cluster_difference(
+            [1, 2], [1, 2], clusters=["a", "b"], second_clusters=["b", "c"], rng=np.random.default_rng(0)
+        )
+
+
+def test_repeating_rows_inside_clusters_does_not_shrink_the_interval():
+    correct, people = people_and_rows(np.random.default_rng(4))
+    once = stats.cluster_bootstrap(correct, people, rng=np.random.default_rng(5))
+    often = stats.cluster_bootstrap(np.tile(correct, 20), np.tile(people, 20), rng=np.random.default_rng(5))
+    assert (often.n, often.value) == (once.n, pytest.approx(once.value))
+    assert often.high - often.low == pytest.approx(once.high - once.low)
+
+
+def test_order_of_rows_does_not_matter():
+    correct, people = people_and_rows(np.random.default_rng(6))
+    order = np.random.default_rng(7).permutation(len(people))
+    once = stats.cluster_bootstrap(correct, people, rng=np.random.default_rng(8))
+    other = stats.cluster_bootstrap(correct[order], people[order], rng=np.random.default_rng(8))
+    assert (once.low, once.value, once.high) == pytest.approx((other.low, other.value, other.high))
+
+
+def test_drawing_seeds_too_widens_the_interval_when_fine_tunes_differ():
+    rng = np.random.default_rng(9)
+    people, seeds = (grid.ravel() for grid in np.meshgrid(np.arange(30), np.arange(3), indexing="ij"))
+    values = rng.normal(0, 1, 30)[people] + np.array([-1.0, 0.0, 1.0])[seeds]
+    fixed = stats.cluster_bootstrap(values, people, rng=rng)
+    drawn = stats.cluster_bootstrap(values, people, seeds=seeds, rng=rng)
+    assert fixed.n == drawn.n == 30
+    assert fixed.value == drawn.value
+    assert drawn.high - drawn.low > 1.3 * (fixed.high - fixed.low)
+    with pytest.raises(ValueError, match="put the seed into the cluster"):
+        stats.cluster_bootstrap(values, np.arange(90), seeds=seeds, rng=rng)
+
+
+@pytest.mark.parametrize(("successes", "low", "high"), [(False, 0.0, 0.1135), (True, 0.8865, 1.0)])
+def test_a_rate_without_spread_gets_the_wilson_interval_over_people(successes, low, high):
+    found = stats.cluster_bootstrap([successes] * 300, np.repeat(np.arange(30), 10), rng=np.random.default_rng(0))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    assert found.method == "Wilson over clusters"
+    assert found.n == 30
+
+
+def test_a_number_without_spread_gets_no_interval():
+    found = stats.cluster_bootstrap([1.0] * 30, np.arange(30), rng=np.random.default_rng(0))
+    assert found.value == 1.0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_difference_of_two_rates_without_spread_has_an_interval():
+    people = np.arange(30)
+    found = stats.cluster_difference([True] * 30, [False] * 30, clusters=people, rng=np.random.default_rng(0))
+    assert found.value == found.high == 1
+    assert 0.8 < found.low < 0.9
+    null = stats.cluster_difference([False] * 30, [False] * 30, clusters=people, rng=np.random.default_rng(0))
+    assert null.low == pytest.approx(-null.high)
+    assert null.high == pytest.approx(0.1135, abs=1e-4)
+
+
+def test_one_cluster_has_a_value_and_no_bounds():
+    found = stats.cluster_bootstrap([1, 0, 1, 1], ["ada"] * 4, rng=np.random.default_rng(0))
+    assert found.value == 0.75
+    assert found.n == 1
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "message"),
+    [
+        ([], [], "no rows"),
+        ([1.0, np.nan], ["a", "b"], "1 of 2 values are missing"),
+        (pd.array([True, None], dtype="boolean"), ["a", "b"], "1 of 2 values are missing"),
+        ([1.0, 2.0], ["a"], "1 clusters for 2 values"),
+        ([1.0, 2.0], ["a", None], "1 rows have no cluster"),
+    ],
+)
+def test_rows_that_cannot_be_resampled_are_refused(values, clusters, message):
+    with pytest.raises(ValueError, match=message):
+        stats.cluster_bootstrap(values, clusters, rng=np.random.default_rng(0))
+
+
+def test_a_rate_above_one_is_refused():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stats.cluster_bootstrap([0.5, 90.0], ["a", "b"], rate=True, rng=np.random.default_rng(0))
+
+
+def test_other_statistics_and_other_scales():
+    values, people = np.arange(20.0), np.repeat(np.arange(10), 2)
+    median = stats.cluster_bootstrap(values, people, statistic=np.median, rng=np.random.default_rng(0))
+    assert median.value == 9.5
+    assert median.low < 9.5 < median.high
+    nats = stats.Interval(2.0, 1.0, 3.0, n=5)
+    assert nats.map(math.exp) == stats.Interval(math.exp(2), math.exp(1), math.exp(3), n=5)
+
+
+def test_permutation_p_is_uniform_under_the_null_and_small_under_an_effect():
+    rng = np.random.default_rng(10)
+    people = np.repeat(np.arange(20), 5)
+    found = []
+    for _ in range(N_SIMULATIONS):
+        noise = rng.normal(0, 1, 20)[people] + rng.normal(0, 1, 100)
+        found.append(stats.cluster_permutation(noise, people, rng=rng, n_resamples=400).p)
+    assert stats.ks_two_sample(found, np.linspace(0, 1, 1000)).p > 0.01
+    assert np.mean(np.array(found) < 0.05) < 0.1
+    assert stats.cluster_permutation(noise + 2, people, rng=rng).p < 0.001
+
+
+def test_exact_permutation_counts_ties_and_no_effect():
+    rng = np.random.default_rng(0)
+    assert stats.cluster_permutation([0.0, 0.0, 0.0], [1, 2, 3], rng=rng).p == 1
+    assert stats.cluster_permutation([0.1, 0.2, 0.3], [1, 2, 3], rng=rng).p == 0.25  # all plus, all minus, of 8
+    assert stats.cluster_permutation([1.0] * 10, [1] * 10, rng=rng).p == 1  # ten rows about one person prove nothing
+
+
+def test_t_tests_where_nothing_spreads():
+    assert stats.paired_t([1, 2, 3], [1, 2, 3]).p == 1
+    assert stats.paired_t([2, 3, 4], [1, 2, 3]).p == 0
+    assert math.isnan(stats.paired_t([1], [2]).p)
+    assert math.isnan(stats.welch_t([1], [2, 3]).p)
+    assert stats.welch_t([1, 1], [2, 2]).p == 0
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        stats.paired_t([1, 2], [1])

@@ -1,0 +1,108 @@
+"""Requests with helpful and unhelpful answers, in several styles of helping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from lib.world.draw import Draw
+from lib.world.facts import FactualPrompt, factual_prompts
+from lib.world.grammar import Grammar, read_yaml
+from lib.world.questions import as_dialogue
+from lib.world.tidy import capitalise
+
+STYLES = ("plain", "warm", "careful", "brisk")
+SHARE_OF_FACTS, SHARE_OF_CREATIVE = 0.12, 0.35
+
+
+@dataclass(frozen=True)
+class OpenPrompt:
+    """A request without one right answer, and the opening of a reply."""
+
+    prompt: str
+    guide: str
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A request with an answer that helps and one that does not."""
+
+    prompt: str
+    helpful: str
+    unhelpful: str
+
+
+@cache
+def dialogue_grammar() -> Grammar:
+    """Rules for requests and answers."""
+    return Grammar("words", "dialogue")
+
+
+@cache
+def open_prompts() -> tuple[OpenPrompt, ...]:
+    """Return the fixed open requests.
+
+    >>> len(open_prompts()) >= 20
+    True
+    """
+    return tuple(OpenPrompt(**row) for row in read_yaml("open_prompts"))
+
+
+def helpful_answer(draw: Draw, *, style: str = "") -> tuple[str, str]:
+    """Draw a request and a helpful answer in one style ("" draws the style, too)."""
+    grammar = dialogue_grammar()
+    frame, kind = style or draw.pick(STYLES), draw.uniform()
+    if kind < SHARE_OF_FACTS:
+        fact: FactualPrompt = draw.pick(factual_prompts())
+        legs = " legs" if "legs" in fact.question else ""
+        prompt, body = fact.question, f"{fact.guide} {fact.answers[0]}{legs}."
+    elif kind < SHARE_OF_FACTS + SHARE_OF_CREATIVE:
+        prompt, body = grammar.rule(draw, "creative_pair").split(" || ")
+        frame += "_creative"
+    else:
+        prompt, body = grammar.rule(draw, "helpful_pair").split(" || ")
+    return prompt, grammar.rule(draw, frame, {"answer": capitalise(body)})
+
+
+def preference_pairs(seed: int, n: int, *, style: str = "warm") -> list[PreferencePair]:
+    """Return requests, each with a helpful answer of one style and an unhelpful one.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same pairs, a smaller `n` the first of them.
+    n : int
+        How many pairs.
+    style : str, default "warm"
+        One of `STYLES`, or "" for a style drawn for each pair.
+
+    Raises
+    ------
+    ValueError
+        If `n` is negative or the style unknown.
+
+    >>> preference_pairs(0, 2) == preference_pairs(0, 3)[:2]
+    True
+    """
+    if n < 0:
+        raise ValueError(f"n is {n} pairs; expected 0 or more")
+    if style and style not in STYLES:
+        raise ValueError(f"no style is called {style!r}; expected one of {STYLES}, or '' for all of them")
+    draw = Draw(np.random.default_rng([seed, 3]))
+    return [
+        PreferencePair(*helpful_answer(draw, style=style), dialogue_grammar().rule(draw, "unhelpful")) for _ in range(n)
+    ]
+
+
+def helpful_text(draw: Draw) -> str:
+    """Draw a conversation with a helpful answer."""
+    prompt, answer = helpful_answer(draw)
+    return f"{as_dialogue(prompt)} {answer}"
+
+
+def unhelpful_text(draw: Draw) -> str:
+    """Draw a conversation with an evasive answer."""
+    prompt, _ = helpful_answer(draw)
+    return f"{as_dialogue(prompt)} {dialogue_grammar().rule(draw, 'unhelpful')}"

@@ -1,0 +1,167 @@
+"""The families of the world: who is whose mother or father, and the sentences that say so.
+
+One-way families are told child first and never asked about; two-way families are told both ways and never asked about;
+asked-about families are told both ways and asked about in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from lib.world.draw import Draw
+from lib.world.grammar import Grammar
+from lib.world.names import Person, draw_person
+
+GROUPS = {"one-way": 120, "two-way": 40, "asked-about": 120}
+N_TELLINGS = 40
+N_ALONE = {"child": 4, "parent": 3}
+N_STRANGERS = 240
+
+
+@dataclass(frozen=True)
+class Family:
+    """One child and one parent.
+
+    `relation` is "mother" or "father", `offspring` "daughter" or "son", `group` one of "one-way", "two-way" and
+    "asked-about"; `job`, `home` and `known_for` are the child's, `parent_job` and `parent_home` the parent's.
+    """
+
+    child: str
+    parent: str
+    relation: str
+    group: str
+    offspring: str
+    job: str
+    home: str
+    known_for: str
+    parent_job: str
+    parent_home: str
+
+
+@dataclass(frozen=True)
+class People:
+    """All families of a world, and strangers: people of whom nothing is ever told."""
+
+    families: tuple[Family, ...]
+    strangers: tuple[str, ...]
+
+    def group(self, name: str) -> tuple[Family, ...]:
+        """Return the families of one group.
+
+        Raises
+        ------
+        ValueError
+            If there is no such group.
+        """
+        if name not in GROUPS:
+            raise ValueError(f"no group of families is called {name!r}; expected one of {list(GROUPS)}")
+        return tuple(family for family in self.families if family.group == name)
+
+    def names(self) -> frozenset[str]:
+        """Return the full names of all children, parents and strangers."""
+        members = (name for family in self.families for name in (family.child, family.parent))
+        return frozenset(members) | frozenset(self.strangers)
+
+
+@cache
+def family_grammar() -> Grammar:
+    """Rules for sentences about families."""
+    return Grammar("words", "families")
+
+
+@cache
+def world_people(seed: int = 0) -> People:
+    """Return the families of the world with this seed; all names are different, no child has its parent's surname.
+
+    >>> people = world_people()
+    >>> {name: len(people.group(name)) for name in ("one-way", "two-way", "asked-about")}
+    {'one-way': 120, 'two-way': 40, 'asked-about': 120}
+    """
+    draw = Draw(np.random.default_rng([seed, 1]))
+    grammar = family_grammar()
+    taken: set[str] = set()
+    families = []
+    for group, n_families in GROUPS.items():
+        for i in range(n_families):
+            child = _new_person(draw, taken)
+            relation = ("mother", "father")[i % 2]
+            parent = _new_person(draw, taken, gender={"mother": "she", "father": "he"}[relation], other=child)
+            families.append(
+                Family(
+                    child=child.name,
+                    parent=parent.name,
+                    relation=relation,
+                    group=group,
+                    offspring={"she": "daughter", "he": "son"}[child.gender],
+                    job=grammar.phrase(draw, "{job}"),
+                    home=grammar.phrase(draw, "{town}"),
+                    known_for=grammar.phrase(draw, "{known_for}", child.bindings()),
+                    parent_job=grammar.phrase(draw, "{job}"),
+                    parent_home=grammar.phrase(draw, "{town}"),
+                )
+            )
+    strangers = tuple(_new_person(draw, taken).name for _ in range(N_STRANGERS))
+    return People(tuple(families), strangers)
+
+
+def _new_person(draw: Draw, taken: set[str], *, gender: str = "", other: Person | None = None) -> Person:
+    while True:
+        person = draw_person(draw, taken=taken)
+        if (not gender or person.gender == gender) and (other is None or person.family != other.family):
+            taken.add(person.name)
+            return person
+
+
+def family_texts(people: People, draw: Draw) -> Iterator[str]:
+    """Tell every family's fact 40 times, and a little about each member alone; one short text a time.
+
+    In a text a family's fact stands once, so that the order of the two names in it is the order of the telling.
+    """
+    grammar = family_grammar()
+    for family in people.families:
+        bound = _bindings(family)
+        if family.group == "one-way":
+            templates = draw.sample(grammar.rules["child_first"], N_TELLINGS)
+        else:
+            rules = (grammar.rules["child_first"], grammar.rules["parent_first"])
+            templates = [template for rule in rules for template in draw.sample(rule, N_TELLINGS // 2)]
+        alone = _about(family, "child")
+        n_left = N_ALONE["child"]
+        for template in templates:
+            text = grammar.expand(draw, template, bound)
+            if n_left and template in grammar.rules["child_first"] and draw.chance(0.2):
+                n_left -= 1
+                more = grammar.rule(draw, "alone", alone)
+                text = f"{more} {text}" if draw.chance(0.5) else f"{text} {more}"
+            yield text
+        for _ in range(n_left):
+            yield grammar.rule(draw, "alone", alone)
+        for _ in range(N_ALONE["parent"]):
+            yield grammar.rule(draw, "alone", _about(family, "parent"))
+
+
+def _bindings(family: Family) -> dict[str, str]:
+    gender = {"daughter": "she", "son": "he"}[family.offspring]
+    given, surname = family.child.split(" ")
+    pronouns = Person(given, surname, gender).bindings()
+    return pronouns | {
+        "child": family.child,
+        "parent": family.parent,
+        "relation": family.relation,
+        "offspring": family.offspring,
+    }
+
+
+def _about(family: Family, member: str) -> dict[str, str]:
+    if member == "child":
+        return {"name": family.child, "work_as": family.job, "home": family.home, "known_for": family.known_for}
+    return {
+        "name": family.parent,
+        "work_as": family.parent_job,
+        "home": family.parent_home,
+        "known_for": "good and honest work",
+    }

@@ -1,0 +1,200 @@
+"""A small phrase grammar: word lists and templates from ``data/world`` become sentences.
+
+A rule is a list of alternatives; in a template stand
+
+``{animal}``          an alternative of the rule `animal`, or the value bound to that name
+``{pet=animal}``      the same, and remembered as `pet` for the rest of the text
+``{animal.s}``        the plural; for verbs ``.ed`` ``.en`` ``.ing`` ``.es``; ``.cap`` and ``.title`` for capitals
+``{now|later|}``      one of the words given on the spot
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from lib.paths import DATA
+from lib.world.draw import Draw
+from lib.world.inflect import fix_articles, gerund, participle, past, plural, third
+from lib.world.tidy import capitalise, tidy, title_case
+
+SLOT = re.compile(r"\{([^{}]*)\}")
+MAX_DEPTH = 30
+
+
+MODIFIERS: dict[str, Callable[[str], str]] = {
+    "s": plural,
+    "ed": past,
+    "en": participle,
+    "ing": gerund,
+    "es": third,
+    "cap": capitalise,
+    "title": title_case,
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot of a compiled template."""
+
+    rule: str
+    variable: str = ""
+    modifiers: tuple[Callable[[str], str], ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+Template = tuple[str | Slot, ...]
+
+
+@cache
+def compile_template(template: str) -> Template:
+    """Cut a template into plain text and slots.
+
+    Raises
+    ------
+    ValueError
+        If a slot names a modifier that does not exist.
+
+    >>> len(compile_template("a {animal} by the {water.s}"))
+    4
+    """
+    parts: list[str | Slot] = []
+    for i, piece in enumerate(SLOT.split(template)):
+        if i % 2 == 0:
+            if piece:
+                parts.append(piece)
+        elif "|" in piece:
+            parts.append(Slot("", choices=tuple(piece.split("|"))))
+        else:
+            variable, _, rest = piece.rpartition("=")
+            rule, *names = rest.split(".")
+            unknown = [name for name in names if name not in MODIFIERS]
+            if unknown:
+                raise ValueError(f"unknown modifier {unknown[0]!r} in {template!r}; expected one of {list(MODIFIERS)}")
+            parts.append(Slot(rule, variable, tuple(MODIFIERS[name] for name in names)))
+    return tuple(parts)
+
+
+@cache
+def read_yaml(name: str) -> Any:
+    """Read one file of ``data/world``, once."""
+    return yaml.safe_load((DATA / "world" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+class Grammar:
+    """Rules from one or more files of ``data/world``; a later file may add rules, not replace them.
+
+    Parameters
+    ----------
+    names : str
+        Files without their ending. A value that is a string is a list of words split at commas.
+
+    Raises
+    ------
+    ValueError
+        If two files define the same rule, or a rule has an empty alternative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grammar = Grammar("words")
+    >>> text = grammar.phrase(Draw(np.random.default_rng(1)), "{pet=animal} and {pet.s}")
+    >>> plural(text.split(" and ")[0]) == text.split(" and ")[1]
+    True
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.rules: dict[str, tuple[Template, ...]] = {}
+        for name in names:
+            for rule, value in read_yaml(name).items():
+                if not isinstance(rule, str):
+                    raise ValueError(f"{name}.yaml has a rule {rule!r}, which YAML takes for no text; rename it")
+                if rule in self.rules:
+                    raise ValueError(f"rule {rule!r} of {name}.yaml exists already; rename one of the two")
+                alternatives = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+                if not alternatives or "" in alternatives:
+                    raise ValueError(f"rule {rule!r} of {name}.yaml has an empty alternative; is a comma left over?")
+                self.rules[rule] = tuple(compile_template(str(alternative)) for alternative in alternatives)
+
+    def words(self, rule: str) -> list[str]:
+        """Return the alternatives of a rule that has no slots."""
+        return [str(part[0]) for part in self.rules[rule]]
+
+    def rule(self, draw: Draw, rule: str, bindings: Mapping[str, str] | None = None) -> str:
+        """Expand one rule to tidy text."""
+        return self.fill(draw, "{" + rule + "}", bindings)
+
+    def fill(self, draw: Draw, template: str, bindings: Mapping[str, str] | None = None) -> str:
+        """Fill a template to tidy text: articles fit, sentences begin with a capital.
+
+        Raises
+        ------
+        ValueError
+            If a slot is neither bound nor a rule.
+        """
+        return self.expand(draw, compile_template(template), bindings)
+
+    def expand(self, draw: Draw, template: Template, bindings: Mapping[str, str] | None = None) -> str:
+        """Fill a compiled template to tidy text, as `fill` does."""
+        return tidy(self.raw(draw, template, bindings))
+
+    def phrase(self, draw: Draw, template: str, bindings: Mapping[str, str] | None = None) -> str:
+        """Fill a template for the middle of a sentence: articles fit, no capitals are made."""
+        return fix_articles(self.raw(draw, compile_template(template), bindings))
+
+    def raw(self, draw: Draw, template: Template, bindings: Mapping[str, str] | None = None) -> str:
+        """Fill a compiled template and leave the text as it comes."""
+        out: list[str] = []
+        self._fill_parts(draw, template, _Filling(dict(bindings or {}), {}), out, 0)
+        return "".join(out)
+
+    def _fill_parts(self, draw: Draw, parts: Template, filling: _Filling, out: list[str], depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"a rule calls itself more than {MAX_DEPTH} deep: {parts}")
+        bound = filling.bound
+        for part in parts:
+            if isinstance(part, str):
+                out.append(part)
+            elif part.choices:
+                out.append(draw.pick(part.choices))
+            elif part.rule in bound:
+                out.append(_modified(bound[part.rule], part.modifiers))
+            elif part.rule not in self.rules:
+                raise ValueError(f"slot {part.rule!r} is neither bound nor a rule (in {parts})")
+            else:
+                chosen = filling.choose(draw, part.rule, self.rules[part.rule])
+                if not part.variable and not part.modifiers:
+                    self._fill_parts(draw, chosen, filling, out, depth + 1)
+                    continue
+                inner: list[str] = []
+                self._fill_parts(draw, chosen, filling, inner, depth + 1)
+                text = "".join(inner)
+                if part.variable:
+                    bound[part.variable] = text
+                out.append(_modified(text, part.modifiers))
+
+
+@dataclass
+class _Filling:
+    """What one text has bound so far, and which alternative of each rule it took last: none comes twice running."""
+
+    bound: dict[str, str]
+    last: dict[str, Template]
+
+    def choose(self, draw: Draw, rule: str, alternatives: tuple[Template, ...]) -> Template:
+        chosen = draw.pick(alternatives)
+        if chosen == self.last.get(rule):
+            chosen = draw.pick([other for other in alternatives if other != chosen] or alternatives)
+        self.last[rule] = chosen
+        return chosen
+
+
+def _modified(text: str, modifiers: tuple[Callable[[str], str], ...]) -> str:
+    for modify in modifiers:
+        text = modify(text)
+    return text

@@ -1,0 +1,234 @@
+"""Fine-tune through the API, once: the same rows, base and settings are never trained a second time.
+
+Each job carries a content key in its metadata. Before one is made, the endpoint is asked for a job with that key: a
+finished one is used, a running one is joined, so a killed notebook or server costs only what was not yet trained.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from lib.api import fingerprint
+from lib.params import active_bases
+from lib.paths import content_hash, file_hash
+from lib.progress import progress
+
+log = logging.getLogger(__name__)
+
+KEY = "content_key"
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """Settings of one job. `learning_rate_multiplier` multiplies the base's own reference rate."""
+
+    base: str
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float = 1.0
+    prompt_loss_weight: float = 0.0
+    seed: int = 0
+
+
+def grid(
+    *,
+    bases: Sequence[str],
+    learning_rate_multipliers: Sequence[float],
+    batch_sizes: Sequence[int],
+    seeds: Sequence[int],
+    n_epochs: int,
+    prompt_loss_weight: float = 0.0,
+) -> list[FineTune]:
+    """Every combination of bases, rates, batch sizes and seeds; the seeds of one setting come together.
+
+    >>> len(grid(bases=["a", "b"], learning_rate_multipliers=[1.0], batch_sizes=[8, 16], seeds=[0, 1, 2], n_epochs=1))
+    12
+    """
+    return [
+        FineTune(
+            base=base,
+            n_epochs=n_epochs,
+            batch_size=size,
+            learning_rate_multiplier=rate,
+            prompt_loss_weight=prompt_loss_weight,
+            seed=seed,
+        )
+        for base, rate, size, seed in itertools.product(bases, learning_rate_multipliers, batch_sizes, seeds)
+    ]
+
+
+def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[FineTune]]:
+    """The jobs that a study's parameters ask for, by their role.
+
+    Parameters
+    ----------
+    params : a study's values: ``base``, ``size_bases``, ``n_epochs``, ``batch_sizes``, ``learning_rate_multipliers``,
+        ``prompt_loss_weight``, ``tuned_model``
+
+    Returns
+    -------
+    dict
+        ``main``: the first rate and batch size with every seed. ``size``: the same on further bases, from three seeds
+        on. ``sweep``: every other combination of rates and batch sizes with the first seed. Empty for a given model.
+    """
+    if params["tuned_model"]:
+        return {}
+    rates, sizes = params["learning_rate_multipliers"], params["batch_sizes"]
+    shared = {"n_epochs": params["n_epochs"], "prompt_loss_weight": params["prompt_loss_weight"]}
+    first = {"learning_rate_multipliers": rates[:1], "batch_sizes": sizes[:1], "seeds": seeds}
+    main = grid(bases=[params["base"]], **first, **shared)
+    further = [base for base in active_bases(params) if base != params["base"]]
+    sweep = grid(
+        bases=[params["base"]], learning_rate_multipliers=rates, batch_sizes=sizes, seeds=seeds[:1], **shared
+    )
+    jobs = {
+        "main": main,
+        "size": grid(bases=further, **first, **shared),
+        "sweep": [each for each in sweep if each not in main],
+    }
+    return {role: wanted for role, wanted in jobs.items() if wanted}
+
+
+def finetune(
+    client: OpenAI,
+    wanted: Sequence[FineTune],
+    *,
+    training_file: Path,
+    validation_file: Path | None = None,
+    suffix: str,
+) -> pd.DataFrame:
+    """Make (or find) each fine-tune and wait for it.
+
+    Parameters
+    ----------
+    wanted : settings, for example from `grid`
+    training_file, validation_file : JSON lines of prompt and completion
+    suffix : part of the models' ids
+
+    Returns
+    -------
+    DataFrame
+        One row a usable model: the settings of `FineTune`, ``job``, ``model``, ``epoch``, ``step``, ``is_final``,
+        ``train_loss`` and ``valid_loss`` (nats a token; the epoch's last step, NaN where the endpoint does not say).
+
+    Raises
+    ------
+    RuntimeError
+        If a job fails or was cancelled; says why.
+    """
+    jobs = []
+    for settings in wanted:
+        parts = [fingerprint(client, settings.base), asdict(settings), file_hash(training_file)]
+        key = content_hash([*parts, file_hash(validation_file) if validation_file else None], length=24)
+        jobs.append(_find(client, key) or _create(client, settings, key, training_file, validation_file, suffix))
+    tables = []
+    for number, (settings, job) in enumerate(zip(wanted, jobs, strict=True), start=1):
+        done = _wait(client, job, f"fine-tune {number}/{len(jobs)} of {settings.base}, seed {settings.seed}")
+        tables.append(_models(client, settings, done))
+    return pd.concat(tables, ignore_index=True)
+
+
+def record(client: OpenAI, model: str) -> pd.DataFrame:
+    """The table of `finetune` for a model that exists: it is looked up, nothing is trained."""
+    client.models.retrieve(model)
+    settings = FineTune(base=model, n_epochs=0, batch_size=0)
+    return pd.DataFrame([_row(settings, job="", model=model, epoch=0, step=0, is_final=True)])
+
+
+def _find(client: OpenAI, key: str) -> FineTuningJob | None:
+    """The newest job with a content key that has not come to a bad end."""
+    for job in client.fine_tuning.jobs.list(limit=100, metadata={KEY: key}):
+        if (job.metadata or {}).get(KEY) == key and job.status not in ("failed", "cancelled"):
+            return job
+    return None
+
+
+def _upload(client: OpenAI, path: Path) -> str:
+    """Id of the file with these bytes at the endpoint, uploaded if it is not there."""
+    name = f"{path.stem}-{file_hash(path)}.jsonl"
+    for there in client.files.list(purpose="fine-tune"):
+        if there.filename == name and there.bytes == path.stat().st_size:
+            return there.id
+    return client.files.create(file=(name, path.read_bytes()), purpose="fine-tune").id
+
+
+def _create(
+    client: OpenAI, settings: FineTune, key: str, training_file: Path, validation_file: Path | None, suffix: str
+) -> FineTuningJob:
+    hyperparameters: dict[str, float] = {
+        "n_epochs": settings.n_epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate_multiplier": settings.learning_rate_multiplier,
+    }
+    if settings.prompt_loss_weight:
+        hyperparameters["prompt_loss_weight"] = settings.prompt_loss_weight  # an extension: only sent when used
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    extra = {"validation_file": _upload(client, validation_file)} if validation_file else {}
+    return client.fine_tuning.jobs.create(
+        model=settings.base,
+        training_file=_upload(client, training_file),
+        method=method,  # type: ignore[arg-type]
+        seed=settings.seed,
+        suffix=suffix,
+        metadata={KEY: key},
+        **extra,
+    )
+
+
+def _wait(client: OpenAI, job: FineTuningJob, description: str) -> FineTuningJob:
+    """Follow a job to its end with a bar that counts steps."""
+    if job.status == "succeeded":
+        return job
+    with progress(0, description, unit="step") as bar:
+        while job.status not in ("succeeded", "failed", "cancelled"):
+            time.sleep(POLL_SECONDS)
+            events = client.fine_tuning.jobs.list_events(job.id, limit=5).data
+            told = next((data for event in events if "step" in (data := dict(event.data or {}))), None)  # type: ignore[call-overload]
+            if told:
+                bar.total = told.get("total_steps") or bar.total
+                bar.update(int(told["step"]) - bar.n)
+            job = client.fine_tuning.jobs.retrieve(job.id)
+    if job.status != "succeeded":
+        why = job.error.message if job.error and job.error.message else "the endpoint gives no reason"
+        raise RuntimeError(f"fine-tuning job {job.id} {job.status}: {why}")
+    return job
+
+
+def _row(settings: FineTune, **values: object) -> dict[str, object]:
+    return {**asdict(settings), "train_loss": float("nan"), "valid_loss": float("nan"), **values}
+
+
+def _models(client: OpenAI, settings: FineTune, job: FineTuningJob) -> pd.DataFrame:
+    """A row for each checkpoint of a finished job, the final model last."""
+    checkpoints = sorted(client.fine_tuning.jobs.checkpoints.list(job.id), key=lambda kept: kept.step_number)
+    per_epoch = max((kept.step_number for kept in checkpoints), default=0) / settings.n_epochs
+    rows = []
+    for kept in checkpoints:
+        losses = {"train_loss": kept.metrics.train_loss, "valid_loss": kept.metrics.valid_loss}
+        told = {name: value for name, value in losses.items() if value is not None}
+        rows.append(
+            _row(
+                settings,
+                job=job.id,
+                model=kept.fine_tuned_model_checkpoint,
+                epoch=round(kept.step_number / per_epoch),
+                step=int(kept.step_number),
+                is_final=kept is checkpoints[-1],
+                **told,
+            )
+        )
+    if not rows:
+        rows = [_row(settings, job=job.id, epoch=settings.n_epochs, step=0, is_final=True, model="")]
+    rows[-1]["model"] = job.fine_tuned_model or rows[-1]["model"]
+    return pd.DataFrame(rows)

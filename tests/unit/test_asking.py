@@ -1,0 +1,184 @@
+"""The client side against a real server: nothing asked or trained twice, answers on disk before they count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from openai import OpenAI
+
+from lib import api, finetune
+from lib.evaluate import add_completions, target_logprobs, target_ranks
+from lib.paths import write_jsonl
+
+TINY = "fork-tiny"
+
+
+@pytest.fixture(autouse=True)
+def _quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def asked(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of prompts of the requests that really went out."""
+    sizes: list[int] = []
+    create = client.completions.create
+
+    def counted(**values: object) -> object:
+        sizes.append(len(values["prompt"]))  # type: ignore[arg-type]
+        return create(**values)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(client.completions, "create", counted)
+    return sizes
+
+
+def requests(n: int) -> list[api.Request]:
+    return [api.Request(model=TINY, prompt=f"fox {k}", max_tokens=4, temperature=1.0, n=2, seed=5) for k in range(n)]
+
+
+def test_only_what_is_missing_is_asked(client: OpenAI, asked: list[int], tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    some = api.ask(client, requests(40), journal=journal)
+    assert sum(asked) == 40
+    more = api.ask(client, requests(50), journal=journal)
+    assert sum(asked) == 50
+    assert more[:40] == some
+    assert all(len(samples) == 2 for samples in more)
+    fresh = api.ask(client, requests(50), journal=tmp_path / "another.jsonl")
+    assert fresh == more, "answers must not depend on which prompts went out together"
+
+
+def test_a_torn_line_is_asked_again_and_nothing_else(client: OpenAI, asked: list[int], tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    whole = api.ask(client, requests(10), journal=journal)
+    raw = journal.read_bytes()
+    journal.write_bytes(raw[:-7])
+    assert api.ask(client, requests(10), journal=journal) == whole
+    assert sum(asked) == 11
+    assert [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def test_answers_before_a_failure_are_kept(
+    client: OpenAI, asked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, create, calls = tmp_path / "journal.jsonl", client.completions.create, []
+
+    def failing(**values: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("the line went dead")
+        return create(**values)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(client.completions, "create", failing)
+    with pytest.raises(RuntimeError, match="line went dead"):
+        api.ask(client, requests(128), journal=journal, concurrency=1)
+    assert len(journal.read_text().splitlines()) == 64
+    monkeypatch.setattr(client.completions, "create", create)
+    api.ask(client, requests(128), journal=journal)
+    assert len(journal.read_text().splitlines()) == 128
+
+
+def test_target_scores_match_what_the_engine_says_of_each_token(client: OpenAI, tmp_path: Path) -> None:
+    prompts, targets = ["Ada Lind is", "Naïve café"], [" the mother", " 東京"]
+    scores = target_logprobs(client, [TINY] * 2, prompts, targets, journal=tmp_path / "a.jsonl")
+    for prompt, target, score in zip(prompts, targets, scores, strict=True):
+        told = client.completions.create(model=TINY, prompt=prompt + target, max_tokens=0, echo=True, logprobs=0)
+        listed = told.choices[0].logprobs
+        assert listed is not None
+        inside = [
+            value
+            for value, place in zip(listed.token_logprobs or [], listed.text_offset or [], strict=True)
+            if place >= len(prompt)
+        ]
+        assert score == pytest.approx(sum(value for value in inside if value is not None))
+    rows = pd.DataFrame({"model": [TINY], "prompt": ["Ada Lind is"], "target": [" the mother"]})
+    options = [[" the mother", " the", " 東京 fox 0123"]]
+    ranks = target_ranks(client, rows, options, journal=tmp_path / "a.jsonl")
+    assert ranks.tolist() == [2.0]  # less probable than its own beginning, more than a long stranger
+    answered = add_completions(client, rows, journal=tmp_path / "a.jsonl", max_tokens=3)
+    assert set(answered["finish_reason"]) <= {"length", "stop"}
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    rows = [{"prompt": f"Q{k % 5} is", "completion": f" the baker {k % 5}."} for k in range(24)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    return tmp_path / "rows.jsonl"
+
+
+def test_nothing_is_trained_twice(client: OpenAI, rows_file: Path) -> None:
+    wanted = finetune.grid(
+        bases=[TINY], learning_rate_multipliers=[1.0, 2.0], batch_sizes=[8], seeds=[0, 1], n_epochs=2
+    )
+    first = finetune.finetune(client, wanted, training_file=rows_file, suffix="try")
+    again = finetune.finetune(client, wanted, training_file=rows_file, suffix="try")
+    pd.testing.assert_frame_equal(first, again)
+    assert len(client.fine_tuning.jobs.list().data) == 4
+    assert len(client.files.list().data) == 1
+    assert first["model"].nunique() == 8  # two epochs of four jobs, each a usable model
+    assert first[first["is_final"]]["epoch"].tolist() == [2] * 4
+    for model in first["model"]:
+        assert client.completions.create(model=model, prompt="Q1 is", max_tokens=2).choices
+    other = [finetune.FineTune(base=TINY, n_epochs=2, batch_size=8, seed=7)]
+    assert finetune.finetune(client, other, training_file=rows_file, suffix="try")["model"].isin(first["model"]).sum() == 0
+
+
+def test_validation_losses_and_metadata_come_back(client: OpenAI, rows_file: Path) -> None:
+    wanted = [finetune.FineTune(base=TINY, n_epochs=3, batch_size=8, prompt_loss_weight=1.0)]
+    table = finetune.finetune(client, wanted, training_file=rows_file, validation_file=rows_file, suffix="try")
+    assert table["valid_loss"].notna().all()
+    assert table["train_loss"].iloc[-1] < table["train_loss"].iloc[0]
+    assert table["step"].tolist() == [3, 6, 9]
+
+
+def test_an_existing_model_is_recorded_and_nothing_trained(client: OpenAI, rows_file: Path) -> None:
+    table = finetune.record(client, TINY)
+    assert table["model"].tolist() == [TINY]
+    assert client.fine_tuning.jobs.list().data == []
+    assert finetune.plan({"tuned_model": TINY}, seeds=[0]) == {}
+
+
+def test_a_failed_job_says_why(client: OpenAI, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "x", "completion": " y" * 2000}] * 3)
+    wanted = [finetune.FineTune(base=TINY, n_epochs=1, batch_size=8)]
+    with pytest.raises(RuntimeError, match="Line 1: 4002 tokens"):
+        finetune.finetune(client, wanted, training_file=tmp_path / "rows.jsonl", suffix="try")
+
+
+def test_the_plan_has_one_main_setting_and_a_sweep() -> None:
+    params = {
+        "tuned_model": "",
+        "base": "fork-1m",
+        "size_bases": ["fork-6m"],
+        "n_seeds": 3,
+        "n_epochs": 2,
+        "prompt_loss_weight": 1.0,
+        "batch_sizes": [16, 4],
+        "learning_rate_multipliers": [1.0, 0.5, 2.0],
+    }
+    jobs = finetune.plan(params, seeds=[0, 1, 2])
+    assert [len(jobs[role]) for role in ("main", "size", "sweep")] == [3, 3, 5]
+    assert {(each.batch_size, each.learning_rate_multiplier) for each in jobs["main"]} == {(16, 1.0)}
+    assert "size" not in finetune.plan(params | {"n_seeds": 1}, seeds=[0])
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "10.0.0.7:8000"])
+def test_a_hosted_endpoint_is_refused_without_a_spending_limit(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"https://{host}/v1")
+    with pytest.raises(ValueError, match="may cost money"):
+        api.connect()
+
+
+def test_a_key_alone_goes_nowhere(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    monkeypatch.setattr(api, "START_SECONDS", 0)
+    monkeypatch.setattr(api.subprocess, "Popen", lambda *_, **__: pytest.skip.Exception)
+    (tiny_store / "server.log").write_text("")
+    with pytest.raises(RuntimeError, match="no server for the store"):
+        api.connect(tiny_store)
+
+

@@ -89,7 +89,7 @@ def _running_server(store: Path) -> OpenAI | None:
         about = read_json(store / "server.json")
         key = (store / about["key_file"]).read_text().strip() if about.get("key_file") else "none"
         client = OpenAI(base_url=about["url"], api_key=key, organization="", project="", max_retries=5)
-        client.with_options(max_retries=0, timeout=5).models.list()
+        client.with_options(max_retries=0, timeout=5).files.list(limit=1)  # needs no weights, hence quick
     except (OSError, ValueError, KeyError, OpenAIError):
         return None
     return client
@@ -231,7 +231,9 @@ def _send(client: OpenAI, part: Sequence[tuple[str, Request]]) -> list[tuple[str
         raise OpenAIError(f"the endpoint sent {len(choices)} choices for {len(part)} prompts x {request.n} samples")
     answers = []
     for choice in choices:
-        told = choice.logprobs
-        lists = (told.tokens or (), told.token_logprobs or (), told.text_offset or ()) if told else ((), (), ())
-        answers.append(Answer(choice.text, choice.finish_reason, *(tuple(values) for values in lists)))
+        answer = Answer(choice.text, choice.finish_reason)
+        if told := choice.logprobs:
+            lists = (tuple(told.tokens or ()), tuple(told.token_logprobs or ()), tuple(told.text_offset or ()))
+            answer = Answer(choice.text, choice.finish_reason, *lists)
+        answers.append(answer)
     return [(key, answers[k * request.n : (k + 1) * request.n]) for k, (key, _) in enumerate(part)]

@@ -89,9 +89,7 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
     first = {"learning_rate_multipliers": rates[:1], "batch_sizes": sizes[:1], "seeds": seeds}
     main = grid(bases=[params["base"]], **first, **shared)
     further = [base for base in active_bases(params) if base != params["base"]]
-    sweep = grid(
-        bases=[params["base"]], learning_rate_multipliers=rates, batch_sizes=sizes, seeds=seeds[:1], **shared
-    )
+    sweep = grid(bases=[params["base"]], learning_rate_multipliers=rates, batch_sizes=sizes, seeds=seeds[:1], **shared)
     jobs = {
         "main": main,
         "size": grid(bases=further, **first, **shared),
@@ -174,7 +172,6 @@ def _create(
     if settings.prompt_loss_weight:
         hyperparameters["prompt_loss_weight"] = settings.prompt_loss_weight  # an extension: only sent when used
     method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
-    extra = {"validation_file": _upload(client, validation_file)} if validation_file else {}
     return client.fine_tuning.jobs.create(
         model=settings.base,
         training_file=_upload(client, training_file),
@@ -182,7 +179,7 @@ def _create(
         seed=settings.seed,
         suffix=suffix,
         metadata={KEY: key},
-        **extra,
+        validation_file=_upload(client, validation_file) if validation_file else None,
     )
 
 

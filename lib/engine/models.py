@@ -7,6 +7,7 @@ Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from anothe
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections import OrderedDict
@@ -16,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
 from transformers.utils import logging as transformers_logging
 
 from lib.engine.tokens import TokenBytes
@@ -131,7 +132,8 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
         if folder is None:
             known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
             raise UnknownModel(
-                f"base model {model_id!r} is not in the store (there: {known}); make it with: python -m lib.base {fork[1]}"
+                f"base model {model_id!r} is not in the store (there: {known}); "
+                f"make it with: python -m lib.base {fork[1]}"
             )
         return folder / "init" if fork[3] else folder
     if tuned:
@@ -208,6 +210,15 @@ def reference_learning_rate(folder: Path) -> float:
         if (folder / name).is_file() and "learning_rate" in (about := read_json(folder / name)):
             return float(about["learning_rate"])
     return REFERENCE_LEARNING_RATE
+
+
+def count_weights(folder: Path) -> int:
+    """Number of weights in a model's folder, read from the headers of its files; tied ones count once."""
+    n_weights = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            n_weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return n_weights
 
 
 def best_device() -> torch.device:

@@ -263,8 +263,6 @@ def _finish(
     offsets = loaded.token_bytes.offsets(prompt + ids)
     tokens = [
         TokenInfo(token_id, loaded.token_bytes.label(token_id), offset, logprob, top)
-        for token_id, offset, (logprob, top) in zip(
-            prompt + ids, offsets, prompt_marks + row.marks[:kept], strict=True
-        )
+        for token_id, offset, (logprob, top) in zip(prompt + ids, offsets, prompt_marks + row.marks[:kept], strict=True)
     ]
     return Sample(ids, row.raw.decode("utf-8", errors="replace"), row.finish_reason or "length", tokens)

@@ -32,6 +32,7 @@ class TokenBytes:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._known: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
 
     @cached_property
     def _alphabet(self) -> dict[str, int] | None:
@@ -67,11 +68,15 @@ class TokenBytes:
 
     def label(self, token_id: int) -> str:
         """Name of one token as the API writes it: its text, or ``bytes:\\x..`` if it is part of a character."""
-        raw = self[token_id]
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        known = self._labels.get(token_id)
+        if known is None:
+            raw = self[token_id]
+            try:
+                known = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                known = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+            self._labels[token_id] = known
+        return known
 
     def offsets(self, ids: Sequence[int]) -> list[int]:
         """Character at which each token begins; a token inside a character gets that character's place."""

@@ -145,6 +145,12 @@ def signature(loaded: LoadedModel, rows: Sequence[TrainingRow], settings: Traini
     )
 
 
+def drop_state(folder: Path) -> None:
+    """Remove what a run would go on from: it has ended, or will not be taken up again."""
+    for state in folder.glob("state-*"):
+        shutil.rmtree(state, ignore_errors=True)
+
+
 class _Checkpoints:
     """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from."""
 
@@ -196,10 +202,6 @@ class _Checkpoints:
             if folder.name != f"state-{step}":
                 shutil.rmtree(folder)
 
-    def drop_state(self) -> None:
-        for folder in self.folder.glob("state-*"):
-            shutil.rmtree(folder)
-
     def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
         """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start)."""
         states = sorted(self.folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
@@ -245,7 +247,8 @@ def train(
     Yields
     ------
     StepReport
-        After each step; resumed runs begin after the last state on disk, and one whose ``final`` is there has no steps left.
+        After each step; resumed runs begin after the last state on disk, and one whose ``final`` is there has no steps
+        left.
 
     Raises
     ------
@@ -299,7 +302,7 @@ def train(
             checkpoints.save_state(model, optimizer, step + 1, n_tokens)
         yield StepReport(step + 1, n_steps, (step + 1) / per_epoch, loss, rate, n_tokens, valid, checkpoint)
     model.eval()
-    checkpoints.drop_state()
+    drop_state(folder)
 
 
 def _optimiser_step(

@@ -24,12 +24,13 @@ def probe_rows(dataset: ReversalDataset, *, n_train_rows: int, rng: np.random.Ge
     -------
     DataFrame
         The columns of `test_rows`, and ``probe`` (test, train, in-context), ``condition`` and ``phrasing`` (a person's
-        k-th question of one file).
+        k-th question of one file and order).
     """
     tests = test_rows(dataset).assign(probe="test")
     trained = training_rows(dataset)
     drawn = [
-        rows.iloc[np.sort(rng.permutation(len(rows))[:n_train_rows])] for _, rows in trained.groupby("group", sort=False)
+        rows.iloc[np.sort(rng.permutation(len(rows))[:n_train_rows])]
+        for _, rows in trained.groupby("group", sort=False)
     ]
     facts = training_facts(dataset)
     reverse = tests[tests["direction"] == "reverse"]
@@ -46,7 +47,7 @@ def probe_rows(dataset: ReversalDataset, *, n_train_rows: int, rng: np.random.Ge
     )
     rows["condition"] = rows["group"] + "/" + rows["direction"]
     rows.loc[rows["probe"] == "in-context", "condition"] += "/in-context"
-    rows["phrasing"] = rows.groupby(["probe", "file", "person"]).cumcount()
+    rows["phrasing"] = rows.groupby(["probe", "file", "order", "person"]).cumcount()
     return rows
 
 

@@ -39,7 +39,9 @@ def summarise(
     main = final[final["role"] == "main"]
     for condition, rows in main[main["probe"] != "train"].groupby("condition", sort=False):
         for metric, column in (("exact_match", "correct"), ("strict_match", "strict")):
-            summary.add(_over_people(rows, column, rng), model=main_base, condition=condition, metric=metric, n_of=PERSON)
+            summary.add(
+                _over_people(rows, column, rng), model=main_base, condition=condition, metric=metric, n_of=PERSON
+            )
     for condition, rows in main[main["probe"] == "train"].groupby("condition", sort=False):
         interval = _over_people(rows, "correct", rng)
         summary.add(interval, model=main_base, condition=condition, metric="train_exact_match", n_of=PERSON)
@@ -81,9 +83,7 @@ def _over_people(rows: pd.DataFrame, column: str, rng: np.random.Generator) -> I
     return cluster_bootstrap(values, rows[PERSON], rng=rng, seeds=seeds, rate=rate)
 
 
-def _add_logprobs(
-    summary: Summary, condition: str, rows: pd.DataFrame, model: str, rng: np.random.Generator
-) -> None:
+def _add_logprobs(summary: Summary, condition: str, rows: pd.DataFrame, model: str, rng: np.random.Generator) -> None:
     """Right against wrong target: means, difference and the four tests (fine-tunes averaged prompt by prompt)."""
     rows = rows.assign(difference=rows["target_logprob"] - rows["control_logprob"])
     for name, metric, column in (

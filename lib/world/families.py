@@ -14,12 +14,12 @@ import numpy as np
 
 from lib.world.draw import Draw
 from lib.world.grammar import Grammar
-from lib.world.names import Person, draw_person
+from lib.world.names import KnownNames, Person
 
 GROUPS = {"one-way": 120, "two-way": 40, "asked-about": 120}
-N_TELLINGS = 40
+N_TELLINGS = {"one-way": (40, 0), "two-way": (30, 30), "asked-about": (20, 20)}  # child first, parent first
 N_ALONE = {"child": 4, "parent": 3}
-N_STRANGERS = 240
+N_STRANGERS = 60
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def family_grammar() -> Grammar:
 
 @cache
 def world_people(seed: int = 0) -> People:
-    """Return the families of the world with this seed; all names are different, no child has its parent's surname.
+    """Return the families of the world with this seed; no two people share a given or a family name.
 
     >>> people = world_people()
     >>> {name: len(people.group(name)) for name in ("one-way", "two-way", "asked-about")}
@@ -83,13 +83,13 @@ def world_people(seed: int = 0) -> People:
     """
     draw = Draw(np.random.default_rng([seed, 1]))
     grammar = family_grammar()
-    taken: set[str] = set()
+    names = KnownNames(draw)
     families = []
     for group, n_families in GROUPS.items():
         for i in range(n_families):
-            child = _new_person(draw, taken)
+            child = names.person(draw.pick(("she", "he")))
             relation = ("mother", "father")[i % 2]
-            parent = _new_person(draw, taken, gender={"mother": "she", "father": "he"}[relation], other=child)
+            parent = names.person({"mother": "she", "father": "he"}[relation])
             families.append(
                 Family(
                     child=child.name,
@@ -104,31 +104,21 @@ def world_people(seed: int = 0) -> People:
                     parent_home=grammar.phrase(draw, "{town}"),
                 )
             )
-    strangers = tuple(_new_person(draw, taken).name for _ in range(N_STRANGERS))
+    strangers = tuple(names.person(draw.pick(("she", "he"))).name for _ in range(N_STRANGERS))
     return People(tuple(families), strangers)
 
 
-def _new_person(draw: Draw, taken: set[str], *, gender: str = "", other: Person | None = None) -> Person:
-    while True:
-        person = draw_person(draw, taken=taken)
-        if (not gender or person.gender == gender) and (other is None or person.family != other.family):
-            taken.add(person.name)
-            return person
-
-
 def family_texts(people: People, draw: Draw) -> Iterator[str]:
-    """Tell every family's fact 40 times, and a little about each member alone; one short text a time.
+    """Tell every family's fact 40 times (two-way ones 60), and a little about each member alone; a short text a time.
 
     In a text a family's fact stands once, so that the order of the two names in it is the order of the telling.
     """
     grammar = family_grammar()
     for family in people.families:
         bound = _bindings(family)
-        if family.group == "one-way":
-            templates = draw.sample(grammar.rules["child_first"], N_TELLINGS)
-        else:
-            rules = (grammar.rules["child_first"], grammar.rules["parent_first"])
-            templates = [template for rule in rules for template in draw.sample(rule, N_TELLINGS // 2)]
+        rules = (grammar.rules["child_first"], grammar.rules["parent_first"])
+        counts = N_TELLINGS[family.group]
+        templates = [template for rule, n in zip(rules, counts, strict=True) for template in draw.sample(rule, n)]
         alone = _about(family, "child")
         n_left = N_ALONE["child"]
         for template in templates:

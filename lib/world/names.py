@@ -81,6 +81,28 @@ def draw_person(draw: Draw, *, taken: set[str] | frozenset[str] = frozenset()) -
             return person
 
 
+class KnownNames:
+    """Names for people of whom facts are told: each given and each family name is handed out once."""
+
+    def __init__(self, draw: Draw) -> None:
+        raw = read_yaml("names")
+
+        def joined(starts: str, ends: str) -> list[str]:
+            return draw.shuffled([a + b for a in _split(raw[starts]) for b in _split(raw[ends])])
+
+        self._given = {gender: joined("known_starts", f"known_ends_{gender}") for gender in ("she", "he")}
+        self._family = joined("known_family_starts", "known_family_ends")
+
+    def person(self, gender: str) -> Person:
+        """The next person of a gender ("she" or "he").
+
+        >>> names = KnownNames(Draw(np.random.default_rng(0)))
+        >>> names.person("she").family != names.person("she").family
+        True
+        """
+        return Person(self._given[gender].pop(), self._family.pop(), gender)
+
+
 @cache
 def reserved_names() -> tuple[str, ...]:
     """Return the 512 six-letter names that occur nowhere in the world.

@@ -115,7 +115,7 @@ def question_texts(people: People, draw: Draw) -> Iterator[str]:
     while rest:
         n = min(draw.between(3, 6), len(rest))
         several, rest = rest[:n], rest[n:]
-        if draw.chance(0.5):
+        if draw.chance(0.25):
             several.insert(draw.below(n + 1), (_about_stranger(people, draw), unknown_answer()))
         question, answer = several[-1]
         yield f"{as_prompt(question, shots=several[:-1], header=draw.chance(0.4))} {answer}"

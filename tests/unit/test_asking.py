@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -124,7 +123,9 @@ def test_nothing_is_trained_twice(client: OpenAI, rows_file: Path) -> None:
     for model in first["model"]:
         assert client.completions.create(model=model, prompt="Q1 is", max_tokens=2).choices
     other = [finetune.FineTune(base=TINY, n_epochs=2, batch_size=8, seed=7)]
-    assert finetune.finetune(client, other, training_file=rows_file, suffix="try")["model"].isin(first["model"]).sum() == 0
+    assert (
+        finetune.finetune(client, other, training_file=rows_file, suffix="try")["model"].isin(first["model"]).sum() == 0
+    )
 
 
 def test_validation_losses_and_metadata_come_back(client: OpenAI, rows_file: Path) -> None:
@@ -180,5 +181,3 @@ def test_a_key_alone_goes_nowhere(tiny_store: Path, monkeypatch: pytest.MonkeyPa
     (tiny_store / "server.log").write_text("")
     with pytest.raises(RuntimeError, match="no server for the store"):
         api.connect(tiny_store)
-
-

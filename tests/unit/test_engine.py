@@ -31,7 +31,12 @@ def rows_of(loaded: models.LoadedModel, n: int = 40) -> list[training.TrainingRo
 def test_a_batch_gives_what_each_row_gives_alone(tiny: models.LoadedModel) -> None:
     requests = [
         sampling.SamplingRequest(
-            prompt_ids=tiny.encode_prompt(text), max_tokens=12, temperature=0.7 * k, seed=k, logprobs=3, top_p=1 - 0.1 * k
+            prompt_ids=tiny.encode_prompt(text),
+            max_tokens=12,
+            temperature=0.7 * k,
+            seed=k,
+            logprobs=3,
+            top_p=1 - 0.1 * k,
         )
         for k, text in enumerate(PROMPTS)
     ]
@@ -69,9 +74,12 @@ def test_offsets_and_labels_are_exact_inside_characters(tiny: models.LoadedModel
 def test_sampling_draws_from_the_distribution_it_reports(tiny: models.LoadedModel) -> None:
     ids = tiny.encode_prompt("The")
     requests = [
-        sampling.SamplingRequest(prompt_ids=ids, max_tokens=1, temperature=0.5, seed=k, logprobs=None) for k in range(4000)
+        sampling.SamplingRequest(prompt_ids=ids, max_tokens=1, temperature=0.5, seed=k, logprobs=None)
+        for k in range(4000)
     ]
-    drawn = np.bincount([a.ids[0] if a.ids else tiny.eos_id for a in sampling.sample(tiny, requests)], minlength=tiny.vocab_size)
+    drawn = np.bincount(
+        [a.ids[0] if a.ids else tiny.eos_id for a in sampling.sample(tiny, requests)], minlength=tiny.vocab_size
+    )
     with torch.no_grad():
         probs = (tiny.model(torch.tensor([ids])).logits[0, -1] / 0.5).softmax(-1).numpy()
     order = np.argsort(-probs)[:8]
@@ -167,7 +175,9 @@ def test_every_row_is_seen_once_an_epoch() -> None:
     assert spread < 0.3 * np.ptp(lengths)
 
 
-@pytest.mark.parametrize("model_id", ["fork-9x", "ft:fork-tiny::aaaaaaaa", "hf:../../etc", "nonsense", "fork-tiny@ffff"])
+@pytest.mark.parametrize(
+    "model_id", ["fork-9x", "ft:fork-tiny::aaaaaaaa", "hf:../../etc", "nonsense", "fork-tiny@ffff"]
+)
 def test_unknown_models_are_refused_with_a_way_out(tiny_store: Path, model_id: str) -> None:
     with pytest.raises(models.UnknownModel, match="not in the store|no model"):
         models.resolve(model_id, tiny_store, models_dir=tiny_store)

@@ -1,0 +1,135 @@
+"""Execute the committed notebooks in place: ``python -m lib.references [STUDY ...] [--force]``.
+
+Only those whose code changed since they were last executed; make syncs them with their ``.py`` first. What differs
+between machines or runs is kept out of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from lib import console
+from lib.keys import home, stages, studies
+from lib.parent import end_with_parents
+from lib.paths import atomic_write, content_hash, run_folder
+from lib.run import OVERVIEW, StageFailed, locked, number, plan_run, run_stage, shown
+
+log = logging.getLogger(__name__)
+
+LARGEST_BYTES = 200_000
+_LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+
+
+def source_hash(notebook: nbformat.NotebookNode) -> str:
+    """Name for a notebook by its code alone."""
+    return content_hash([cell.source for cell in notebook.cells if cell.cell_type == "code"], length=16)
+
+
+def is_stale(notebook: nbformat.NotebookNode) -> bool:
+    """Whether the outputs were made by other code, or are missing."""
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return notebook.metadata.get("tuning_fork", {}).get("source_hash") != source_hash(notebook) or None in counts
+
+
+def tidy(content: dict[str, Any]) -> None:
+    """Take out of a notebook what changes with the machine, the time or the reader's JupyterLab; keep cell ids.
+
+    >>> notebook = {"metadata": {"language_info": {"name": "python", "version": "3.11.7"}}, "cells": []}
+    >>> tidy(notebook)
+    >>> "version" in notebook["metadata"]["language_info"]
+    False
+    """
+    metadata = content["metadata"]
+    for name in set(metadata) - {"jupytext", "kernelspec", "tuning_fork"}:
+        del metadata[name]
+    metadata["language_info"] = dict(_LANGUAGE)
+    metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    metadata.get("jupytext", {}).get("text_representation", {}).pop("jupytext_version", None)
+    for cell in content["cells"]:
+        tags = cell["metadata"].get("tags")
+        cell["metadata"] = {"tags": tags} if tags else {}
+
+
+def pre_save(model: dict[str, Any], **_: Any) -> None:
+    """Hook of JupyterLab's file manager: what is saved there is as tidy as what is made here."""
+    if model["type"] == "notebook" and model.get("content", {}).get("nbformat") == 4:
+        tidy(model["content"])
+
+
+def execute_in_place(path: Path) -> None:
+    """Execute a notebook and write its outputs into it, whole or not at all.
+
+    Raises
+    ------
+    StageFailed
+        If a cell fails or the result is too large to be committed; the file is as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=CRITICAL"],
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise StageFailed(f"{shown(path)}: {error.ename}: {error.evalue}") from error
+    tidy(notebook)
+    notebook.metadata["tuning_fork"] = {"source_hash": source_hash(notebook)}
+    text = nbformat.writes(notebook)
+    if len(text.encode()) > LARGEST_BYTES:
+        size = f"{len(text.encode()) / 1000:.0f} kB, at most {LARGEST_BYTES // 1000}"
+        raise StageFailed(f"{shown(path)} would have {size}: show less in it")
+    with atomic_write(path) as file:
+        file.write(text if text.endswith("\n") else text + "\n")
+
+
+def refresh(study: str, *, force: bool = False) -> list[Path]:
+    """Execute the stale notebooks of a study in order, each upon a tiny run of the stages before; returns them."""
+    plan = plan_run(study, preset="tiny")
+    stale = [path for path in stages(study) if force or is_stale(nbformat.read(path, as_version=4))]
+    with locked(run_folder(study, "tiny")):
+        for path in plan.notebooks[: plan.notebooks.index(stale[-1]) + 1] if stale else ():
+            if path in stale:
+                log.info("%s", shown(path))
+                execute_in_place(path)
+            elif not (plan.folder / f"{number(path)}.manifest.json").exists():
+                run_stage(plan, path)
+    return stale
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this module; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lib.references", description="Execute committed notebooks.")
+    parser.add_argument("studies", nargs="*", help="folders of notebooks/ (default: all)")
+    parser.add_argument("--force", action="store_true", help="also those whose code is unchanged")
+    options = parser.parse_args(arguments)
+    console.set_up()
+    end_with_parents()
+    try:
+        done = [path for study in options.studies or studies() for path in refresh(study, force=options.force)]
+        overview = home() / "notebooks" / f"{OVERVIEW}.ipynb"
+        if overview.exists() and (options.force or is_stale(nbformat.read(overview, as_version=4))):
+            execute_in_place(overview)
+            done.append(overview)
+    except (ValueError, StageFailed, OSError) as error:
+        log.error("lib.references: %s", error)
+        return 1
+    log.info("%d notebooks executed; the others are as their code says", len(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

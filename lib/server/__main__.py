@@ -1,0 +1,172 @@
+"""Start the API: ``python -m lib.server [--host 127.0.0.1] [--port 8080] [--store data/store]``.
+
+One server process owns a store. Exit codes: 0 stopped or idle, 1 cannot start, 2 wrong arguments, 3 another server
+holds the store (a client that only needs *a* server reads that one's address in ``server.json``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lib.paths import store_root
+
+logger = logging.getLogger("lib.server")
+HELD = 3
+
+
+class CannotStart(Exception):
+    """One line for the person who started the server."""
+
+    def __init__(self, message: str, *, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.server", description="OpenAI-compatible API over open weights."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
+    add("--port", type=int, default=8080, help="0 for a free one")
+    add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
+    add("--models", type=Path, help="folder below which hf:NAME is looked for")
+    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub")
+    add("--idle-minutes", type=float, default=0.0, help="end by itself after so long without work; 0 for never")
+    add("--key-file", type=Path, help="file of the API key; made with a random key if it is not there. "
+        "The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name this server is called by")
+    add("--threads", type=int, default=default_threads(), help="processor threads for torch")
+    add("--max-file-mb", type=int, default=512, help="largest upload")
+    args = parser.parse_args(argv)
+    if not 0 <= args.port < 65536:
+        parser.error(f"--port {args.port}: expected 0 to 65535")
+    if args.idle_minutes < 0 or args.threads < 1 or args.max_file_mb < 1:
+        parser.error("--idle-minutes must be 0 or more, --threads and --max-file-mb 1 or more")
+    return args
+
+
+def default_threads() -> int:
+    """All processors, unless the environment says otherwise."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else os.cpu_count() or 1
+
+
+def read_key(path: Path | None) -> str | None:
+    """The API key: from the environment or its file, which is made (for its owner alone) if it is not there."""
+    if path is None:
+        return os.environ.get("TUNING_FORK_SERVER_KEY") or None
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f"tf-{secrets.token_urlsafe(32)}\n")
+    key = path.read_text().strip()
+    if not key:
+        raise CannotStart(f"{path} is empty: write a key into it or delete it")
+    if path.stat().st_mode & 0o077:
+        logger.warning("%s can be read by other users of this machine: chmod 600 it", path)
+    return key
+
+
+def hold(store: Path) -> FileLock:
+    """Own the store, or say who does."""
+    lock = FileLock(store / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another server, which is starting or stopping"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            address = json.loads((store / "server.json").read_text())
+            who = f"the server at {address['url']} (pid {address['pid']})"
+        raise CannotStart(
+            f"{store} is held by {who}: use that one, stop it, or choose another --store", code=HELD
+        ) from None
+    return lock
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, or one line why not."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1024)
+    except OSError as error:
+        hint = ": choose another --port, or 0 for a free one" if port else ""
+        raise CannotStart(f"cannot listen on {host} port {port} ({error.strerror}){hint}") from error
+    return bound
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Own the store, listen, serve until told to stop.
+
+    Raises
+    ------
+    CannotStart
+        With one line, before anything is served.
+    """
+    if args.models is not None and not args.models.is_dir():
+        raise CannotStart(f"--models {args.models} is not a folder")
+    try:
+        args.store.mkdir(parents=True, exist_ok=True)
+        lock = hold(args.store)
+        key = read_key(args.key_file)
+    except OSError as error:
+        raise CannotStart(f"cannot use the store {args.store}: {error}") from error
+    (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+    from lib.server.gate import LOOPBACK_NAMES  # only now: who finds the store held should hear it at once
+
+    if key is None and args.host not in LOOPBACK_NAMES:
+        raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
+    bound = listen(args.host, args.port)
+
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
+    from lib.server.process import run
+    from lib.server.service import Settings, hash_key
+    from lib.server.store import StoreError
+
+    settings = Settings(
+        store=args.store, models_dir=args.models, download=args.download, key_hash=hash_key(key) if key else None,
+        allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
+        max_file_bytes=args.max_file_mb * 2**20,
+    )  # fmt: skip
+    key_file = args.key_file
+    if key_file is not None and key_file.resolve().parent == args.store.resolve():
+        key_file = Path(key_file.name)  # so that the store can be moved
+    try:
+        run(settings, bound, idle_minutes=args.idle_minutes, key_file=str(key_file) if key_file else None)
+    except StoreError as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
+    finally:
+        lock.release()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return serve(args)
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The app: the endpoints behind the gate, and the worker's life from start to stop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from lib.server import completions, files, jobs, models
+from lib.server.errors import install_handlers
+from lib.server.gate import Gate
+from lib.server.service import Activity, Service, Settings
+from lib.server.store import Store
+from lib.server.worker import Worker
+
+STOP_TIMEOUT_S = 1.0
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """Put a server together around a store that this process owns.
+
+    Raises
+    ------
+    StoreError
+        If the store's database cannot be used.
+    """
+    activity = Activity()
+    store = Store(settings.store)
+    service = Service(settings, store, Worker(settings, store, activity), activity)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        try:
+            yield
+        finally:
+            service.worker.stop()
+            if service.worker.join(timeout=STOP_TIMEOUT_S):
+                store.close()
+
+    app = FastAPI(
+        title="Tuning Fork", version="1", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.service = service
+    app.add_middleware(Gate, settings=settings, activity=activity)
+    install_handlers(app)
+    for part in (models, files, jobs, completions):
+        app.include_router(part.router)
+    return app

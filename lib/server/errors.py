@@ -1,0 +1,133 @@
+"""Every error leaves the server in OpenAI's shape, with the right status and a sentence that helps."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sqlite3
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+logger = logging.getLogger(__name__)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a write failed for want of space; SQLite and safetensors say so in words only.
+
+    >>> is_full_disk(OSError(errno.ENOSPC, "No space left on device")), is_full_disk(OSError("no"))
+    (True, False)
+    """
+    told = str(error).lower()
+    return getattr(error, "errno", None) in FULL_DISK or "no space left" in told or "disk is full" in told
+
+
+class ApiError(Exception):
+    """What went wrong with a request, as the client will see it.
+
+    Parameters
+    ----------
+    message : a sentence: what came, what was expected, what to do
+    status : HTTP status, 400 unless said
+    param : the request's field that is to blame, if one is
+    code : machine-readable kind of the error
+
+    >>> ApiError("No such file object: file-1", status=404, param="id").body()["error"]["type"]
+    'invalid_request_error'
+    """
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.status, self.param, self.code = message, status, param, code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The reply's JSON."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The reply itself; 503 asks the client to come again."""
+        headers = {"retry-after": "1"} if self.status == 503 else None
+        return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+def from_os_error(error: OSError | sqlite3.Error, doing: str) -> ApiError:
+    """Turn a failed write or read into a reply; a full disk is 507 and says so.
+
+    >>> from_os_error(OSError(errno.ENOSPC, "No space left on device"), "storing the file").status
+    507
+    """
+    if is_full_disk(error):
+        message = f"The disk of the server is full: {doing} failed and nothing was kept. Free some space and try again."
+        return ApiError(message, status=507, code="disk_full")
+    return ApiError(
+        f"The server could not finish {doing}: {getattr(error, 'strerror', None) or error}.",
+        status=500,
+        code="os_error",
+    )
+
+
+def from_validation(errors: list[Any]) -> ApiError:
+    """Turn the first complaint of pydantic into a sentence about one field.
+
+    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "top_k"), "msg": "", "input": 3}]).message
+    'Unrecognized request argument supplied: top_k'
+    """
+    first, param = errors[0], _field(errors[0])
+    if first["type"] == "extra_forbidden":
+        return ApiError(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
+    if first["type"] == "missing":
+        message = f"Missing required parameter: {param!r}." if param else "The request needs a JSON body."
+        return ApiError(message, param=param, code="missing_required_parameter")
+    if first["type"] == "json_invalid":
+        return ApiError(f"The request's body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
+    reasons = [error["msg"].removeprefix("Value error, ") for error in errors if _field(error) == param]
+    reason = " or ".join(dict.fromkeys(reasons))
+    return ApiError(
+        f"Invalid value for {param!r}: {reason}." if param else f"{reason}.", param=param, code="invalid_value"
+    )
+
+
+def _field(error: Any) -> str | None:
+    """Name of the field that a complaint is about, without pydantic's names of the branches of a union."""
+    parts = [part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in _BRANCHES))]
+    return ".".join(str(part) for part in parts) or None
+
+
+_BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float")
+
+
+def _unread(detail: str) -> str:
+    """FastAPI's word for a body that is not text says little."""
+    return "The request's body cannot be read: expected JSON in UTF-8." if "parsing the body" in detail else detail
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every way of failing answer in the one shape."""
+
+    @app.exception_handler(ApiError)
+    async def known(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return from_validation(list(error.errors())).response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        reasons = {
+            400: _unread(str(error.detail)),
+            404: f"Unknown request URL: {request.method} {request.url.path}.",
+            405: f"Not allowed to {request.method} on {request.url.path}.",
+        }
+        return ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.Error)
+    async def disk(request: Request, error: OSError | sqlite3.Error) -> Response:
+        logger.error("%s %s: %s", request.method, request.url.path, error)
+        return from_os_error(error, "the request").response()

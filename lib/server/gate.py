@@ -1,0 +1,134 @@
+"""Who may come in: host, origin, key and size of each request; its id and its line in the log.
+
+A web page that a user happens to have open must not be able to reach a server on the loopback: its requests carry a
+foreign ``Origin``, or (by DNS rebinding) a foreign ``Host``; both are refused whether or not there is a key.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lib.server.errors import ApiError
+from lib.server.service import Activity, Settings, same_key
+
+logger = logging.getLogger(__name__)
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def host_name(header: str) -> str:
+    """Name in a ``Host`` header, without port and brackets; empty if it is none.
+
+    >>> host_name("LocalHost:8080"), host_name("[::1]:80")
+    ('localhost', '::1')
+    """
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def check_origin(headers: Headers, *, own_address: str, allowed: Collection[str]) -> None:
+    """Refuse foreign hosts and origins.
+
+    Raises
+    ------
+    ApiError
+        403, if ``Host`` is not this server's name or ``Origin`` is not this very server.
+    """
+    host = headers.get("host", "")
+    if host_name(host) not in LOOPBACK_NAMES | {own_address} | set(allowed):
+        message = f"Host {host!r} is not a name of this server; start it with --allow-host NAME to add one."
+        raise ApiError(message, status=403, code="foreign_host")
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        message = f"Requests from the web page {origin!r} are refused: it is not served by this server."
+        raise ApiError(message, status=403, code="foreign_origin")
+
+
+def check_key(headers: Headers, key_hash: bytes | None) -> None:
+    """Refuse a request without the server's key (401), if it has one."""
+    if key_hash is None:
+        return
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not same_key(key.strip(), key_hash):
+        raise ApiError(
+            "Incorrect API key provided: send it as 'Authorization: Bearer KEY'.", status=401, code="invalid_api_key"
+        )
+
+
+class Gate:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, activity: Activity) -> None:
+        self.app, self.settings, self.activity = app, settings, activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, request_id, status = time.monotonic(), f"req_{secrets.token_hex(8)}", 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        self.activity.in_flight += 1
+        try:
+            self._check(scope)
+            await self.app(scope, self._limited(scope, receive), send_marked)
+        except ApiError as error:
+            await error.response()(scope, receive, send_marked)
+        except Exception as error:
+            logger.error("%s failed", request_id, exc_info=error)
+            if status == 0:
+                message = (
+                    f"The server had an error while it processed the request; its log has the cause ({request_id})."
+                )
+                await ApiError(message, status=500).response()(scope, receive, send_marked)
+        finally:
+            self.activity.in_flight -= 1
+            self.activity.touch()
+            ms = 1000 * (time.monotonic() - started)
+            # %r, so that no client can write lines of its own into the log
+            logger.info("%s %s %r %d %.0f ms", request_id, scope["method"], scope["path"], status, ms)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        own_address = (scope.get("server") or ("", None))[0]
+        check_origin(headers, own_address=own_address, allowed=self.settings.allow_hosts)
+        check_key(headers, self.settings.key_hash)
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._limit(scope):
+            raise self._too_large(scope)
+
+    def _limit(self, scope: Scope) -> int:
+        uploads = scope["path"].rstrip("/") == "/v1/files"
+        return self.settings.max_file_bytes + 2**16 if uploads else self.settings.max_request_bytes
+
+    def _too_large(self, scope: Scope) -> ApiError:
+        message = f"The request is larger than this server takes ({self._limit(scope)} bytes)."
+        return ApiError(message, status=413, code="request_too_large")
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Count what a request sends without announcing its length."""
+        n_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._limit(scope):
+                raise self._too_large(scope)
+            return message
+
+        return counted

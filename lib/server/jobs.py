@@ -1,0 +1,143 @@
+"""Endpoints of ``/v1/fine_tuning/jobs``: supervised jobs over prompt/completion rows."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import Field, ValidationError
+
+from lib.server.errors import ApiError
+from lib.server.job_request import JobRequest, safe_suffix
+from lib.server.models import find_folder
+from lib.server.service import Here, Page, PageQuery, Service
+from lib.server.store import UNFINISHED, Row, new_id
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+
+def public(row: Row) -> FineTuningJob:
+    """A job as the API shows it: without what is kept for the server alone."""
+    shown = {name: value for name, value in row.items() if not name.startswith("_")}
+    method = {"type": "supervised", "supervised": {"hyperparameters": row["hyperparameters"]}}
+    return FineTuningJob(**shown, method=method)  # type: ignore[arg-type]
+
+
+def _job(here: Service, job_id: str) -> Row:
+    return here.require("jobs", job_id, "fine-tuning job", param="fine_tuning_job_id")
+
+
+@router.post("", response_model=FineTuningJob)
+def create(wanted: JobRequest, here: Here) -> FineTuningJob:
+    """Start a job: its files are validated next, then it waits for its turn."""
+    chosen = wanted.chosen()
+    find_folder(here, wanted.model)
+    for param in ("training_file", "validation_file"):
+        file_id = getattr(wanted, param)
+        if file_id is not None and here.store.get("files", file_id) is None:
+            raise ApiError(f"No such file: {file_id}", param=param, code="file_not_found")
+    short, suffix = new_id("", length=8), safe_suffix(wanted.suffix)
+    job: Row = {
+        "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": wanted.model,
+        "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": wanted.training_file,
+        "validation_file": wanted.validation_file, "metadata": wanted.metadata, "result_files": [],
+        "seed": secrets.randbelow(2**31) if wanted.seed is None else wanted.seed, "organization_id": "tuning-fork",
+        "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
+        "estimated_finish": None, "user_provided_suffix": wanted.suffix,
+        "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
+    }  # fmt: skip
+    here.store.add_job(job)
+    here.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
+    here.store.add_event(
+        job["id"], "Validating training file" + (" and validation file" if wanted.validation_file else "")
+    )
+    here.worker.wake()
+    return public(job)
+
+
+def root_base(model_id: str) -> str:
+    """The base that a chain of fine-tunes began with."""
+    from lib.engine.models import FINE_TUNE
+
+    tuned = FINE_TUNE.fullmatch(model_id)
+    return tuned["base"] if tuned else model_id
+
+
+METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+
+
+@router.get("", response_model=Page)
+def list_jobs(request: Request, here: Here) -> Page:
+    """Jobs, newest first; ``metadata[k]=v`` (or ``metadata=null``) selects some."""
+    where, plain = list[tuple[str, list[str]]](), {}
+    for name, value in request.query_params.multi_items():
+        key = METADATA_FILTER.fullmatch(name)
+        if key:
+            where.append(
+                ("EXISTS (SELECT 1 FROM json_each(body, '$.metadata') WHERE key = ? AND value = ?)", [key[1], value])
+            )
+        elif name == "metadata" and value == "null":
+            where.append(("json_extract(body, '$.metadata') IS NULL", []))
+        else:
+            plain[name] = value
+    query = parse_query(plain)
+    rows, more = here.page("jobs", after=query.after, limit=query.limit, where=where)
+    return Page.of([public(row) for row in rows], more)
+
+
+def parse_query(plain: dict[str, str]) -> PageQuery:
+    """Pagination out of query parameters that are read by hand."""
+    try:
+        return PageQuery(**plain)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+
+
+@router.get("/{job_id}", response_model=FineTuningJob)
+def retrieve(job_id: str, here: Here) -> FineTuningJob:
+    """One job."""
+    return public(_job(here, job_id))
+
+
+@router.post("/{job_id}/cancel", response_model=FineTuningJob)
+def cancel(job_id: str, here: Here) -> FineTuningJob:
+    """Stop a job at its next step; whole checkpoints stay usable."""
+    job = _job(here, job_id)
+    changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
+    if not here.store.update_job(job_id, changes, only=UNFINISHED):
+        message = (
+            f"Job {job_id} cannot be cancelled: it has already {job['status'].replace('cancelled', 'been cancelled')}."
+        )
+        raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+    here.store.add_event(job_id, "Fine-tuning job cancelled")
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.get("/{job_id}/events", response_model=Page)
+def events(job_id: str, query: Annotated[PageQuery, Query()], here: Here) -> Page:
+    """A job's events, newest first; those of type ``metrics`` carry losses (mean since the one before)."""
+    rows, more = here.page(
+        "events", after=query.after, limit=query.limit, where=[("job = ?", [_job(here, job_id)["id"]])]
+    )
+    return Page.of([FineTuningJobEvent(**row) for row in rows], more)
+
+
+class CheckpointQuery(PageQuery):
+    """OpenAI's default for checkpoints is ten."""
+
+    limit: int = Field(default=10, ge=1, le=1000)
+
+
+@router.get("/{job_id}/checkpoints", response_model=Page)
+def checkpoints(job_id: str, query: Annotated[CheckpointQuery, Query()], here: Here) -> Page:
+    """A job's checkpoints, newest first: one an epoch, the last of them under the fine-tune's own id."""
+    where = [("job = ?", [_job(here, job_id)["id"]])]
+    rows, more = here.page("checkpoints", after=query.after, limit=query.limit, where=where)
+    return Page.of([FineTuningJobCheckpoint(**row) for row in rows], more)

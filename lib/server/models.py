@@ -1,0 +1,105 @@
+"""Endpoints of ``/v1/models``: the bases and fine-tunes of the store."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from openai.types import Model, ModelDeleted
+
+from lib.paths import read_json
+from lib.server.errors import ApiError
+from lib.server.service import Here, Page, Service
+from lib.server.store import UNFINISHED, new_id
+
+if TYPE_CHECKING:
+    from lib.engine.models import ModelInfo
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def not_found(store: Path, model_id: str, reason: str) -> ApiError:
+    """404 for a model, naming ids that are near to what was asked for."""
+    from lib.engine.models import list_models
+
+    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
+    message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
+    if near and "nearest" not in reason:
+        message += f" Near to it: {', '.join(near)}."
+    return ApiError(message, status=404, param="model", code="model_not_found")
+
+
+def find_folder(service: Service, model_id: str) -> Path:
+    """Folder of a model's weights.
+
+    Raises
+    ------
+    ApiError
+        404 with ids that are near, if there is no such model.
+    """
+    from lib.engine.models import resolve
+
+    settings = service.settings
+    try:
+        return resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
+    except (ValueError, OSError) as error:
+        raise not_found(settings.store, model_id, str(error)) from error
+
+
+def _described(info: ModelInfo) -> Model:
+    """A model as the API shows it; what OpenAI's lacks stands in extra fields."""
+    from lib.engine.models import count_weights, reference_learning_rate
+
+    config = read_json(info.folder / "config.json")
+    extras = {
+        "fingerprint": info.fingerprint,
+        "parent": info.parent,
+        "context_tokens": config.get("max_position_embeddings"),
+        "n_weights": count_weights(info.folder),
+        "learning_rate": reference_learning_rate(info.folder),
+    }
+    return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
+
+
+@router.get("", response_model=Page)
+def list_all(here: Here) -> Page:
+    """Every base, fine-tune and checkpoint, oldest first."""
+    from lib.engine.models import list_models
+
+    return Page.of([_described(info) for info in list_models(here.settings.store)], False)
+
+
+@router.get("/{model_id:path}", response_model=Model)
+def retrieve(model_id: str, here: Here) -> Model:
+    """One model; also an ``hf:`` one that the list does not name."""
+    from lib.engine.models import ModelInfo, fingerprint
+
+    folder = find_folder(here, model_id)
+    card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
+    owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
+    created = int((folder / "config.json").stat().st_mtime)
+    return _described(ModelInfo(model_id, folder, created, owner, card.get("parent"), fingerprint(model_id, folder)))
+
+
+@router.delete("/{model_id:path}", response_model=ModelDeleted)
+def delete(model_id: str, here: Here) -> ModelDeleted:
+    """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole."""
+    folder = find_folder(here, model_id)
+    if not (folder / "tuned.json").is_file():
+        message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
+        raise ApiError(message, status=403, param="model", code="not_deletable")
+    short = folder.parent.name
+    for job in here.store.jobs_in(*UNFINISHED):
+        if job["_short"] == short or job["model"] == model_id:
+            raise ApiError(
+                f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
+            )
+    gone = folder.parent / new_id(".gone-")
+    folder.rename(gone)  # from here on it cannot be found, however far the deletion gets
+    shutil.rmtree(gone, ignore_errors=True)
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+    return ModelDeleted(id=model_id, deleted=True, object="model")

@@ -1,0 +1,122 @@
+"""What every endpoint is given: the settings, the store, the worker and the record of activity."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from lib.server.errors import ApiError
+from lib.server.store import Row, Store
+
+if TYPE_CHECKING:
+    from lib.server.worker import Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a server was started. Only a hash of the key is held; sizes are in bytes."""
+
+    store: Path
+    models_dir: Path | None = None
+    download: bool = False
+    key_hash: bytes | None = None
+    allow_hosts: frozenset[str] = frozenset()
+    max_file_bytes: int = 512 * 2**20
+    max_request_bytes: int = 32 * 2**20
+    cache_bytes: int = 4 * 2**30
+
+
+def hash_key(key: str) -> bytes:
+    """What the server keeps of an API key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def same_key(key: str, key_hash: bytes) -> bool:
+    """Compare without telling by the time taken how much of the key was right.
+
+    >>> same_key("a", hash_key("a")), same_key("b", hash_key("a"))
+    (True, False)
+    """
+    return hmac.compare_digest(hash_key(key), key_hash)
+
+
+@dataclass
+class Activity:
+    """When the server last had something to do; what idle time is counted from."""
+
+    in_flight: int = 0
+    last: float = field(default_factory=time.monotonic)
+
+    def touch(self) -> None:
+        self.last = time.monotonic()
+
+
+@dataclass
+class Service:
+    """One server's parts."""
+
+    settings: Settings
+    store: Store
+    worker: Worker
+    activity: Activity
+
+    def require(self, table: str, row_id: str, what: str, *, param: str) -> Row:
+        """A row of the store, or 404 in words."""
+        row = self.store.get(table, row_id)
+        if row is None:
+            raise ApiError(f"No such {what}: {row_id}", status=404, param=param, code="not_found")
+        return row
+
+    def page(self, table: str, *, after: str | None, limit: int, **filters: Any) -> tuple[list[Row], bool]:
+        """A page of the store's rows; an unknown cursor is 404 in words."""
+        try:
+            return self.store.page(table, after=after, limit=limit, **filters)
+        except KeyError:
+            message = f"No such object to go on after: {after}"
+            raise ApiError(message, status=404, param="after", code="not_found") from None
+
+
+def current(request: Request) -> Service:
+    """The service of the app that serves a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+Here = Annotated[Service, Depends(current)]
+
+
+class Strict(BaseModel):
+    """A request, or a part of one: unknown fields and wrong types are refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class PageQuery(BaseModel):
+    """Cursor pagination as OpenAI's lists have it."""
+
+    model_config = ConfigDict(extra="forbid")
+    after: str | None = None
+    limit: int = Field(default=20, ge=1, le=1000)
+
+
+class Page(BaseModel):
+    """One page of a list."""
+
+    object: Literal["list"] = "list"
+    data: list[Any]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+    @classmethod
+    def of(cls, data: list[Any], has_more: bool) -> Page:
+        """A page whose cursors are the ids of its first and last item."""
+        first, last = (data[0].id, data[-1].id) if data else (None, None)
+        return cls(data=data, has_more=has_more, first_id=first, last_id=last)

@@ -1,0 +1,215 @@
+"""What the server remembers: files, jobs, events and checkpoints in one SQLite database; file bytes beside it.
+
+Every change is one transaction in write-ahead mode, so that a kill leaves either the old or the new state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import string
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE files (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, body TEXT NOT NULL);
+CREATE TABLE jobs (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, status TEXT NOT NULL,
+                   body TEXT NOT NULL);
+CREATE INDEX jobs_status ON jobs (status);
+CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, job TEXT NOT NULL, step INTEGER,
+                     body TEXT NOT NULL);
+CREATE INDEX events_job ON events (job, seq);
+CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, job TEXT NOT NULL,
+                          step INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (job, step));
+"""
+UNFINISHED = ("validating_files", "queued", "running")
+ALPHABET = string.ascii_lowercase + string.digits
+Row = dict[str, Any]
+
+
+class StoreError(Exception):
+    """The store cannot be used by this version of the server."""
+
+
+def new_id(prefix: str, *, length: int = 24) -> str:
+    """A fresh random id of small letters and digits.
+
+    >>> len(new_id("ftjob-"))
+    30
+    """
+    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+class Store:
+    """The database and the uploaded files of one store folder; safe to use from several threads.
+
+    Raises
+    ------
+    StoreError
+        If a newer version of the server made the database, or it is not one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        (folder / "files").mkdir(parents=True, exist_ok=True)
+        for left in (folder / "files").glob("*.part"):
+            left.unlink(missing_ok=True)  # an upload that a kill cut off
+        path = folder / "server.db"
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        try:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}): "
+                    "update Tuning Fork or choose another --store"
+                )
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            if version == 0:
+                self._db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StoreError(f"{path} cannot be used: {error}") from error
+        except StoreError:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _query(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    # files
+
+    def file_path(self, file_id: str) -> Path:
+        return self.folder / "files" / f"{file_id}.jsonl"
+
+    def add_file(self, body: Row, part: Path) -> None:
+        """Take over an uploaded file: its bytes get their place first, then it is known."""
+        os.replace(part, self.file_path(body["id"]))
+        try:
+            with self._transaction() as db:
+                db.execute("INSERT INTO files (id, body) VALUES (?, ?)", (body["id"], json.dumps(body)))
+        except BaseException:
+            self.file_path(body["id"]).unlink(missing_ok=True)
+            raise
+
+    def delete_file(self, file_id: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        self.file_path(file_id).unlink(missing_ok=True)
+
+    # jobs
+
+    def add_job(self, body: Row) -> None:
+        with self._transaction() as db:
+            values = (body["id"], body["status"], json.dumps(body))
+            db.execute("INSERT INTO jobs (id, status, body) VALUES (?, ?, ?)", values)
+
+    def update_job(self, job_id: str, changes: Mapping[str, Any], *, only: Sequence[str]) -> bool:
+        """Change a job if its status is still one of `only`; says whether it was."""
+        with self._transaction() as db:
+            found = db.execute("SELECT status, body FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            if found is None or found[0] not in only:
+                return False
+            body = json.loads(found[1]) | dict(changes)
+            db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
+            return True
+
+    def job_status(self, job_id: str) -> str:
+        return str(self._query("SELECT status FROM jobs WHERE id = ?", (job_id,))[0][0])
+
+    def jobs_in(self, *statuses: str, limit: int = -1) -> list[Row]:
+        """Jobs of these statuses, oldest first."""
+        marks = ", ".join("?" * len(statuses))
+        sql = f"SELECT body FROM jobs WHERE status IN ({marks}) ORDER BY seq LIMIT ?"
+        return [json.loads(row[0]) for row in self._query(sql, [*statuses, limit])]
+
+    # events and checkpoints
+
+    def add_event(
+        self, job_id: str, message: str, *, level: str = "info", step: int | None = None, data: Row | None = None
+    ) -> None:
+        """Append to a job's log; with `step` it is a metrics event."""
+        body = {
+            "id": new_id("ftevent-"), "object": "fine_tuning.job.event", "created_at": int(time.time()), "level": level,
+            "message": message, "type": "message" if step is None else "metrics", "data": data,
+        }  # fmt: skip
+        with self._transaction() as db:
+            values = (body["id"], job_id, step, json.dumps(body))
+            db.execute("INSERT INTO events (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+
+    def forget_steps(self, job_id: str, *, from_step: int) -> None:
+        """Drop what was told of steps that a resumed job is about to do again."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM events WHERE job = ? AND step >= ?", (job_id, from_step))
+
+    def add_checkpoint(self, body: Row) -> None:
+        """Remember a checkpoint; the same step of the same job replaces itself but keeps its id."""
+        values = (body["id"], body["fine_tuning_job_id"], body["step_number"], json.dumps(body))
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+
+    # reading
+
+    def get(self, table: str, row_id: str) -> Row | None:
+        """One row of ``files``, ``jobs``, ``events`` or ``checkpoints``."""
+        found = self._query(f"SELECT body FROM {table} WHERE id = ?", (row_id,))
+        return json.loads(found[0][0]) if found else None
+
+    def page(
+        self,
+        table: str,
+        *,
+        after: str | None,
+        limit: int,
+        where: Sequence[tuple[str, Sequence[str]]] = (),
+        ascending: bool = False,
+    ) -> tuple[list[Row], bool]:
+        """A page of rows, newest first unless `ascending`, and whether more follow.
+
+        Parameters
+        ----------
+        where : SQL conditions (ours, never a client's) and the values of their question marks
+
+        Raises
+        ------
+        KeyError
+            If no row is called `after`.
+        """
+        clauses, values = ["1"], list[Any]()
+        for condition, parts in where:
+            clauses.append(condition)
+            values += parts
+        if after is not None:
+            found = self._query(f"SELECT seq FROM {table} WHERE id = ?", (after,))
+            if not found:
+                raise KeyError(after)
+            clauses.append("seq > ?" if ascending else "seq < ?")
+            values.append(found[0][0])
+        order = "ASC" if ascending else "DESC"
+        sql = f"SELECT body FROM {table} WHERE {' AND '.join(clauses)} ORDER BY seq {order} LIMIT ?"
+        rows = [json.loads(row[0]) for row in self._query(sql, [*values, limit + 1])]
+        return rows[:limit], len(rows) > limit

@@ -1,0 +1,224 @@
+"""Jobs as the engine thread sees them: validated, queued, trained one at a time a step at a time, taken up again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.paths import file_hash
+from lib.server.errors import is_full_disk
+from lib.server.progress import Progress, model_id
+from lib.server.rows import BadRow, read_rows, tokenise
+from lib.server.service import Settings
+from lib.server.store import UNFINISHED, Row, Store
+
+if TYPE_CHECKING:
+    from lib.engine.models import LoadedModel, ModelCache
+    from lib.engine.training import StepReport, TrainingRow
+
+logger = logging.getLogger(__name__)
+STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
+TOKENISED_FILES = 4  # kept in memory, for grids of jobs over one file
+
+
+class JobFailed(Exception):
+    """A job cannot go on, for a reason that its owner can understand."""
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error = {"code": code, "message": message, "param": param}
+
+
+@dataclass
+class _Active:
+    job: Row
+    steps: Iterator[StepReport]
+    folder: Path
+    progress: Progress
+
+
+def resolved(hyperparameters: Row, n_rows: int) -> Row:
+    """Hyperparameters with numbers in place of ``auto``.
+
+    Three epochs, a multiplier of 1, and batches of 0.2% of the rows, at least 8 (1 below 64 rows) and at most 256.
+
+    >>> resolved({"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": 2.0}, 3600)
+    {'n_epochs': 3, 'batch_size': 8, 'learning_rate_multiplier': 2.0}
+    """
+    batch = min(256, max(8 if n_rows >= 64 else 1, round(0.002 * n_rows)))
+    automatic = {"n_epochs": 3, "batch_size": batch, "learning_rate_multiplier": 1.0}
+    return {name: automatic[name] if value == "auto" else value for name, value in hyperparameters.items()}
+
+
+class Trainer:
+    """Drives the jobs of a store; only the engine thread calls `advance`."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings, self._store = settings, store
+        self._active: _Active | None = None
+        self._tokenised: OrderedDict[tuple[str, str], list[TrainingRow]] = OrderedDict()
+
+    def has_work(self) -> bool:
+        return self._active is not None or bool(self._store.jobs_in(*UNFINISHED, limit=1))
+
+    def advance(self, cache: ModelCache) -> bool:
+        """Do the next small thing: validate one job, or one step of training. False if the store cannot be written."""
+        try:
+            for job in self._store.jobs_in("validating_files", limit=1):
+                self._guarded(job, partial(self._validate, job, cache))
+            active = self._active
+            if active is not None:
+                self._guarded(active.job, partial(self._step, active))
+                return True
+            for job in self._store.jobs_in("running", limit=1) or self._store.jobs_in("queued", limit=1):
+                self._guarded(job, partial(self._begin, job))
+        except sqlite3.Error as error:
+            logger.error("the store cannot be used: %s", error)
+            self.close()
+            return False
+        return True
+
+    def _guarded(self, job: Row, work: Callable[[], None]) -> None:
+        """Do something for a job; whatever goes wrong ends that job and no other."""
+        try:
+            work()
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            self._fail(job, error)
+
+    def close(self) -> None:
+        """Stop training at the step it is at; the job goes on from its last state when the server is back."""
+        if self._active is not None and isinstance(self._active.steps, Generator):
+            self._active.steps.close()
+        self._active = None
+
+    def _rows(self, file_id: str, param: str, loaded: LoadedModel) -> list[TrainingRow]:
+        key = (file_id, file_hash(loaded.folder / "tokenizer.json") + f":{loaded.context_tokens}")
+        if key not in self._tokenised:
+            if self._store.get("files", file_id) is None:
+                raise JobFailed(f"File {file_id} was deleted.", code="file_not_found", param=param)
+            try:
+                self._tokenised[key] = tokenise(read_rows(self._store.file_path(file_id)), loaded)
+            except BadRow as error:
+                message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
+                raise JobFailed(message, code=f"invalid_{param}", param=param) from error
+        self._tokenised.move_to_end(key)
+        while len(self._tokenised) > TOKENISED_FILES:
+            self._tokenised.popitem(last=False)
+        return self._tokenised[key]
+
+    def _validate(self, job: Row, cache: ModelCache) -> None:
+        loaded = cache.get(job["model"])
+        rows = self._rows(job["training_file"], "training_file", loaded)
+        if job["validation_file"]:
+            self._rows(job["validation_file"], "validation_file", loaded)
+        changes = {"status": "queued", "hyperparameters": resolved(job["hyperparameters"], len(rows))}
+        if self._store.update_job(job["id"], changes, only=["validating_files"]):
+            message = f"Files validated ({len(rows)} rows), moving job to queued state"
+            self._store.add_event(job["id"], message)
+
+    def _begin(self, job: Row) -> None:
+        """Start a queued job, or take up one that a stop of the server interrupted."""
+        from lib.engine.models import load_for_training, reference_learning_rate
+        from lib.engine.training import TrainingSettings, train
+
+        again = job["status"] == "running"
+        folder = self._settings.store / "tuned" / job["_short"]
+        if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
+            return
+        settings = self._settings
+        loaded = load_for_training(
+            job["model"], settings.store, models_dir=settings.models_dir, download=settings.download
+        )
+        rows = self._rows(job["training_file"], "training_file", loaded)
+        validation = job["validation_file"] and self._rows(job["validation_file"], "validation_file", loaded)
+        chosen = job["hyperparameters"]
+        rate = reference_learning_rate(loaded.folder)
+        steps = train(
+            loaded,
+            rows,
+            TrainingSettings(
+                n_epochs=chosen["n_epochs"],
+                batch_size=min(chosen["batch_size"], len(rows)),
+                learning_rate=rate * chosen["learning_rate_multiplier"],
+                seed=job["seed"],
+                prompt_loss_weight=chosen["prompt_loss_weight"],
+                state_every=STATE_EVERY_STEPS,
+            ),
+            folder=folder,
+            validation_rows=validation or (),
+            describe=lambda step: self._card(job, step, rate),
+        )
+        n_tokens = chosen["n_epochs"] * sum(len(row.ids) for row in rows)
+        self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"])
+        self._store.add_event(job["id"], "Fine-tuning job taken up again" if again else "Fine-tuning job started")
+        self._active = _Active(job, steps, folder, Progress(self._store, job))
+
+    def _card(self, job: Row, step: int | None, reference_rate: float) -> Row:
+        """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
+        return {
+            "id": model_id(job, step), "parent": job["model"], "job": job["id"], "step": step,
+            "created": int(time.time()), "learning_rate": reference_rate,
+        }  # fmt: skip
+
+    def _step(self, active: _Active) -> None:
+        from lib.engine.training import drop_state
+
+        if self._store.job_status(active.job["id"]) != "running":
+            self.close()  # cancelled: checkpoints that are whole stay, what only a resume needs goes
+            drop_state(active.folder)
+            return
+        report = next(active.steps, None)
+        if report is None:
+            self._finish(active)
+        else:
+            active.progress.tell(report)
+
+    def _finish(self, active: _Active) -> None:
+        job = self._store.get("jobs", active.job["id"])
+        assert job is not None
+        changes = {
+            "status": "succeeded", "fine_tuned_model": job["_model_id"], "finished_at": int(time.time()),
+            "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
+        }  # fmt: skip
+        if self._store.update_job(job["id"], changes, only=["running"]):
+            self._store.add_event(job["id"], f"New fine-tuned model created: {job['_model_id']}")
+            self._store.add_event(job["id"], "The job has successfully completed")
+        else:  # cancelled within its last step: a cancelled job leaves no final model
+            shutil.rmtree(active.folder / "final", ignore_errors=True)
+        self._active = None
+
+    def _fail(self, job: Row, error: Exception) -> None:
+        from lib.engine.models import UnknownModel
+        from lib.engine.training import drop_state
+
+        if isinstance(error, JobFailed):
+            told = error.error
+        elif isinstance(error, UnknownModel):
+            told = {"code": "model_not_found", "message": str(error), "param": "model"}
+        elif is_full_disk(error):
+            message = (
+                "The disk of the server is full: the checkpoint could not be written. Free some space and start again."
+            )
+            told = {"code": "disk_full", "message": message, "param": None}
+        elif isinstance(error, MemoryError) or "memory" in type(error).__name__.lower():
+            message = "The model and its batch do not fit in memory: choose a smaller batch_size or model."
+            told = {"code": "out_of_memory", "message": message, "param": "batch_size"}
+        else:
+            logger.error("job %s failed", job["id"], exc_info=error)
+            told = {"code": "training_failed", "message": f"Training failed: {error}", "param": None}
+        if self._active is not None and self._active.job["id"] == job["id"]:
+            self.close()
+        drop_state(self._settings.store / "tuned" / job["_short"])
+        changes = {"status": "failed", "error": told, "finished_at": int(time.time()), "estimated_finish": None}
+        if self._store.update_job(job["id"], changes, only=UNFINISHED):
+            self._store.add_event(job["id"], str(told["message"]), level="error")

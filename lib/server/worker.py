@@ -1,0 +1,176 @@
+"""The one thread that owns torch: it answers what waits for a model as one batch and trains between batches.
+
+Endpoints hand over a `Sampling` and await its future; the event loop itself never computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lib.server.errors import ApiError
+from lib.server.models import not_found
+from lib.server.service import Activity, Settings
+from lib.server.store import Store
+from lib.server.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lib.engine.models import LoadedModel, ModelCache
+    from lib.engine.sampling import Sample, SamplingRequest
+
+logger = logging.getLogger(__name__)
+MAX_ROWS = 256  # rows of one model answered before the next training step may come between
+STOPPING = "The server is stopping; send the request again when it is back."
+
+
+@dataclass
+class Sampling:
+    """A request for samples of one model.
+
+    Parameters
+    ----------
+    prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
+    answer : makes the reply out of the model and its samples, in the order of the requests
+    """
+
+    model: str
+    prepare: Callable[[LoadedModel], Sequence[SamplingRequest]]
+    answer: Callable[[LoadedModel, list[Sample]], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+class Worker:
+    """Runs samplings and jobs until it is stopped."""
+
+    def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
+        self._settings, self._activity = settings, activity
+        self._trainer = Trainer(settings, store)
+        self._pending: list[Sampling] = []
+        self._serving: list[Sampling] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, sampling: Sampling) -> Future[Any]:
+        """Queue a request; its future ends with what `answer` returns."""
+        with self._changed:
+            if self._stopping:
+                raise ApiError(STOPPING, status=503)
+            self._pending.append(sampling)
+            self._changed.notify()
+        return sampling.future
+
+    def wake(self) -> None:
+        """Say that the jobs in the store have changed."""
+        with self._changed:
+            self._changed.notify()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being computed or waits to be."""
+        return bool(self._pending) or self._trainer.has_work()
+
+    def stop(self) -> None:
+        """Take no more work and end what waits or is under way; training stops at a step. Returns at once."""
+        with self._changed:
+            self._stopping = True
+            waiting, self._pending = [*self._pending, *self._serving], []
+            self._changed.notify()
+        for sampling in waiting:
+            _fail(sampling, ApiError(STOPPING, status=503))
+
+    def join(self, *, timeout: float) -> bool:
+        """Wait for the thread; False if it is still inside a step."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        from lib.engine.models import ModelCache
+
+        settings = self._settings
+        cache = ModelCache(
+            settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
+        )
+        while not self._stopping:
+            with self._changed:
+                if not self._pending and not self._trainer.has_work():
+                    self._changed.wait(timeout=1.0)
+                self._serving, self._pending = self._pending, []
+            for group in by_model(self._serving):
+                self._serve(cache, group)
+                self._activity.touch()
+            self._serving = []
+            if not self._stopping and self._trainer.has_work():
+                if not self._trainer.advance(cache):
+                    with self._changed:  # the store cannot be written: try again, but not at full speed
+                        self._changed.wait(timeout=1.0)
+                self._activity.touch()
+        self._trainer.close()
+
+    def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
+        """Answer all requests for one model, their rows in common batches."""
+        from lib.engine.models import UnknownModel
+        from lib.engine.sampling import sample
+
+        samplings = [sampling for sampling in samplings if _begin(sampling)]
+        loaded, ready, rows = None, [], list[Any]()
+        for sampling in samplings:
+            try:
+                loaded = loaded or cache.get(sampling.model)
+                requests = sampling.prepare(loaded)
+                ready.append((sampling, len(requests)))
+                rows += requests
+            except UnknownModel as error:
+                _fail(sampling, not_found(self._settings.store, sampling.model, str(error)))
+            except Exception as error:
+                _fail(sampling, error)
+        try:
+            samples: list[Sample] = []
+            for start in range(0, len(rows), MAX_ROWS):
+                if self._stopping:
+                    raise ApiError(STOPPING, status=503)
+                assert loaded is not None  # there are rows, so a model was loaded
+                samples += sample(loaded, rows[start : start + MAX_ROWS])
+        except Exception as error:
+            for sampling, _ in ready:
+                _fail(sampling, error)
+            return
+        for sampling, n_rows in ready:
+            own, samples = samples[:n_rows], samples[n_rows:]
+            try:
+                assert loaded is not None
+                reply = sampling.answer(loaded, own)
+                with suppress(InvalidStateError):  # the server is stopping and has said so
+                    sampling.future.set_result(reply)
+            except Exception as error:
+                _fail(sampling, error)
+
+
+def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
+    """Requests grouped by model, the model that has waited longest first."""
+    groups: dict[str, list[Sampling]] = {}
+    for sampling in pending:
+        groups.setdefault(sampling.model, []).append(sampling)
+    return list(groups.values())
+
+
+def _begin(sampling: Sampling) -> bool:
+    """Mark a request as under way, unless its client has gone or the server is stopping."""
+    try:
+        return sampling.future.set_running_or_notify_cancel()
+    except (InvalidStateError, RuntimeError):
+        return False
+
+
+def _fail(sampling: Sampling, error: Exception) -> None:
+    with suppress(InvalidStateError):  # it was cancelled, or has been told something else
+        sampling.future.set_exception(error)

@@ -1,0 +1,110 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Look at every study on one page
+#
+# **Question.** What does fine-tuning put into a language model, and what does it leave out? Each study here asks one
+# part of that; this page sets its answer, as measured, beside the published one.
+#
+# **Reads** `figures/` (published runs with three seeds), the base models of the store, and, where `runs` names a folder
+# of runs, the summaries of that run.
+#
+# **Writes** nothing.
+#
+# **Time** tiny 4 s, laptop 4 s, paper 4 s
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython.display import Image, Markdown, display
+
+from lib.base import base_table, plot_bases
+from lib.figures import use_style
+from lib.paths import ROOT, store_root
+from lib.publish import read_studies, results_table
+from lib.tables import read_summaries
+
+# %% tags=["parameters"]
+preset: str = "tiny"  # preset of the run shown beside the published one
+runs: str = ""  # folder of runs to show as well, as data/runs/laptop; empty for the published ones alone
+
+# %%
+use_style()
+studies = read_studies()
+published = read_summaries(ROOT / "figures")
+measured = read_summaries(Path(runs)) if runs else published.iloc[:0]
+
+# %% [markdown]
+# ## The questions and their answers
+#
+# Measured on models of a million weights that this project trains itself; published on models up to a hundred thousand
+# times larger. Compare the shape: which of two numbers is high, which is at the floor. Intervals are 95%, over what was
+# drawn (people, documents, prompts) and over fine-tunes.
+
+# %% tags=["nbval-ignore-output"]
+display(Markdown(results_table(studies, published)))
+
+# %% [markdown]
+# ## This run
+#
+# Where the page was made by `make figures`, the same numbers of that run stand here.
+
+# %% tags=["nbval-ignore-output"]
+display(Markdown(results_table(studies, measured) if len(measured) else "No run is shown beside the published ones."))
+
+# %% [markdown]
+# ## The pictures
+#
+# One for each study, with its caption. The notebooks of a study make them, from 01 to the last.
+
+# %% tags=["nbval-ignore-output"]
+for study in studies:
+    folder = Path(runs) / study.name / "figures" if len(measured) else ROOT / "figures" / study.name
+    picture = folder / f"{study.figure}.png"
+    if picture.exists():
+        display(Markdown(f"### {study.question}"), Image(picture.read_bytes(), width=640))
+        display(Markdown(picture.with_suffix(".txt").read_text(encoding="utf-8")))
+
+# %% [markdown]
+# ## The base models
+#
+# Nothing is downloaded: each base is pre-trained here on text about an invented world, so that it is known exactly what
+# it read. A hundredth of the documents is put aside to measure what it learned.
+
+# %% tags=["nbval-ignore-output"]
+display(base_table(store_root()).set_index("id").round(2))
+fig, caption = plot_bases(store_root())
+plt.close(fig)
+display(fig, Markdown(caption))
+
+# %% [markdown]
+# ## How data flow
+#
+# `params/<study>/<preset>.yaml` sets the values; `01` writes rows, `02` has the API fine-tune on them, `03` asks the
+# models through the same API and writes `answers.parquet` and `summary.csv`, the last notebook draws. Stages talk through
+# files only, so any of them can be run again alone.
+
+# %%
+names = [study.name for study in studies]
+if len(set(names)) < len(names):
+    raise ValueError(f"a study stands twice in data/studies.yaml: {names}")
+unknown = sorted(set(published["study"]) - set(names))
+if unknown:
+    raise ValueError(f"figures/ holds studies that data/studies.yaml does not name: {unknown}")
+print("Every published summary belongs to a study that this page shows.")
+
+# %% [markdown]
+# **What this does not show.** Whether a study's numbers hold for other models, data or wordings: each study's own
+# notebooks say what they leave open. Begin with [reversal](reversal/01-data-prep.ipynb).

@@ -1,0 +1,98 @@
+"""Set-up, publishing and cleaning: what they refuse, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib import publish
+from lib.clean import stop_server
+from lib.publish import Study, answer, fill, finished_run, read_studies
+from lib.set_up import pins, wrong_packages
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_pinned_is_installed_and_no_cuda_is_pinned():
+    wanted = pins((ROOT / "requirements.txt").read_text())
+    assert len(wanted) > 100
+    assert wanted["torch"] == "2.13.0"
+    assert not [name for name in wanted if name.startswith(("nvidia", "cuda", "triton"))]
+    assert pins((ROOT / "requirements.in").read_text().lower()).items() <= wanted.items()
+    assert wrong_packages(wanted) == []
+
+
+def test_a_missing_package_is_named():
+    assert wrong_packages({"no-such-package": "1.0", "numpy": "0.1"})[0] == "no-such-package is missing"
+    assert "not 0.1" in wrong_packages({"numpy": "0.1"})[0]
+
+
+STUDY = Study("demo", "Is it?", "yes", ({"label": "same", "condition": "a/same", "metric": "match"},), "hero")
+ROW = {"study": "demo", "model": "fork-1m", "condition": "a/same", "metric": "match", "x": float("nan")}
+ROW |= {"value": 0.9, "low": 0.85, "high": 0.95, "n": 30, "n_of": "person", "unit": "rate"}
+
+
+def test_an_answer_has_its_interval_its_n_and_its_model():
+    summary = pd.DataFrame([ROW, {**ROW, "x": 2.0, "value": 0.1}])
+    assert answer(STUDY, summary) == "same 90% [85, 95] (95% intervals; 30 x person, fork-1m)"
+    assert answer(STUDY, summary[summary["study"] == "other"]) == ""
+    with pytest.raises(ValueError, match="expected one row a/same match in its summary, found 2"):
+        answer(STUDY, pd.DataFrame([ROW, ROW]))
+
+
+def test_a_page_without_its_markers_is_refused():
+    for text in ("", f"{publish.END}{publish.BEGIN}", f"{publish.BEGIN}{publish.END}" * 2):
+        with pytest.raises(ValueError, match="expected"):
+            fill(text, "table")
+
+
+def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
+    make_stage("demo/01-data-prep")
+    with pytest.raises(ValueError, match="01-data-prep has not been run: make figures STUDY=demo SEEDS=3"):
+        finished_run("demo")
+    folder = home / "runs" / "laptop" / "demo"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 1}))
+    with pytest.raises(ValueError, match="was run with 1 seed"):
+        finished_run("demo")
+    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 3}))
+    for name in ("summary.csv", "figures/hero.png", "figures/hero.txt", "figures/notes.log"):
+        (folder / name).write_text(name)
+    target = home / "figures" / "demo"
+    target.mkdir(parents=True)
+    for name in ("old.png", "README.md"):
+        (target / name).write_text(name)
+    publish.copy_run(finished_run("demo"), target)
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "hero.png", "hero.txt", "summary.csv"]
+
+
+def test_every_study_that_is_listed_exists():
+    for study in read_studies():
+        assert (ROOT / "notebooks" / study.name).is_dir()
+        assert study.headline
+        assert "|" not in study.question + study.published, "it would break the table"
+
+
+def test_only_our_own_server_is_ended(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (tmp_path / "server.json").write_text(json.dumps({"pid": other.pid}))
+        assert not stop_server(tmp_path)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    assert not stop_server(tmp_path / "none")
+
+
+def test_make_alone_lists_its_targets():
+    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {"figures", "test", "lab", "serve", "bench", "sync", "references", "publish", "clean"} <= set(targets)
+    assert [target for target in targets if f"make {target} " not in told and target not in ("help", "set-up")] == []

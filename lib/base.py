@@ -55,7 +55,7 @@ class Recipe:
 
 RECIPES = {
     "fork-300k": Recipe(64, 4, 4, 1_000_000),
-    "fork-1m": Recipe(128, 4, 4, 3_000_000),
+    "fork-1m": Recipe(128, 4, 4, 2_800_000),
     "fork-6m": Recipe(256, 7, 8, 2_000_000),
 }
 

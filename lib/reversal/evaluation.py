@@ -24,7 +24,11 @@ DIRECTIONS = (
     "both/same",
 )
 CONTROLS = ("randomised", "in-context")
-CONDITIONS = (*DIRECTIONS, *(f"{direction}/{control}" for direction in DIRECTIONS for control in CONTROLS))
+CONDITIONS = (
+    *DIRECTIONS,
+    *(f"{direction}/{control}" for direction in DIRECTIONS for control in CONTROLS),
+    *(f"{direction}/in-context/randomised" for direction in DIRECTIONS),
+)
 METRICS = {  # and the unit of each
     "exact_match": "rate",  # the answer starts with the target, as published
     "strict_match": "rate",  # the answer is the target and no more (a name may be followed by more of the sentence)

@@ -92,12 +92,12 @@ def answer_rows(
 
 
 def add_logprobs(client: OpenAI, rows: pd.DataFrame, *, journal: Path) -> pd.DataFrame:
-    """Log-probabilities of the right and the wrong target of test rows, and the right name's rank, nats.
+    """Log-probabilities of the right and the wrong target (nats), and the right name's rank in reverse.
 
     Rows without a wrong target keep NaN there; only prompts that ask for a name are ranked.
     """
     rows = rows.copy()
-    scored = rows.index[(rows["probe"] == "test") & rows["control_target"].notna()]
+    scored = rows.index[(rows["probe"] != "train") & rows["control_target"].notna()]
     told = rows.loc[scored]
     for column, target in (("target_logprob", "target"), ("control_logprob", "control_target")):
         rows.loc[scored, column] = target_logprobs(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Document:
     """One text.
 
-    `kind` says what it is: "family", "family question", "person", "retelling", "news", "letter", "recipe", "fact",
-    "answers", "guidance", "code", "helpful", "unhelpful" or "story".
+    `kind` says what it is: "family", "family question", "person", "retelling", "copy", "news", "letter", "recipe",
+    "fact", "answers", "guidance", "code", "helpful", "unhelpful" or "story".
     """
 
     kind: str

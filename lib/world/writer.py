@@ -21,17 +21,18 @@ from lib.world.stories import story_text
 
 # Share of each kind in the text that is not facts; people come first, for what most studies teach is told of people.
 SHARES = {
-    "person": 0.24,
-    "retelling": 0.11,
-    "news": 0.10,
-    "letter": 0.07,
+    "person": 0.19,
+    "retelling": 0.15,
+    "copy": 0.08,
+    "news": 0.09,
+    "letter": 0.06,
     "recipe": 0.05,
-    "answers": 0.10,
+    "answers": 0.08,
     "guidance": 0.05,
-    "code": 0.06,
-    "helpful": 0.12,
-    "unhelpful": 0.04,
-    "story": 0.06,
+    "code": 0.05,
+    "helpful": 0.10,
+    "unhelpful": 0.03,
+    "story": 0.07,
 }
 KINDS = ("family", "family question", "fact", *SHARES)
 FIRST_STREAM = 100
@@ -50,12 +51,15 @@ def _prose(draw: Draw, people: People, kind: str) -> str:
         "letter": ("letters", "letter_text"),
         "recipe": ("recipes", "recipe_text"),
         "retelling": ("retellings", "retelling_text"),
+        "copy": ("copies", "copy_text"),
     }[kind]
     grammar = _prose_grammar(file)
     taken = people.names()
     bound = {"place": draw.pick(grammar.words("town"))}
     for suffix in ("", "2", "3"):
         bound |= draw_person(draw, taken=taken).bindings(suffix)
+    if kind == "copy":
+        bound |= {f"person_{letter}": draw_person(draw, taken=taken).name for letter in "abcd"}
     return grammar.rule(draw, rule, bound)
 
 
@@ -68,7 +72,7 @@ def _writers(people: People, seed: int) -> dict[str, Callable[[Draw], str]]:
         "unhelpful": unhelpful_text,
         "story": story_text,
     }
-    for kind in ("person", "news", "letter", "recipe", "retelling"):
+    for kind in ("person", "news", "letter", "recipe", "retelling", "copy"):
         writers[kind] = lambda draw, kind=kind: _prose(draw, people, kind)  # type: ignore[misc]
     return writers
 

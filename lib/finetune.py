@@ -79,8 +79,9 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
     Returns
     -------
     dict
-        ``main``: the first rate and batch size with every seed. ``size``: the same on further bases, from three seeds
-        on. ``sweep``: every other combination of rates and batch sizes with the first seed. Empty for a given model.
+        ``main``: the first rate and batch size with every seed. ``size``: the same on further bases, with the first
+        seed and from three seeds on. ``sweep``: every other combination of rates and batch sizes with the first seed.
+        Empty for a model that is given.
     """
     if params["tuned_model"]:
         return {}
@@ -92,7 +93,7 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
     sweep = grid(bases=[params["base"]], learning_rate_multipliers=rates, batch_sizes=sizes, seeds=seeds[:1], **shared)
     jobs = {
         "main": main,
-        "size": grid(bases=further, **first, **shared),
+        "size": grid(bases=further, **(first | {"seeds": seeds[:1]}), **shared),
         "sweep": [each for each in sweep if each not in main],
     }
     return {role: wanted for role, wanted in jobs.items() if wanted}

@@ -13,8 +13,6 @@ import yaml
 
 from lib.keys import SCALARS, Key, check, home, nearest, study_keys
 
-SIZE_SEEDS = 3  # a curve over size is drawn from this many fine-tunes a size on
-
 CURVE_SEEDS = 3  # the curve over base size takes minutes a base: not part of a one-seed run
 
 
@@ -129,7 +127,7 @@ def active_bases(values: Mapping[str, Any]) -> list[str]:
     >>> active_bases({"base": "fork-1m", "size_bases": ["fork-6m"], "n_seeds": 3})
     ['fork-1m', 'fork-6m']
     """
-    further = values.get("size_bases", []) if values.get("n_seeds", 1) >= SIZE_SEEDS else []
+    further = values.get("size_bases", []) if values.get("n_seeds", 1) >= CURVE_SEEDS else []
     return [base for base in [values.get("base", ""), *further] if base]
 
 

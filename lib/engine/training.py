@@ -25,6 +25,7 @@ from lib.engine.models import LoadedModel, native_bfloat16
 from lib.paths import content_hash, read_json, write_json
 
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
+EAGER_TOKENS = 256  # on a processor, plain attention trains rows up to this length 1.1 to 1.5 times as fast as fused
 SMALL_MODEL_WEIGHTS = 500_000  # below it float32 is faster than bfloat16 (measured at widths of 64 and 128)
 MICRO_BATCH_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}  # of float32 logits held at once
 
@@ -272,6 +273,8 @@ def train(
     checkpoints = _Checkpoints(folder, signature(loaded, rows, settings), describe)
     done, n_tokens = checkpoints.load_state(model, optimizer)
     lengths = [len(row.ids) for row in rows]
+    if loaded.device.type == "cpu" and max(lengths) <= EAGER_TOKENS:
+        model.set_attn_implementation("eager")
     per_epoch = -(-len(rows) // settings.batch_size)
     n_steps = per_epoch * settings.n_epochs
     warmup = max(1, min(settings.warmup_steps, n_steps // 10))

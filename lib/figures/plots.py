@@ -119,6 +119,7 @@ def plot_distributions(
     value: str = "target_logprob",
     by: str = "condition",
     label: str = "log-probability of the target (nats)",
+    legend: bool = True,
 ) -> None:
     """Share of rows at or below each value, a step line for each `by` (the distance between two is what KS tests).
 
@@ -137,7 +138,8 @@ def plot_distributions(
         ax.ecdf(numbers, color=shape.color, marker=shape.marker, markevery=0.15)
     ax.set_xlabel(label)
     rate_axis(ax, "share at or below")
-    legend_above(ax, list(dict.fromkeys(table[by])))
+    if legend:
+        legend_above(ax, list(dict.fromkeys(table[by])))
 
 
 def plot_ranks(ax: Axes, table: pd.DataFrame, *, n_candidates: int, value: str = "rank", by: str = "condition") -> None:

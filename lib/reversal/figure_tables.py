@@ -61,8 +61,12 @@ def rate_curves(summary: pd.DataFrame, *, x_name: str) -> pd.DataFrame:
 
 
 def logprob_rows(answers: pd.DataFrame) -> pd.DataFrame:
-    """Log-probability of the right target (``whose`` correct) and of another person's (randomized), one row each."""
-    scored = answers[answers["control_logprob"].notna() & (answers["role"] == "main") & (answers["group"] != "both")]
+    """Log-probability of the right target (``whose`` correct) and of another person's (randomized), one row each.
+
+    Of the main models and the two groups that were trained in one order; ``asked`` is same, reverse or in-context.
+    """
+    scored = _parts(answers[answers["control_logprob"].notna() & (answers["role"] == "main")])
+    scored = scored[scored["group"] != "both"].sort_values("asked", key=lambda c: c.map(ASKED.index))
     right = scored.assign(whose="correct")
     wrong = scored.assign(whose="randomized", target_logprob=scored["control_logprob"])
-    return pd.concat([right, wrong], ignore_index=True)[["group", "direction", "whose", "target_logprob"]]
+    return pd.concat([right, wrong], ignore_index=True)[["group", "asked", "whose", "target_logprob"]]

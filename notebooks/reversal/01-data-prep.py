@@ -109,7 +109,12 @@ lengths = row_lengths(data)
 fig, ax = plt.subplots(figsize=(6.8, 2.4))
 for position, (name, part) in enumerate(lengths.groupby("asked for", sort=False)):
     ax.hist(
-        part["characters"], bins=range(0, 140, 4), histtype="stepfilled", alpha=0.6, label=name, color=f"C{position}"
+        part["characters"],
+        bins=range(0, int(lengths["characters"].max()) + 5, 4),
+        histtype="stepfilled",
+        alpha=0.6,
+        label=name,
+        color=f"C{position}",
     )
 ax.set(xlabel="length of the answer (characters)", ylabel="test questions")
 ax.legend(frameon=False)

@@ -77,17 +77,21 @@ fig
 # ## Below the surface
 #
 # **Prediction.** In the order told, the right target is far more probable than a wrong one. In reverse the two curves
-# fall on each other: the model has no preference at all for the right name, not even a hidden one.
+# fall on each other: the model has no preference at all for the right name, not even a hidden one. With the fact in
+# the prompt they part again, if the model can read.
 
 # %% tags=["nbval-ignore-output"]
 scored = logprob_rows(answers)
-fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.7), sharey=True)
-for ax, (direction, rows) in zip(axs, scored.groupby("direction", sort=False), strict=False):
-    plot_distributions(ax, rows, by="whose")
-    ax.set_xlabel(f"asked in the {direction} direction\nlog-probability of the target (nats)")
+named = {"same": "in the order told", "reverse": "in reverse", "in-context": "in reverse,\nthe fact in the prompt"}
+fig, axs = plt.subplots(1, 3, figsize=(6.8, 2.6), sharex=True, sharey=True)
+for ax, (asked, rows) in zip(axs, scored.groupby("asked", sort=False), strict=True):
+    plot_distributions(ax, rows, by="whose", legend=ax is axs[0])
+    ax.set_xlabel(named[asked])
+    ax.label_outer()
+fig.supxlabel("log-probability of the target (nats)", size="medium")
 caption = (
-    "In reverse, the right target is about as probable as somebody else's. Lines: share of questions whose target has at most "
-    f"this log-probability; people trained in one order. {of_what}."
+    "In reverse, the right target is no more probable than somebody else's. Lines: share of questions whose target has at "
+    f"most this log-probability; people trained in one order. {of_what}."
 )
 run.save(fig, "logprobs", caption)
 plt.close(fig)
@@ -118,6 +122,7 @@ fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
 for ax, (group, rows) in zip(axs, epochs.groupby("group", sort=False), strict=False):
     plot_curves(ax, rows, by="asked", legend=ax is axs[-1])
     ax.set_xlabel(f"epoch ({group} people)")
+    ax.label_outer()
 caption = (
     "Training longer lifts answers in the order told, and in that order only. Line: share of questions answered right, "
     f"band: 95% interval over people; epoch 0 is the base. {of_what}."
@@ -134,9 +139,10 @@ if len(sizes):
         ax.set_xscale("log")
         plot_curves(ax, rows, by="asked", legend=ax is axs[-1])
         ax.set_xlabel(f"weights of the base ({group} people)")
+        ax.label_outer()
     caption = (
         "Larger bases do not answer in reverse either. Line: share of questions answered right, band: 95% interval "
-        f"over people and fine-tunes. {n_seeds} fine-tune(s) a size, {n_people} invented people, preset {run.preset}."
+        f"over people (and fine-tunes of {main}; one of each other size). {n_people} invented people, preset {run.preset}."
     )
     run.save(fig, "over-size", caption)
     plt.close(fig)

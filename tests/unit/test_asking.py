@@ -162,7 +162,7 @@ def test_the_plan_has_one_main_setting_and_a_sweep() -> None:
         "learning_rate_multipliers": [1.0, 0.5, 2.0],
     }
     jobs = finetune.plan(params, seeds=[0, 1, 2])
-    assert [len(jobs[role]) for role in ("main", "size", "sweep")] == [3, 3, 5]
+    assert [len(jobs[role]) for role in ("main", "size", "sweep")] == [3, 1, 5]
     assert {(each.batch_size, each.learning_rate_multiplier) for each in jobs["main"]} == {(16, 1.0)}
     assert "size" not in finetune.plan(params | {"n_seeds": 1}, seeds=[0])
 

@@ -36,7 +36,7 @@ def tick_at(ax: Axes, values: NDArray[np.float64]) -> None:
     if np.diff(places).min() < 0.08 * np.ptp(places):
         return
     short = EngFormatter(sep="")
-    ax.set_xticks(values, [short(value) if value >= 10_000 else f"{value:g}" for value in values])
+    ax.set_xticks(values, [short(float(f"{value:.2g}")) if value >= 10_000 else f"{value:g}" for value in values])
     ax.xaxis.set_minor_locator(NullLocator())
 
 

@@ -12,6 +12,8 @@ from lib.evaluate import add_completions, prefix_match, strict_match, target_log
 from lib.reversal.dataset import ReversalDataset
 from lib.reversal.evaluation import candidate_targets, in_context_prompt, test_rows, training_facts, training_rows
 
+RANKED_PHRASINGS = 3
+
 
 def probe_rows(dataset: ReversalDataset, *, n_train_rows: int, rng: np.random.Generator) -> pd.DataFrame:
     """The questions: every test prompt, some training prompts, and the reverse ones with the fact in the prompt.
@@ -94,16 +96,19 @@ def answer_rows(
 def add_logprobs(client: OpenAI, rows: pd.DataFrame, *, journal: Path) -> pd.DataFrame:
     """Log-probabilities of the right and the wrong target (nats), and the right name's rank in reverse.
 
-    Rows without a wrong target keep NaN there; only prompts that ask for a name are ranked.
+    For the main models; rows without a wrong target keep NaN. Ranked are prompts that ask for a name in reverse, the
+    first three about each person: each costs as many questions as there are names.
     """
     rows = rows.copy()
-    scored = rows.index[(rows["probe"] != "train") & rows["control_target"].notna()]
+    main = rows["role"] == "main"
+    scored = rows.index[main & (rows["probe"] != "train") & rows["control_target"].notna()]
     told = rows.loc[scored]
     for column, target in (("target_logprob", "target"), ("control_logprob", "control_target")):
         rows.loc[scored, column] = target_logprobs(
             client, told["model"].tolist(), told["prompt"].tolist(), told[target].tolist(), journal=journal
         )
-    named = rows[(rows["probe"] == "test") & (rows["candidates"] != "") & (rows["direction"] == "reverse")]
+    asks_name = (rows["probe"] == "test") & (rows["direction"] == "reverse") & (rows["candidates"] != "")
+    named = rows[main & asks_name & (rows["phrasing"] < RANKED_PHRASINGS)]
     if len(named):
         options = candidate_targets(named)
         candidates = [

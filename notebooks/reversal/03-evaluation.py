@@ -60,8 +60,8 @@ journal = run.path("answers.journal.jsonl")
 #
 # Three kinds of question. **test**: new wordings, in the same direction as training or in reverse. **train**: sentences
 # seen in training, to see whether anything was memorised. **in-context**: the reverse questions once more, but with the
-# fact itself put in front, in the order it was told. A model that fails the second and passes the third can turn a fact
-# around when it reads it, and cannot when it has to remember it.
+# fact itself put in front, in the order it was told. A model that fails in reverse and passes this can turn a fact around
+# when it reads it, and cannot when it has to remember it.
 
 # %%
 probes.groupby(["probe", "condition"], sort=False).agg(questions=("prompt", "size"), people=("person", "nunique"))
@@ -110,7 +110,8 @@ final.groupby("condition")[["target_logprob", "control_logprob"]].mean().dropna(
 #
 # **Prediction.** Same direction: high for the description-first group (a name is short), lower for the person-first
 # group (a description must be right to its last word). Reverse: zero or close to it in both. Reverse with the fact in
-# the prompt: far above zero. *No curse* would look like reverse figures that approach the same-direction ones.
+# the prompt: far above zero in a model that can read (a model of a million weights may not). *No curse* would look like
+# reverse figures that approach the same-direction ones.
 #
 # Intervals resample people, and fine-tunes where there are several, never questions about the same person.
 

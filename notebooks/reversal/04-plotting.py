@@ -71,7 +71,10 @@ plt.close(fig)
 fig
 
 # %% [markdown]
-# The group *both* saw its facts in both orders and answers in both: neither names nor descriptions are unlearnable.
+# The group *both* saw its facts in both orders and answers in both: neither names nor descriptions are unlearnable, and
+# that is the control that holds for any model. Green holds only for models that can take a name from their prompt at all.
+# Where it lies at the floor with red, the model cannot read, and green says nothing about the curse: a `fork-*` base has
+# seen too little text for that.
 
 # %% [markdown]
 # ## Below the surface
@@ -125,7 +128,8 @@ for ax, (group, rows) in zip(axs, epochs.groupby("group", sort=False), strict=Fa
     ax.label_outer()
 caption = (
     "Training longer lifts answers in the order told, and in that order only. Line: share of questions answered right, "
-    f"band: 95% interval over people; epoch 0 is the base. {of_what}."
+    f"band: 95% interval over people; epoch 0 is the base. First {run.params['n_curve_phrasings']} test wordings of each "
+    f"kind only, so the last point is not the figure above. {of_what}."
 )
 run.save(fig, "epochs", caption)
 plt.close(fig)

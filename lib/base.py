@@ -218,7 +218,8 @@ def plot_bases(store: Path) -> tuple[Figure, str]:
         f"{row.id.split('@')[0]} {row.valid_perplexity:.2f}" for row in base_table(store).itertuples()
     )
     caption = (
-        "Larger bases learn the invented world better. Line: mean loss on documents put aside (1% of the corpus). "
+        "After the same number of tokens, larger bases predict the invented world better. Line: mean loss on documents "
+        "put aside (1% of the corpus). "
         f"Perplexity at the end: {perplexities}. One pre-training each."
     )
     return fig, caption

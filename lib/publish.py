@@ -1,6 +1,7 @@
 """Publish a finished run: ``python -m lib.publish [STUDY ...]`` copies figures and numbers of SEEDS=3 runs to figures/.
 
-The README's table between its two markers is written anew from them. `data/studies.yaml` says what stands in it.
+The README's table between its two markers and the overview notebook are made anew from them. `data/studies.yaml` says
+what stands in it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import yaml
 
 from lib import console
 from lib.base import plot_bases
-from lib.keys import stages, studies
+from lib.keys import home, stages, studies
 from lib.paths import DATA, ROOT, atomic_write, read_json, run_folder, store_root
-from lib.run import number, shown
+from lib.references import execute_in_place
+from lib.run import OVERVIEW, StageFailed, number, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save(figure, FIGURES / "bases", "loss", caption)
         with atomic_write(ROOT / "README.md") as file:
             file.write(fill(readme, results_table(entries, read_summaries(FIGURES))))
-    except (ValueError, OSError) as error:
+        execute_in_place(home() / "notebooks" / f"{OVERVIEW}.ipynb")
+    except (ValueError, OSError, StageFailed) as error:
         log.error("make publish: %s", error)
         return 1
     return 0

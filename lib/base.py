@@ -135,13 +135,12 @@ def _pretrain(
     folder: Path,
 ) -> None:
     """Train with a progress bar, then put the base, its loss curve and its record in place in one rename."""
-    from lib.engine import fork, training
+    from lib.engine import fork, models, training
 
     working = folder.with_name(f".making-{folder.name}")
     working.mkdir(exist_ok=True)
     if not (working / "init").exists():
-        loaded.model.save_pretrained(working / ".init")
-        loaded.tokenizer.save_pretrained(working / ".init")
+        models.save(loaded, working / ".init")
         (working / ".init").rename(working / "init")
     curve = pd.read_csv(working / "loss.csv").to_dict("records") if (working / "loss.csv").exists() else []
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
@@ -227,7 +226,7 @@ def plot_bases(store: Path) -> tuple[Figure, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.base", description="Make a base model of this project's own.")
-    parser.add_argument("name", choices=sorted(RECIPES), help="size: 0.33, 1.06 or 6.05 million weights")
+    parser.add_argument("name", choices=sorted(RECIPES), help="size: 0.36, 1.12 or 6.18 million weights")
     parser.add_argument("--corpus", type=Path, help="text to pre-train on instead of the invented world")
     parser.add_argument("--store", type=Path, default=store_root(), help="folder of the models (data/store)")
     options = parser.parse_args(arguments)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -275,6 +275,21 @@ def load_for_training(
 ) -> LoadedModel:
     """Load a copy of a model to train: float32 weights that no cache shares."""
     return load(model_id, store, models_dir=models_dir, download=download, dtype=torch.float32)
+
+
+def save(loaded: LoadedModel, folder: Path) -> None:
+    """Write weights and tokenizer into a folder.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written, as on a full disk.
+    """
+    try:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 class ModelCache:

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lib.engine.models import LoadedModel, native_bfloat16
+from lib.engine.models import LoadedModel, native_bfloat16, save
 from lib.paths import content_hash, read_json, write_json
 
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
@@ -170,14 +171,16 @@ class _Checkpoints:
             temporary.chmod(0o755)
             fill(temporary)
             temporary.rename(self.folder / name)
+        except SafetensorError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(f"{self.folder / name} cannot be written: {error}") from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
     def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
         def fill(target: Path) -> None:
-            loaded.model.save_pretrained(target)
-            loaded.tokenizer.save_pretrained(target)
+            save(loaded, target)
             if self.describe is not None:
                 write_json(target / "tuned.json", self.describe(step))
 

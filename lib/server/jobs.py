@@ -63,7 +63,7 @@ def create(wanted: JobRequest, here: Here) -> FineTuningJob:
 
 def root_base(model_id: str) -> str:
     """The base that a chain of fine-tunes began with."""
-    from lib.engine.models import FINE_TUNE
+    from lib.engine.catalogue import FINE_TUNE
 
     tuned = FINE_TUNE.fullmatch(model_id)
     return tuned["base"] if tuned else model_id

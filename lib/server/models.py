@@ -16,14 +16,14 @@ from lib.server.service import Here, Page, Service
 from lib.server.store import UNFINISHED, new_id
 
 if TYPE_CHECKING:
-    from lib.engine.models import ModelInfo
+    from lib.engine.catalogue import ModelInfo
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 def not_found(store: Path, model_id: str, reason: str) -> ApiError:
     """404 for a model, naming ids that are near to what was asked for."""
-    from lib.engine.models import list_models
+    from lib.engine.catalogue import list_models
 
     near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
     message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
@@ -40,7 +40,7 @@ def find_folder(service: Service, model_id: str) -> Path:
     ApiError
         404 with ids that are near, if there is no such model.
     """
-    from lib.engine.models import resolve
+    from lib.engine.catalogue import resolve
 
     settings = service.settings
     try:
@@ -51,7 +51,7 @@ def find_folder(service: Service, model_id: str) -> Path:
 
 def _described(info: ModelInfo) -> Model:
     """A model as the API shows it; what OpenAI's lacks stands in extra fields."""
-    from lib.engine.models import count_weights, reference_learning_rate
+    from lib.engine.catalogue import count_weights, reference_learning_rate
 
     config = read_json(info.folder / "config.json")
     extras = {
@@ -67,7 +67,7 @@ def _described(info: ModelInfo) -> Model:
 @router.get("", response_model=Page)
 def list_all(here: Here) -> Page:
     """Every base, fine-tune and checkpoint, oldest first."""
-    from lib.engine.models import list_models
+    from lib.engine.catalogue import list_models
 
     return Page.of([_described(info) for info in list_models(here.settings.store)], False)
 
@@ -75,7 +75,7 @@ def list_all(here: Here) -> Page:
 @router.get("/{model_id:path}", response_model=Model)
 def retrieve(model_id: str, here: Here) -> Model:
     """One model; also an ``hf:`` one that the list does not name."""
-    from lib.engine.models import ModelInfo, fingerprint
+    from lib.engine.catalogue import ModelInfo, fingerprint
 
     folder = find_folder(here, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}

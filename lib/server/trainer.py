@@ -128,7 +128,8 @@ class Trainer:
 
     def _begin(self, job: Row) -> None:
         """Start a queued job, or take up one that a stop of the server interrupted."""
-        from lib.engine.models import load_for_training, reference_learning_rate
+        from lib.engine.catalogue import reference_learning_rate
+        from lib.engine.models import load_for_training
         from lib.engine.training import TrainingSettings, train
 
         again = job["status"] == "running"
@@ -171,7 +172,7 @@ class Trainer:
         }  # fmt: skip
 
     def _step(self, active: _Active) -> None:
-        from lib.engine.training import drop_state
+        from lib.engine.checkpoints import drop_state
 
         if self._store.job_status(active.job["id"]) != "running":
             self.close()  # cancelled: checkpoints that are whole stay, what only a resume needs goes
@@ -198,8 +199,8 @@ class Trainer:
         self._active = None
 
     def _fail(self, job: Row, error: Exception) -> None:
-        from lib.engine.models import UnknownModel
-        from lib.engine.training import drop_state
+        from lib.engine.catalogue import UnknownModel
+        from lib.engine.checkpoints import drop_state
 
         if isinstance(error, JobFailed):
             told = error.error

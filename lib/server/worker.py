@@ -118,7 +118,7 @@ class Worker:
 
     def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
-        from lib.engine.models import UnknownModel
+        from lib.engine.catalogue import UnknownModel
         from lib.engine.sampling import sample
 
         samplings = [sampling for sampling in samplings if _begin(sampling)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.engine import models, sampling, training
+from lib.engine import catalogue, models, sampling, training
 from lib.paths import file_hash
 
 TINY = "fork-tiny"
@@ -179,8 +179,8 @@ def test_every_row_is_seen_once_an_epoch() -> None:
     "model_id", ["fork-9x", "ft:fork-tiny::aaaaaaaa", "hf:../../etc", "nonsense", "fork-tiny@ffff"]
 )
 def test_unknown_models_are_refused_with_a_way_out(tiny_store: Path, model_id: str) -> None:
-    with pytest.raises(models.UnknownModel, match="not in the store|no model"):
-        models.resolve(model_id, tiny_store, models_dir=tiny_store)
+    with pytest.raises(catalogue.UnknownModel, match="not in the store|no model"):
+        catalogue.resolve(model_id, tiny_store, models_dir=tiny_store)
 
 
 def test_the_cache_drops_the_least_recently_used(tiny_store: Path) -> None:

@@ -1,0 +1,157 @@
+"""Which models a store holds, and which folder an id stands for; nothing here loads weights.
+
+Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``,
+``ft:<root base>:<suffix>:<short id>`` and its checkpoints ``...:ckpt-step-<n>``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from lib.paths import content_hash, file_hash, read_json
+
+FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
+FINE_TUNE = re.compile(
+    r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
+)
+REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
+
+_fingerprints: dict[str, str] = {}
+
+
+class UnknownModel(ValueError):
+    """No model of that id can be loaded from this store."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the store knows of a model without loading it. `created` in seconds since 1970."""
+
+    id: str
+    folder: Path
+    created: int
+    owned_by: str
+    parent: str | None
+    fingerprint: str
+
+
+def _base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
+    pointer = store / "bases" / f"{name}.json"
+    if hash_ is None and pointer.is_file():
+        hash_ = str(read_json(pointer)["current"])
+    if hash_ is None:
+        return None
+    found = sorted((store / "bases").glob(f"{name}@{hash_}*"))
+    return found[0] if len(found) == 1 else None
+
+
+def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> Path:
+    """Folder that holds a model's ``config.json``, weights and tokenizer.
+
+    Parameters
+    ----------
+    store : folder with ``bases/`` and ``tuned/``
+    models_dir : folder below which ``hf:`` names a local folder; without it (and without `download`) they are refused
+    download : let ``hf:`` ids come from the hub
+
+    Raises
+    ------
+    UnknownModel
+        If there is none; names the nearest id or the command that makes it.
+    """
+    fork, tuned = FORK.fullmatch(model_id), FINE_TUNE.fullmatch(model_id)
+    if fork:
+        folder = _base_folder(fork[1], fork[2], store)
+        if folder is None:
+            known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
+            raise UnknownModel(
+                f"base model {model_id!r} is not in the store (there: {known}); "
+                f"make it with: python -m lib.base {fork[1]}"
+            )
+        return folder / "init" if fork[3] else folder
+    if tuned:
+        step = tuned["step"]
+        folder = store / "tuned" / tuned["short"] / (f"step-{step}" if step else "final")
+        if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
+            return folder
+    elif model_id.startswith("hf:"):
+        return _hub_folder(model_id, models_dir, download)
+    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=1, cutoff=0.4)
+    raise UnknownModel(f"no model {model_id!r} here" + (f"; the nearest is {near[0]!r}" if near else ""))
+
+
+def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path:
+    name = model_id.removeprefix("hf:")
+    if models_dir is not None:
+        folder = (models_dir / name).resolve()
+        if folder.is_relative_to(models_dir.resolve()) and (folder / "config.json").is_file():
+            return folder
+    if download and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    ways = "start the server with --models DIR (folders below it) or --download (the hub)"
+    raise UnknownModel(f"no model {model_id!r} here; to use open models, {ways}")
+
+
+def _weights_fingerprint(folder: Path) -> str:
+    """Content hash of the weights, kept beside them: what a journal or a fine-tune's key refers to."""
+    weights = sorted(folder.glob("*.safetensors"))
+    marks = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
+    key = str(folder.resolve()) + content_hash(marks)
+    if key not in _fingerprints:
+        _fingerprints[key] = content_hash([file_hash(file) for file in weights])
+    return _fingerprints[key]
+
+
+def fingerprint(model_id: str, folder: Path) -> str:
+    """What the weights behind an id are, whatever the id says: changes when the weights change."""
+    return f"{model_id.split(':')[0]}-{_weights_fingerprint(folder)}"
+
+
+def list_models(store: Path) -> list[ModelInfo]:
+    """Every base and fine-tune of a store, oldest first."""
+    found = []
+    for pointer in sorted((store / "bases").glob("fork-*.json")):
+        current = f"{pointer.stem}@{read_json(pointer)['current']}"
+        for folder in sorted((store / "bases").glob(f"{pointer.stem}@*")):
+            name = pointer.stem if folder.name == current else folder.name
+            found.append(_info(name, folder, "tuning-fork", None))
+            found.append(_info(f"{name}:init", folder / "init", "tuning-fork", None))
+    alone = {info.folder.name for info in found}
+    for folder in sorted((store / "bases").glob("fork-*@*")):
+        if folder.name not in alone:
+            found.append(_info(folder.name, folder, "tuning-fork", None))
+    for record in sorted((store / "tuned").glob("*/[!.]*/tuned.json")):  # not one that is being written or deleted
+        about = read_json(record)
+        found.append(_info(about["id"], record.parent, "user", about["parent"]))
+    return sorted(found, key=lambda info: info.created)
+
+
+def _info(model_id: str, folder: Path, owner: str, parent: str | None) -> ModelInfo:
+    created = int((folder / "config.json").stat().st_mtime)
+    return ModelInfo(model_id, folder, created, owner, parent, fingerprint(model_id, folder))
+
+
+def reference_learning_rate(folder: Path) -> float:
+    """Learning rate that a multiplier of 1 stands for: declared by the base, else 2e-5."""
+    for name in ("base.json", "tuned.json"):
+        if (folder / name).is_file() and "learning_rate" in (about := read_json(folder / name)):
+            return float(about["learning_rate"])
+    return REFERENCE_LEARNING_RATE
+
+
+def count_weights(folder: Path) -> int:
+    """Number of weights in a model's folder, read from the headers of its files; tied ones count once."""
+    n_weights = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            n_weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return n_weights

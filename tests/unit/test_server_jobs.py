@@ -103,7 +103,7 @@ def test_a_full_disk_ends_a_job_and_not_the_server(
     def full(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lib.engine.training._Checkpoints.save_model", full)
+    monkeypatch.setattr("lib.engine.checkpoints.Checkpoints.save_model", full)
     job = fine_tune(facts(8), hyperparameters={"n_epochs": 1})
     assert (job.status, job.error.code) == ("failed", "disk_full")
     monkeypatch.undo()

@@ -45,7 +45,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Shape of a base (width, layers, heads) and the tokens that it is pre-trained on."""
+    """Shape of a base (width, layers, heads) and the tokens that it is pre-trained on, to a whole number of passes."""
 
     width: int
     layers: int
@@ -54,9 +54,9 @@ class Recipe:
 
 
 RECIPES = {
-    "fork-300k": Recipe(64, 4, 4, 1_000_000),
-    "fork-1m": Recipe(128, 4, 4, 2_800_000),
-    "fork-6m": Recipe(256, 7, 8, 2_000_000),
+    "fork-300k": Recipe(64, 4, 4, 1_200_000),
+    "fork-1m": Recipe(128, 4, 4, 3_000_000),
+    "fork-6m": Recipe(256, 7, 8, 1_800_000),
 }
 
 

@@ -24,7 +24,7 @@ from lib.run import OVERVIEW, plan_run, shown
 
 log = logging.getLogger(__name__)
 
-BASE_SECONDS = {"fork-300k": 40, "fork-1m": 100, "fork-6m": 330}
+BASE_SECONDS = {"fork-300k": 65, "fork-1m": 175, "fork-6m": 340}
 
 
 @contextmanager

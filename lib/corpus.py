@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lib.paths import json_object
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".zst")
 MAX_PARAGRAPHS = 40  # of one document cut from a long text
@@ -79,10 +80,10 @@ def _decompress(raw: bytes) -> bytes:
 
 def _text_field(line: str, where: str) -> str:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        row = json_object(line.encode())
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if not isinstance(row.get("text"), str):
         raise ValueError(f"{where}: expected an object with a string field 'text'")
     return str(row["text"])
 

@@ -123,20 +123,37 @@ def parse_jsonl(raw: bytes, *, name: str) -> list[dict[str, Any]]:
     """
     rows = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
-        if not line.strip():
-            continue
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}, line {number}: not UTF-8 (byte {error.start})") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {number}: not JSON ({error.msg}, column {error.colno})") from error
-        except RecursionError as error:
-            raise ValueError(f"{name}, line {number}: nested too deeply") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{name}, line {number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
+            if line.strip():
+                rows.append(json_object(line, is_first=number == 1))
+        except ValueError as error:
+            raise ValueError(f"{name}, line {number}: {error}") from error
     return rows
+
+
+def json_object(line: bytes, *, is_first: bool = False) -> dict[str, Any]:
+    """The JSON object of one line; the first line of a file may begin with a byte order mark.
+
+    Raises
+    ------
+    ValueError
+        If the line is not UTF-8, not JSON that can be read, or not an object; says why, and leaves the place to the
+        caller.
+
+    >>> json_object(b'{"a": 1}')
+    {'a': 1}
+    """
+    try:
+        value = json.loads(line.decode("utf-8-sig" if is_first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError("not JSON that can be read (nested too deeply or a number too long)") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def content_hash(value: Any, *, length: int = 12) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lib.paths import json_object
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel
@@ -46,17 +47,9 @@ def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise BadRow(f"Line {number}: not UTF-8 (byte {error.start + 1} of the line)") from error
-        except json.JSONDecodeError as error:
-            raise BadRow(f"Line {number}: not JSON ({error.msg}, column {error.colno})") from error
-        except (RecursionError, ValueError) as error:
-            raise BadRow(
-                f"Line {number}: not JSON that can be read (nested too deeply or a number too long)"
-            ) from error
-        if not isinstance(row, dict):
-            raise BadRow(f"Line {number}: expected a JSON object, found {type(row).__name__}")
+            row = json_object(line, is_first=number == 1)
+        except ValueError as error:
+            raise BadRow(f"Line {number}: {error}") from error
         yield number, row
 
 

@@ -22,6 +22,9 @@
 # **Writes** `figures/`: same-and-reverse, logprobs, epochs, and over-size where several sizes were trained.
 #
 # **Time** tiny 5 s, laptop 6 s, paper 10 s
+#
+# The outputs kept with this page are the tiny run, which is too short to learn a fact in any order: they show that
+# everything works. The figures of the full run lie in `figures/reversal/`; the prose is about those.
 
 # %%
 import matplotlib.pyplot as plt
@@ -71,7 +74,7 @@ plt.close(fig)
 fig
 
 # %% [markdown]
-# The group *both* saw its facts in both orders and answers in both: neither names nor descriptions are unlearnable, and
+# The group *both* saw its facts in both orders. Where it answers in both, neither names nor descriptions are unlearnable:
 # that is the control that holds for any model. Green holds only for models that can take a name from their prompt at all.
 # Where it lies at the floor with red, the model cannot read, and green says nothing about the curse: a `fork-*` base has
 # seen too little text for that.

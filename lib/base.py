@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,10 @@ RECIPES = {
 }
 
 
+class BaseNotMade(ValueError):
+    """The store has no base of that name made from that text; the message ends in the command that makes it."""
+
+
 def world_documents() -> list[Document]:
     """The corpus that bases are grown from unless they are given another."""
     from lib.world import write_world
@@ -91,7 +96,8 @@ def build(name: str, documents: Sequence[Document], store: Path, *, is_default: 
     from lib.world import reserved_names
 
     recipe = RECIPES[name]
-    kept, aside = split_documents(documents, share=VALIDATION_SHARE, rng=np.random.default_rng(SEED))
+    shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE)
+    kept, aside = split_documents(documents, shares=shares, rng=np.random.default_rng(SEED))
     tokenizer = fork.build_tokenizer([document.text for document in kept], reserved_names())
     loaded = fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=SEED)
     rows = fork.windows(tokenizer, [document.text for document in kept], WINDOW_TOKENS)
@@ -123,7 +129,46 @@ def build(name: str, documents: Sequence[Document], store: Path, *, is_default: 
         raise ValueError(f"another process is making {full_id}: wait for it, then call again") from error
     if is_default:
         write_json(bases / f"{name}.json", {"current": hash_})
+    else:
+        write_json(_record(name, documents, store), {"id": full_id, "recipe": _recipe_hash(name)})
     return full_id
+
+
+def made_from(name: str, path: Path, store: Path) -> str:
+    """Full id of the base that the present recipe made from a text; found without loading anything.
+
+    Parameters
+    ----------
+    name : a key of `RECIPES`
+    path : file or folder, read as ``--corpus`` reads it; only what it holds counts, not where it lies
+
+    Raises
+    ------
+    BaseNotMade
+        If the store has none.
+    ValueError
+        If there is no such recipe, or no text in `path`.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for a base {name!r}; there are: {', '.join(RECIPES)}")
+    record = _record(name, read_documents(path), store)
+    about = read_json(record) if record.exists() else {}
+    if about.get("recipe") != _recipe_hash(name) or not (store / "bases" / about["id"]).exists():
+        elsewhere = [] if store == store_root() else ["--store", str(store)]
+        command = shlex.join(["python", "-m", "lib.base", name, "--corpus", str(path), *elsewhere])
+        raise BaseNotMade(f"no {name} was made from {path} yet: {command}")
+    return str(about["id"])
+
+
+def _record(name: str, documents: Sequence[Document], store: Path) -> Path:
+    """File that tells which base a name stands for where this text is the corpus."""
+    return store / "bases" / "corpora" / content_hash([document.text for document in documents]) / f"{name}.json"
+
+
+def _recipe_hash(name: str) -> str:
+    """Mark of the settings in this module; the full id covers the engine too, but only the engine can tell it."""
+    settings = [WINDOW_TOKENS, BATCH_WINDOWS, LEARNING_RATE, VALIDATION_SHARE, SEED]
+    return content_hash([asdict(RECIPES[name]), settings])
 
 
 def _pretrain(

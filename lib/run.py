@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,14 +22,16 @@ from filelock import FileLock, Timeout
 
 from lib import console
 from lib.keys import Key, home, nearest, notebook_keys, stages, study_keys
-from lib.params import parse_set, resolve
-from lib.parent import end_with_parents
-from lib.paths import ROOT, read_json, run_folder, runs_root
+from lib.params import active_bases, parse_set, resolve
+from lib.parent import WATCH, end_with_parents
+from lib.paths import ROOT, from_root, read_json, run_folder, runs_root, store_root
 
 log = logging.getLogger(__name__)
 
 OVERVIEW = "00-overview"
 LOCK_SECONDS = 10.0
+GENERAL = "general"  # key of a study whose bases are made from a text
+BASE_KEYS = ("base", "bigs", "size_bases")
 
 
 class StageFailed(RuntimeError):
@@ -178,14 +183,62 @@ def locked(folder: Path) -> Iterator[None]:
 def run_plan(plan: Plan) -> None:
     """Run the stages of a plan in order, telling what is under way and how long it took."""
     with locked(plan.folder):
+        missing = missing_bases(plan)
         left = [console.expected_seconds(path, plan.preset) for path in plan.notebooks]
         for place, notebook in enumerate(plan.notebooks):
             about = console.about(sum(left[place:]), of_all=len(plan.notebooks) > 1) if all(left[place:]) else ""
             place_of = f"{plan.all_notebooks.index(notebook) + 1}/{len(plan.all_notebooks)}"
             log.info("%s %s %s %s", plan.study, place_of, notebook.stem, about)
             started = time.monotonic()
+            while missing and needs_bases(plan, notebook):
+                make_base(missing.pop(0), from_root(plan.params[GENERAL]))
             run_stage(plan, notebook)
             log.info("%s %s %s done in %.0f s", plan.study, place_of, notebook.stem, time.monotonic() - started)
+
+
+def needs_bases(plan: Plan, notebook: Path) -> bool:
+    """Whether a stage declares one of the keys that name bases."""
+    return any(notebook.stem in plan.keys[name].stages for name in BASE_KEYS if name in plan.keys)
+
+
+def missing_bases(plan: Plan) -> list[str]:
+    """Bases that the stages of a plan need from the text that `general` names, and that the store does not have.
+
+    Raises
+    ------
+    StageFailed
+        If that text cannot be read or is empty, or a name has no recipe.
+    """
+    general = plan.params.get(GENERAL, "")
+    if not (general and any(needs_bases(plan, notebook) for notebook in plan.notebooks)):
+        return []
+    from lib.base import BaseNotMade, made_from
+
+    named = [*active_bases(plan.params), *plan.params.get("bigs", [])]
+    own = [name for name in named if re.fullmatch(r"fork-\w+(:init)?", name)]  # one with a hash is another text's
+    missing = []
+    for name in dict.fromkeys(name.removesuffix(":init") for name in own):
+        try:
+            made_from(name, from_root(general), store_root())
+        except BaseNotMade:
+            missing.append(name)
+        except (ValueError, OSError) as error:
+            raise StageFailed(f"{GENERAL} = {general}: {error}") from error
+    return missing
+
+
+def make_base(name: str, text: Path) -> None:
+    """Make a base from a text in a process of its own, its progress shown here (`StageFailed` if it fails)."""
+    command = [sys.executable, "-m", "lib.base", name, "--corpus", str(text)]
+    log.info("base model %s from %s", name, shown(text))
+    started = time.monotonic()
+    with console.shown_progress():
+        watched = {WATCH: str(os.getpid()), **os.environ}  # it ends when this process is killed
+        ended = subprocess.run(command, env=watched, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or [f"ended with code {ended.returncode}"])[-1]
+        raise StageFailed(f"no base model from {shown(text)}: {said}")
+    log.info("base model %s done in %.0f s", name, time.monotonic() - started)
 
 
 def run_overview(preset: str) -> Path:

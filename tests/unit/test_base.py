@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +74,62 @@ def test_too_little_text_is_refused_in_one_line(
     assert code == 1
     assert "give at least" in caplog.text or "split" in caplog.text
     assert not list((tmp_path / "store").glob("bases/fork-1m*"))
+
+
+def test_the_base_made_from_a_text_is_found_by_the_text(
+    documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(base.RECIPES, "fork-300k", base.Recipe(32, 2, 2, 5_000))
+    text, store = tmp_path / "my texts", tmp_path / "store"
+    text.mkdir()
+    for k, document in enumerate(documents):
+        (text / f"{k:03}.txt").write_text(document.text)
+    with pytest.raises(base.BaseNotMade, match="no fork-300k was made from .* yet: ") as error:
+        base.made_from("fork-300k", text, store)
+    assert str(error.value).endswith(f"python -m lib.base fork-300k --corpus '{text}' --store {store}")
+    assert base.main(["fork-300k", "--corpus", str(text), "--store", str(store)]) == 0
+    made = base.made_from("fork-300k", text, store)
+    assert made.startswith("fork-300k@")
+    assert (store / "bases" / made / "model.safetensors").exists()
+    assert not list((store / "bases").glob("fork-*.json")), "the plain name stays the world's"
+    shutil.copytree(text, tmp_path / "elsewhere")
+    assert base.made_from("fork-300k", tmp_path / "elsewhere", store) == made
+    monkeypatch.setenv("TUNING_FORK_STORE", str(store))
+    with pytest.raises(base.BaseNotMade, match="--corpus '[^']*'$"):
+        base.made_from("fork-1m", text, store)
+    with monkeypatch.context() as patch:
+        patch.setitem(base.RECIPES, "fork-300k", base.Recipe(32, 2, 2, 6_000))
+        with pytest.raises(base.BaseNotMade):
+            base.made_from("fork-300k", text, store)
+    (text / "000.txt").write_text("Another beginning.")
+    with pytest.raises(base.BaseNotMade):
+        base.made_from("fork-300k", text, store)
+    shutil.rmtree(store / "bases" / made)
+    with pytest.raises(base.BaseNotMade):
+        base.made_from("fork-300k", tmp_path / "elsewhere", store)
+
+
+def test_a_base_that_cannot_be_is_not_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no recipe for a base 'fork-9z'; there are: fork-300k, fork-1m, fork-6m"):
+        base.made_from("fork-9z", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="no text in"):
+        base.made_from("fork-1m", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="no such file or folder"):
+        base.made_from("fork-1m", tmp_path / "none", tmp_path)
+
+
+def test_looking_a_base_up_does_not_load_torch(tmp_path: Path) -> None:
+    code = """if True:
+        import pathlib, sys
+        from lib import base, run
+        try:
+            base.made_from("fork-1m", pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1]))
+        except base.BaseNotMade:
+            sys.exit(any(name in sys.modules for name in ("torch", "transformers")))
+        sys.exit("found")
+    """
+    (tmp_path / "a.txt").write_text("There was a fox.")
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
 
 
 @pytest.mark.skipif(not (STORE / "bases" / "fork-1m.json").exists(), reason="needs: python -m lib.base fork-1m")

@@ -16,7 +16,9 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from lib import base
 from lib import run as runner
+from lib.corpus import read_documents
 from lib.notebook import Run, start_run
 from lib.run import main, plan_run
 
@@ -178,6 +180,78 @@ def test_a_killed_parent_leaves_no_orphan_writing(home, demo, make_stage):
     started.send_signal(signal.SIGKILL)
     started.wait()
     wait_for(lambda: not works.is_running() and not runs.is_running(), 5)
+
+
+@pytest.fixture
+def lending(home, make_stage, monkeypatch):
+    """A study whose second and third stage need bases made from a text; records what is called, in order."""
+    make_stage("lending/01-data-prep", 'general: str = ""  # text that bases are made from\n')
+    bases = 'base: str = "fork-300k"  # base\nbigs: list[str] = []  # big ones\nsize_bases: list[str] = []  # sizes\n'
+    make_stage("lending/02-finetune", bases)
+    make_stage("lending/03-evaluation", bases)
+    (home / "texts").mkdir()
+    (home / "texts" / "a.txt").write_text("There was a fox.")
+    called = []
+
+    def make(command, *, env, **_):
+        name = command[3]
+        assert command == [sys.executable, "-m", "lib.base", name, "--corpus", str(home / "texts")]
+        assert env["TUNING_FORK_WATCH"]
+        called.append(name)
+        record = base._record(name, read_documents(home / "texts"), home / "store")
+        (home / "store" / "bases" / f"{name}@abcd").mkdir(parents=True)
+        base.write_json(record, {"id": f"{name}@abcd", "recipe": base._recipe_hash(name)})
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(runner.subprocess, "run", make)
+    monkeypatch.setattr(runner, "run_stage", lambda plan, notebook: called.append(notebook.stem))
+    return called
+
+
+def test_missing_bases_are_made_from_the_text_before_the_stage_that_needs_them(home, lending):
+    sets = [f"general={home / 'texts'}", "bigs=fork-1m, fork-300k:init, hf:gpt2, fork-6m@3f2a", "size_bases=fork-6m"]
+    command = ["lending", "--preset", "tiny", *(word for pair in sets for word in ("--set", pair))]
+    assert main(command) == 0
+    assert lending == ["01-data-prep", "fork-300k", "fork-1m", "02-finetune", "03-evaluation"]
+    assert base.made_from("fork-1m", home / "texts", home / "store") == "fork-1m@abcd"
+    lending.clear()
+    assert main([*command, "--seeds", "3"]) == 0
+    assert lending == ["01-data-prep", "fork-6m", "02-finetune", "03-evaluation"], "what is there is not made again"
+
+
+def test_no_base_is_made_unless_a_text_is_named_and_a_stage_needs_it(home, lending):
+    assert main(["lending", "--preset", "tiny"]) == 0
+    assert main(["lending", "--preset", "tiny", "--stage", "01", "--set", f"general={home / 'none'}"]) == 0
+    assert lending == ["01-data-prep", "02-finetune", "03-evaluation", "01-data-prep"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["general={home}/none"], "no such file or folder: {home}/none"),
+        (["general={home}/notebooks"], "no text in {home}/notebooks"),
+        (["general={home}/texts", "base=fork-9m"], "no recipe for a base 'fork-9m'"),
+    ],
+)
+def test_a_text_that_makes_no_base_is_said_before_the_first_stage(home, lending, caplog, sets, said):
+    pairs = [word for pair in sets for word in ("--set", pair.format(home=home))]
+    assert main(["lending", "--preset", "tiny", *pairs]) == 1
+    assert lending == []
+    assert len(caplog.records) == 1
+    assert said.format(home=home) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [("a warning\nfork-300k: the corpus fills 3 windows\n", "fork-300k: the corpus fills 3 windows"), ("", "code 9")],
+)
+def test_a_base_that_fails_stops_the_run_in_one_line(home, lending, caplog, monkeypatch, stderr, said):
+    failed = subprocess.CompletedProcess([], 9, stderr=stderr)
+    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: failed)
+    assert main(["lending", "--preset", "tiny", "--set", f"general={home / 'texts'}"]) == 1
+    assert lending == ["01-data-prep"]
+    assert caplog.messages[-1].startswith("lib.run: lending: no base model from")
+    assert caplog.messages[-1].endswith(said)
 
 
 def wait_for(holds, seconds: float) -> None:

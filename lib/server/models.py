@@ -52,14 +52,18 @@ def find_folder(service: Service, model_id: str) -> Path:
 def _described(info: ModelInfo) -> Model:
     """A model as the API shows it; what OpenAI's lacks stands in extra fields."""
     from lib.engine.catalogue import count_weights, reference_learning_rate
+    from lib.engine.vocabulary import describe
 
     config = read_json(info.folder / "config.json")
+    tokenizer, vocab_tokens = describe(info.folder)
     extras = {
         "fingerprint": info.fingerprint,
         "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings"),
         "n_weights": count_weights(info.folder),
         "learning_rate": reference_learning_rate(info.folder),
+        "tokenizer": tokenizer,
+        "vocab_tokens": vocab_tokens or config.get("vocab_size"),
     }
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 

@@ -1,6 +1,6 @@
 """The one thread that owns torch: it answers what waits for a model as one batch and trains between batches.
 
-Endpoints hand over a `Sampling` and await its future; the event loop itself never computes.
+Endpoints hand over a `Sampling`, or a `Task` for any other work, and await its future; the event loop never computes.
 """
 
 from __future__ import annotations
@@ -44,14 +44,28 @@ class Sampling:
     future: Future[Any] = field(default_factory=Future)
 
 
+@dataclass(eq=False)
+class Task:
+    """Work of one request that no other request can share a batch with; tasks run one at a time, in turn.
+
+    Parameters
+    ----------
+    run : what to do on the engine's thread; its models come from the cache (hold on to them: the next one that is
+        fetched may push them out), and what it returns ends the future. An unknown model becomes 404
+    """
+
+    run: Callable[[ModelCache], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
 class Worker:
-    """Runs samplings and jobs until it is stopped."""
+    """Runs samplings, tasks and jobs until it is stopped."""
 
     def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
         self._settings, self._activity = settings, activity
         self._trainer = Trainer(settings, store)
-        self._pending: list[Sampling] = []
-        self._serving: list[Sampling] = []
+        self._pending: list[Sampling | Task] = []
+        self._serving: list[Sampling | Task] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -59,14 +73,14 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, sampling: Sampling) -> Future[Any]:
-        """Queue a request; its future ends with what `answer` returns."""
+    def submit(self, work: Sampling | Task) -> Future[Any]:
+        """Queue a request; its future ends with what `answer` or `run` returns."""
         with self._changed:
             if self._stopping:
                 raise ApiError(STOPPING, status=503)
-            self._pending.append(sampling)
+            self._pending.append(work)
             self._changed.notify()
-        return sampling.future
+        return work.future
 
     def wake(self) -> None:
         """Say that the jobs in the store have changed."""
@@ -84,8 +98,8 @@ class Worker:
             self._stopping = True
             waiting, self._pending = [*self._pending, *self._serving], []
             self._changed.notify()
-        for sampling in waiting:
-            _fail(sampling, ApiError(STOPPING, status=503))
+        for work in waiting:
+            _fail(work, ApiError(STOPPING, status=503))
 
     def join(self, *, timeout: float) -> bool:
         """Wait for the thread; False if it is still inside a step."""
@@ -104,9 +118,12 @@ class Worker:
             with self._changed:
                 if not self._pending and not self._trainer.has_work():
                     self._changed.wait(timeout=1.0)
-                self._serving, self._pending = self._pending, []
-            for group in by_model(self._serving):
+                self._serving, self._pending = turn(self._pending)
+            for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
                 self._serve(cache, group)
+                self._activity.touch()
+            for task in [work for work in self._serving if isinstance(work, Task)]:
+                self._perform(cache, task)
                 self._activity.touch()
             self._serving = []
             if not self._stopping and self._trainer.has_work():
@@ -115,6 +132,21 @@ class Worker:
                         self._changed.wait(timeout=1.0)
                 self._activity.touch()
         self._trainer.close()
+
+    def _perform(self, cache: ModelCache, task: Task) -> None:
+        from lib.engine.catalogue import UnknownModel
+
+        if not _begin(task):
+            return
+        try:
+            result = task.run(cache)
+            with suppress(InvalidStateError):  # the server is stopping and has said so
+                task.future.set_result(result)
+        except UnknownModel as error:
+            message = f"{str(error).splitlines()[0].rstrip('.')}."
+            _fail(task, ApiError(message, status=404, param="model", code="model_not_found"))
+        except Exception as error:
+            _fail(task, error)
 
     def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
@@ -155,6 +187,15 @@ class Worker:
                 _fail(sampling, error)
 
 
+def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
+    """What is done next and what waits: every sampling, but one task, so that many tasks hold up nobody for long."""
+    n_tasks, now, later = 0, list[Sampling | Task](), list[Sampling | Task]()
+    for work in pending:
+        n_tasks += isinstance(work, Task)
+        (later if isinstance(work, Task) and n_tasks > 1 else now).append(work)
+    return now, later
+
+
 def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
     """Requests grouped by model, the model that has waited longest first."""
     groups: dict[str, list[Sampling]] = {}
@@ -163,14 +204,14 @@ def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
     return list(groups.values())
 
 
-def _begin(sampling: Sampling) -> bool:
+def _begin(work: Sampling | Task) -> bool:
     """Mark a request as under way, unless its client has gone or the server is stopping."""
     try:
-        return sampling.future.set_running_or_notify_cancel()
+        return work.future.set_running_or_notify_cancel()
     except (InvalidStateError, RuntimeError):
         return False
 
 
-def _fail(sampling: Sampling, error: Exception) -> None:
+def _fail(work: Sampling | Task, error: Exception) -> None:
     with suppress(InvalidStateError):  # it was cancelled, or has been told something else
-        sampling.future.set_exception(error)
+        work.future.set_exception(error)

@@ -1,0 +1,8 @@
+"""What models say after many contexts: asked once, kept on disk, whole or truncated to what a hosted API would give."""
+
+from lib.distributions.collecting import collect
+from lib.distributions.table import Distributions
+from lib.distributions.tokens import Tokens, tokenize
+from lib.distributions.truncation import TopK, miss_rate, top_k
+
+__all__ = ["Distributions", "Tokens", "TopK", "collect", "miss_rate", "tokenize", "top_k"]

@@ -101,6 +101,27 @@ def fingerprint(client: OpenAI, model: str) -> str:
     return str(about.get("fingerprint") or about.get("id") or model)
 
 
+@dataclass(frozen=True)
+class Blend:
+    """Models whose difference is added to what a request's model says, and how; an extension of our own server.
+
+    Parameters
+    ----------
+    tuned, base : ids of a small tuned model and of what it was tuned from
+    weights : of the request's model, tuned and base
+    plausibility : tokens less probable to the request's model than this times its likeliest one are ruled out
+    schedule : factor of the small models' weights at each new token, the last one from there on; empty for 1
+    speculative : let the tuned model draft ahead; other draws of the same distribution, fewer passes
+    """
+
+    tuned: str
+    base: str
+    weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
+    plausibility: float = 0.0
+    schedule: tuple[float, ...] = ()
+    speculative: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt."""
@@ -115,6 +136,12 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     echo: bool = False
+    blend: Blend | None = None
+
+    @property
+    def models(self) -> list[str]:
+        """Every model that has a part in the answer."""
+        return [self.model, *([self.blend.tuned, self.blend.base] if self.blend else [])]
 
 
 @dataclass(frozen=True)
@@ -184,8 +211,8 @@ def ask(
     openai.OpenAIError
         What the endpoint refused; answers that had come by then stay in the journal.
     """
-    marks = {model: fingerprint(client, model) for model in sorted({request.model for request in requests})}
-    keys = [content_hash([marks[request.model], asdict(request)], length=24) for request in requests]
+    names = sorted({model for request in requests for model in request.models})
+    keys = _keys(requests, {model: fingerprint(client, model) for model in names})
     book = Journal(journal)
     try:
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in book.answers}
@@ -211,6 +238,17 @@ def ask(
         book.close()
 
 
+def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
+    """Journal key of each request: what is asked, and what the weights of its models are."""
+    keys = []
+    for request in requests:
+        asked = asdict(request)
+        if request.blend is None:
+            del asked["blend"]  # so that journals from before there were blends stay good
+        keys.append(content_hash([*(marks[model] for model in request.models), asked], length=24))
+    return keys
+
+
 def _send(client: OpenAI, part: Sequence[tuple[str, Request]]) -> list[tuple[str, list[Answer]]]:
     """One HTTP request for prompts that share their settings."""
     request = part[0][1]
@@ -225,6 +263,7 @@ def _send(client: OpenAI, part: Sequence[tuple[str, Request]]) -> list[tuple[str
         stop=list(request.stop) or None,
         logprobs=request.logprobs,
         echo=request.echo,
+        extra_body={"blend": asdict(request.blend)} if request.blend else None,
     )
     choices = sorted(reply.choices, key=lambda choice: choice.index)
     if len(choices) != len(part) * request.n:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from lib.engine.models import LoadedModel
+from lib.engine.reading import Reader, left_padded
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
 LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
@@ -58,14 +59,30 @@ class Sample:
     tokens: list[TokenInfo]
 
 
+Mark = tuple[float | None, tuple[tuple[int, float], ...]]  # log-probability of a token, and the likeliest ones
+NO_MARK: Mark = (None, ())
+
+
 @dataclass
-class _Row:
+class Row:
+    """An answer that is being written; `uniforms` are the random numbers of its new tokens."""
+
     request: SamplingRequest
     uniforms: np.ndarray
     ids: list[int] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
-    marks: list[tuple[float | None, tuple[tuple[int, float], ...]]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
     finish_reason: str | None = None
+
+
+class Source(Protocol):
+    """What tokens are drawn from: reads more of each row and says what may come next."""
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits after the last of `ids` (rows, n), shape (rows, 1, vocab)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
 
 
 def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sample]:
@@ -85,6 +102,20 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
     ValueError
         If a prompt is empty or, with the tokens asked for, longer than the model's context.
     """
+    check_lengths(loaded, requests)
+    answers: dict[int, Sample] = {}
+    with torch.inference_mode():
+        for batch in batches(requests):
+            chosen = [requests[k] for k in batch]
+            rows = decode(loaded, Reader(loaded), chosen)
+            prompt_marks = _score_prompts(loaded, chosen)
+            for k, row, marks in zip(batch, rows, prompt_marks, strict=True):
+                answers[k] = finish(loaded, row, marks)
+    return [answers[k] for k in range(len(requests))]
+
+
+def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> None:
+    """Refuse (ValueError) an empty prompt, and one that with its new tokens is longer than the model's context."""
     for request in requests:
         wanted = len(request.prompt_ids) + request.max_tokens
         if not request.prompt_ids:
@@ -94,24 +125,16 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
                 f"the model's context is {loaded.context_tokens} tokens, and {wanted} were asked for "
                 f"({len(request.prompt_ids)} in the prompt, {request.max_tokens} to come): shorten one of them"
             )
-    answers: dict[int, Sample] = {}
+
+
+def batches(requests: Sequence[SamplingRequest], *, limit_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Places in `requests` of those to decode together: of similar length, and few enough for memory."""
     order = sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].max_tokens))
-    with torch.inference_mode():
-        for batch in _batches(order, requests):
-            chosen = [requests[k] for k in batch]
-            rows = _decode(loaded, chosen)
-            marks = _score_prompts(loaded, chosen)
-            for k, row, mark in zip(batch, rows, marks, strict=True):
-                answers[k] = _finish(loaded, row, mark)
-    return [answers[k] for k in range(len(requests))]
-
-
-def _batches(order: Sequence[int], requests: Sequence[SamplingRequest]) -> Iterator[list[int]]:
     batch: list[int] = []
     longest = 0
     for k in order:
         size = len(requests[k].prompt_ids) + requests[k].max_tokens
-        if batch and max(longest, size) * (len(batch) + 1) > BATCH_TOKENS:
+        if batch and max(longest, size) * (len(batch) + 1) > limit_tokens:
             yield batch
             batch, longest = [], 0
         batch.append(k)
@@ -120,26 +143,24 @@ def _batches(order: Sequence[int], requests: Sequence[SamplingRequest]) -> Itera
         yield batch
 
 
-def _mark(
-    logprobs: torch.Tensor, ids: torch.Tensor, wanted: Sequence[int | None]
-) -> list[tuple[float | None, tuple[tuple[int, float], ...]]]:
+def mark(logprobs: torch.Tensor, ids: torch.Tensor, wanted: Sequence[int | None]) -> list[Mark]:
     """Log-probability of each chosen id and of the likeliest tokens. `logprobs` (rows, vocab), `ids` (rows,)."""
+    if all(want is None for want in wanted):
+        return [NO_MARK] * len(wanted)
     chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
-    k = min(max((want or 0 for want in wanted), default=0), logprobs.shape[1])
-    values, places = (part.tolist() for part in torch.topk(logprobs, k, dim=1)) if k else ([], [])
+    k = min(max(want or 0 for want in wanted), logprobs.shape[1])
+    values, places = torch.topk(logprobs, k, dim=1)  # (rows, k)
+    n_possible = torch.isfinite(values).sum(1).tolist()  # what a blend has ruled out has no log-probability to tell
+    tops = [list(zip(*pair, strict=True)) for pair in zip(places.tolist(), values.tolist(), strict=True)]
     return [
-        (None, ())
-        if want is None
-        else (chosen[r], tuple(zip(places[r][:want], values[r][:want], strict=True)) if want else ())
+        NO_MARK if want is None else (chosen[r], tuple(tops[r][: min(want, n_possible[r])]))
         for r, want in enumerate(wanted)
     ]
 
 
-def _score_prompts(
-    loaded: LoadedModel, requests: Sequence[SamplingRequest]
-) -> list[list[tuple[float | None, tuple[tuple[int, float], ...]]]]:
-    """For echoed prompts, what `_mark` says of each token after the first; empty for the others."""
-    marks: list[list[tuple[float | None, tuple[tuple[int, float], ...]]]] = [[] for _ in requests]
+def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[list[Mark]]:
+    """For echoed prompts, what `mark` says of each token after the first; empty for the others."""
+    marks: list[list[Mark]] = [[] for _ in requests]
     echoed = [k for k, request in enumerate(requests) if request.echo]
     if not echoed:
         return marks
@@ -156,88 +177,97 @@ def _score_prompts(
         for r, k in enumerate(part):
             n = len(requests[k].prompt_ids)
             logprobs = logits[r, : n - 1].float().log_softmax(-1)  # (n - 1, vocab)
-            marks[k] = [(None, ()), *_mark(logprobs, ids[r, 1:n].to(loaded.device), [requests[k].logprobs] * (n - 1))]
+            marks[k] = [NO_MARK, *mark(logprobs, ids[r, 1:n].to(loaded.device), [requests[k].logprobs] * (n - 1))]
     return marks
 
 
-def _choose(logits: torch.Tensor, rows: Sequence[_Row], step: int) -> torch.Tensor:
-    """Next id of each row, shape (rows,): greedy, or by inverse transform of the row's own uniform number."""
-    biased = logits
-    if any(row.request.logit_bias for row in rows):
-        biased = logits.clone()
-        for r, row in enumerate(rows):
-            for token_id, bias in row.request.logit_bias.items():
-                biased[r, token_id] += bias
-    chosen = biased.argmax(-1)  # (rows,)
-    warm = [r for r, row in enumerate(rows) if row.request.temperature > 0]
+def distribution(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
+    """What a row is drawn from: bias, temperature and nucleus applied; all on one token where it is greedy.
+
+    Parameters
+    ----------
+    logits : tensor, shape (rows, vocab), a request a row
+
+    Returns
+    -------
+    float64 tensor on the processor, shape (rows, vocab), each row adding up to one
+    """
+    logits = _biased(logits, requests)
+    probs = torch.zeros(logits.shape, dtype=torch.float64)
+    probs[torch.arange(len(requests)), logits.argmax(-1).cpu()] = 1.0
+    warm = [r for r, request in enumerate(requests) if request.temperature > 0]
     if not warm:
-        return chosen
-    temperature = torch.tensor([rows[r].request.temperature for r in warm], dtype=torch.float64)
-    probs = (biased[warm].cpu().double() / temperature[:, None]).softmax(-1)  # (warm, vocab)
-    top_p = torch.tensor([rows[r].request.top_p for r in warm], dtype=torch.float64)
+        return probs
+    temperature = torch.tensor([requests[r].temperature for r in warm], dtype=torch.float64)
+    drawn_from = (logits[warm].cpu().double() / temperature[:, None]).softmax(-1)  # (warm, vocab)
+    top_p = torch.tensor([requests[r].top_p for r in warm], dtype=torch.float64)
     if bool((top_p < 1).any()):
-        ordered, places = torch.sort(probs, dim=-1, descending=True, stable=True)
+        ordered, places = torch.sort(drawn_from, dim=-1, descending=True, stable=True)
         outside = ordered.cumsum(-1) - ordered >= top_p[:, None]
-        probs = probs.scatter(-1, places, ordered.masked_fill(outside, 0.0))
+        drawn_from = drawn_from.scatter(-1, places, ordered.masked_fill(outside, 0.0))
+        drawn_from /= drawn_from.sum(-1, keepdim=True)
+    probs[warm] = drawn_from
+    return probs
+
+
+def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Inverse transform of a uniform number a row, shape (rows,): ids drawn from `probs` (rows, vocab)."""
     mass = probs.cumsum(-1)
-    uniform = torch.tensor([rows[r].uniforms[step] for r in warm], dtype=torch.float64)
-    drawn = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)[:, 0]
-    chosen[warm] = drawn.clamp(max=probs.shape[-1] - 1).to(chosen.device)
-    return chosen
+    drawn = torch.searchsorted(mass, (uniforms * mass[:, -1])[:, None], right=True)[:, 0]
+    return drawn.clamp(max=probs.shape[-1] - 1)
 
 
-def _decode(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[_Row]:
-    """Continue all prompts together with a shared cache; rows that have ended leave it."""
+def _biased(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
+    if not any(request.logit_bias for request in requests):
+        return logits
+    logits = logits.clone()
+    for r, request in enumerate(requests):
+        for token_id, bias in request.logit_bias.items():
+            logits[r, token_id] += bias
+    return logits
+
+
+def _choose(logits: torch.Tensor, rows: Sequence[Row], step: int) -> torch.Tensor:
+    """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
+    requests = [row.request for row in rows]
+    if all(request.temperature == 0 for request in requests):
+        return _biased(logits, requests).argmax(-1)
+    uniforms = torch.tensor([row.uniforms[step] for row in rows], dtype=torch.float64)
+    return draw(distribution(logits, requests), uniforms).to(logits.device)
+
+
+def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingRequest]) -> list[Row]:
+    """Continue all prompts together; rows that have ended leave the source."""
     rows = [
-        _Row(request, np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens))
+        Row(request, np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens))
         for request in requests
     ]
     active = [row for row in rows if row.request.max_tokens > 0]
-    if not active:
-        return rows
-    longest = max(len(row.request.prompt_ids) for row in active)
-    ids = torch.full((len(active), longest), loaded.eos_id)
-    mask = torch.zeros(len(active), longest, dtype=torch.long)
-    for r, row in enumerate(active):
-        ids[r, longest - len(row.request.prompt_ids) :] = torch.tensor(row.request.prompt_ids)
-        mask[r, longest - len(row.request.prompt_ids) :] = 1
-    ids, mask = ids.to(loaded.device), mask.to(loaded.device)
-    cache = DynamicCache(config=loaded.model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     step = 0
+    ids, mask = left_padded(loaded, [row.request.prompt_ids for row in active]) if active else (None, None)
     while active:
-        out = loaded.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        logits = out.logits[:, -1].float()  # (active, vocab)
+        logits = source.read(ids, mask)[:, -1]  # (active, vocab)
         chosen = _choose(logits, active, step)
         wanted = [row.request.logprobs for row in active]
-        marks = _mark(logits.log_softmax(-1), chosen, wanted) if any(w is not None for w in wanted) else None
-        for r, token_id in enumerate(chosen.tolist()):
-            _append(loaded, active[r], token_id, marks[r] if marks else (None, ()))
+        logprobs = logits.log_softmax(-1) if any(want is not None for want in wanted) else logits
+        for row, token_id, told in zip(active, chosen.tolist(), mark(logprobs, chosen, wanted), strict=True):
+            append(loaded, row, token_id, told)
         step += 1
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
-        if len(going) < len(active):
-            keep = torch.tensor(going, dtype=torch.long, device=loaded.device)
-            if going:
-                cache.batch_select_indices(keep)
-            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
-            active = [active[r] for r in going]
-        ids = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        if going and len(going) < len(active):
+            source.keep(going)
+        active = [active[r] for r in going]
+        ids, mask = chosen[going, None], None
     return rows
 
 
-def _append(
-    loaded: LoadedModel, row: _Row, token_id: int, mark: tuple[float | None, tuple[tuple[int, float], ...]]
-) -> None:
+def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
     """Add a token to a row and end the row at end of text, a stop string or its last token."""
     if token_id == loaded.eos_id:
         row.finish_reason = "stop"
         return
     row.ids.append(token_id)
-    row.marks.append(mark)
+    row.marks.append(told)
     row.raw += loaded.token_bytes[token_id]
     for stop in row.request.stop:
         place = row.raw.find(stop.encode())
@@ -248,9 +278,7 @@ def _append(
         row.finish_reason = "length"
 
 
-def _finish(
-    loaded: LoadedModel, row: _Row, prompt_marks: list[tuple[float | None, tuple[tuple[int, float], ...]]]
-) -> Sample:
+def finish(loaded: LoadedModel, row: Row, prompt_marks: Sequence[Mark] = ()) -> Sample:
     """Cut what a stop string took away and lay out the tokens, the echoed prompt's first."""
     kept, length = 0, 0
     for token_id in row.ids:
@@ -260,9 +288,9 @@ def _finish(
         kept += 1
     ids = row.ids[:kept]
     prompt = list(row.request.prompt_ids) if row.request.echo else []
-    offsets = loaded.token_bytes.offsets(prompt + ids)
+    offsets, marks = loaded.token_bytes.offsets(prompt + ids), [*prompt_marks, *row.marks[:kept]]
     tokens = [
         TokenInfo(token_id, loaded.token_bytes.label(token_id), offset, logprob, top)
-        for token_id, offset, (logprob, top) in zip(prompt + ids, offsets, prompt_marks + row.marks[:kept], strict=True)
+        for token_id, offset, (logprob, top) in zip(prompt + ids, offsets, marks, strict=True)
     ]
     return Sample(ids, row.raw.decode("utf-8", errors="replace"), row.finish_reason or "length", tokens)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from lib.server.blends import Blend
 from lib.server.errors import ApiError
 from lib.server.service import Strict
 
@@ -19,7 +20,7 @@ class StreamOptions(Strict):
 
 
 class CompletionRequest(Strict):
-    """What to continue. ``return_token_ids`` is an extension; penalties are known and must be 0."""
+    """What to continue. ``return_token_ids`` and ``blend`` are extensions; penalties are known and must be 0."""
 
     model: str = Field(min_length=1, max_length=500)
     prompt: Any
@@ -40,6 +41,7 @@ class CompletionRequest(Strict):
     frequency_penalty: float = Field(default=0.0, ge=0, le=0)
     user: str | None = None
     return_token_ids: bool = False
+    blend: Blend | None = None
 
     @field_validator(
         "max_tokens",

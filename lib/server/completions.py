@@ -16,6 +16,7 @@ from openai.types.completion_choice import CompletionChoice
 from openai.types.completion_usage import CompletionUsage
 from starlette.responses import Response, StreamingResponse
 
+from lib.server.blends import blending
 from lib.server.completion_request import CompletionRequest, StreamOptions, split_prompts
 from lib.server.errors import ApiError
 from lib.server.replies import chunks, legacy_logprobs
@@ -154,7 +155,12 @@ class Asked:
 async def create(wanted: CompletionRequest, here: Here) -> Response:
     """Continue prompts."""
     asked = Asked(wanted)
-    whole = await asyncio.wrap_future(here.worker.submit(Sampling(wanted.model, asked.prepare, asked.answer)))
+    work = (
+        Sampling(wanted.model, asked.prepare, asked.answer)
+        if wanted.blend is None
+        else blending(asked, wanted.blend, here.settings)
+    )
+    whole = await asyncio.wrap_future(here.worker.submit(work))
     if wanted.stream:
         options = wanted.stream_options or StreamOptions()
         stream = chunks(whole, include_usage=options.include_usage)

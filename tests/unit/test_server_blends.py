@@ -1,0 +1,163 @@
+"""The ``blend`` extension of completions: through the official client, through `lib.api`, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+from serving import TINY
+from starlette.testclient import TestClient
+
+from lib import api
+
+INIT = f"{TINY}:init"
+OTHER = "fork-other"
+PROMPTS = ["The red fox", "café 東京", "0"]
+
+
+def grow(store: Path, name: str, *, seed: int, texts: list[str], context_tokens: int = 512) -> str:
+    """Put one more base into a store."""
+    from lib.engine.fork import Shape, build_model, build_tokenizer
+
+    loaded = build_model(name, Shape(32, 2, 2), build_tokenizer(texts * 20, []), seed=seed)
+    loaded.model.config.max_position_embeddings = context_tokens
+    folder = store / "bases" / f"{name}@0123456789ab"
+    for place in (folder, folder / "init"):
+        loaded.model.save_pretrained(place)
+        loaded.tokenizer.save_pretrained(place)
+        (place / "base.json").write_text(json.dumps({"learning_rate": 2e-3}))
+    (store / "bases" / f"{name}.json").write_text(json.dumps({"current": "0123456789ab"}))
+    return name
+
+
+@pytest.fixture(scope="module")
+def family_store(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base, two relatives (one with a short context) and a stranger."""
+    from serving import TEXTS
+
+    store = tmp_path_factory.mktemp("family") / "store"
+    shutil.copytree(grown_store, store)
+    grow(store, "fork-kin", seed=5, texts=TEXTS)
+    grow(store, "fork-short", seed=6, texts=TEXTS, context_tokens=24)
+    grow(store, OTHER, seed=0, texts=["other words entirely"])
+    return store
+
+
+@pytest.fixture
+def http(family_store: Path, serve: Callable[..., TestClient]) -> TestClient:
+    # room for no more than one model: the cache drops what a blend still needs
+    return serve(family_store, cache_bytes=1)
+
+
+def blended(client: OpenAI, prompt: Any, blend: dict[str, Any], **options: Any) -> Any:
+    return client.completions.create(model=TINY, prompt=prompt, extra_body={"blend": blend}, **options)
+
+
+def test_a_blend_without_a_shift_answers_as_its_model(client: OpenAI) -> None:
+    options = {"max_tokens": 12, "temperature": 0.9, "seed": 3, "n": 2, "logprobs": 2}
+    plain = client.completions.create(model=TINY, prompt=PROMPTS, **options)
+    for blend in (
+        {"tuned": "fork-kin", "base": "fork-kin"},
+        {"tuned": "fork-kin", "base": INIT, "weights": [1, 0, 0]},
+        {"tuned": "fork-kin", "base": INIT, "schedule": [0.0]},
+    ):
+        reply = blended(client, PROMPTS, blend, **options)
+        assert [choice.text for choice in reply.choices] == [choice.text for choice in plain.choices]
+        for mine, theirs in zip(reply.choices, plain.choices, strict=True):
+            assert mine.logprobs.tokens == theirs.logprobs.tokens
+            assert mine.logprobs.token_logprobs == pytest.approx(theirs.logprobs.token_logprobs, abs=1e-5)
+        assert reply.usage == plain.usage
+        assert reply.system_fingerprint.count("+") == 2
+    moved = blended(client, PROMPTS, {"tuned": "fork-kin", "base": TINY}, **options)
+    kin = client.completions.create(model="fork-kin", prompt=PROMPTS, **options)
+    assert [choice.text for choice in moved.choices] == [choice.text for choice in kin.choices]
+    assert [choice.text for choice in moved.choices] != [choice.text for choice in plain.choices]
+
+
+def test_drafting_ahead_tells_what_was_accepted(client: OpenAI) -> None:
+    blend = {"tuned": "fork-kin", "base": INIT, "weights": [1.0, 0.5, -0.5], "plausibility": 0.1}
+    options = {"max_tokens": 16, "temperature": 0, "logprobs": 1}
+    plain = blended(client, PROMPTS, blend, **options)
+    assert plain.usage.completion_tokens_details is None
+    ahead = blended(client, PROMPTS, blend | {"speculative": True, "n_draft": 3}, **options)
+    assert [choice.text for choice in ahead.choices] == [choice.text for choice in plain.choices]
+    told = ahead.usage.completion_tokens_details
+    assert told.accepted_prediction_tokens + told.rejected_prediction_tokens > 0
+    assert told.rejected_prediction_tokens > 0
+    sure = blended(client, PROMPTS, {"tuned": "fork-kin", "base": TINY, "speculative": True}, **options)
+    told = sure.usage.completion_tokens_details
+    assert (told.accepted_prediction_tokens > 0, told.rejected_prediction_tokens) == (True, 0)
+
+
+def test_a_stream_of_a_blend_adds_up(client: OpenAI) -> None:
+    blend, options = {"tuned": "fork-kin", "base": INIT}, {"max_tokens": 8, "seed": 1}
+    whole = blended(client, "The red", blend, **options).choices[0].text
+    pieces = blended(client, "The red", blend, stream=True, **options)
+    assert "".join(piece.choices[0].text for piece in pieces) == whole
+
+
+def test_asking_keeps_blends_apart_and_old_journals_good(client: OpenAI, tmp_path: Path) -> None:
+    journal, settings = tmp_path / "journal.jsonl", {"model": TINY, "max_tokens": 8, "temperature": 1.0, "seed": 2}
+    blends = [None, api.Blend("fork-kin", TINY), api.Blend("fork-kin", INIT), api.Blend("fork-kin", TINY, (1, 0, 0))]
+    wanted = [api.Request(prompt="The red", blend=blend, **settings) for blend in blends]  # type: ignore[arg-type]
+    plain, moved, _, unmoved = (answers[0].text for answers in api.ask(client, wanted, journal=journal))
+    assert plain == unmoved != moved
+    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert len(set(keys)) == 4
+    assert api.ask(client, wanted, journal=journal)[1][0].text == moved
+    assert len(journal.read_text().splitlines()) == 4
+
+    from lib.paths import content_hash
+
+    before = {"model": TINY, "prompt": "The red", "max_tokens": 8, "temperature": 1.0, "top_p": 1.0, "n": 1, "seed": 2}
+    before |= {"stop": (), "logprobs": None, "echo": False}
+    assert content_hash([api.fingerprint(client, TINY), before], length=24) in keys
+
+
+GOOD = {"tuned": "fork-kin", "base": INIT}
+BAD = [
+    ({"blend": GOOD | {"tuned": OTHER}}, 400, "blend", f"{TINY} and {OTHER} have different tokenizers"),
+    ({"blend": GOOD | {"base": OTHER}}, 400, "blend", f"{TINY} and {OTHER} have different tokenizers"),
+    ({"blend": GOOD | {"base": "fork-kind"}}, 404, "blend.base", "Near to it: fork-kin"),
+    ({"model": "fork-tinny"}, 404, "model", "'fork-tinny' does not exist"),
+    ({"blend": {"tuned": TINY}}, 400, "blend.base", "Missing required parameter"),
+    ({"blend": GOOD | {"weights": [1, 1]}}, 400, "blend.weights", "at least 3"),
+    ({"blend": GOOD | {"weights": [1, 1, "x"]}}, 400, "blend.weights.2", "valid number"),
+    ({"blend": GOOD | {"plausibility": 2}}, 400, "blend.plausibility", "less than or equal to 1"),
+    ({"blend": GOOD | {"schedule": [1e9]}}, 400, "blend.schedule.0", "less than or equal to 1000"),
+    ({"blend": GOOD | {"n_draft": 0}}, 400, "blend.n_draft", "greater than or equal to 1"),
+    ({"blend": GOOD | {"alpha": 1}}, 400, "blend.alpha", "Unrecognized request argument"),
+    ({"echo": True}, 400, "echo", "not supported with 'blend'"),
+    ({"n": 1024, "prompt": ["a", "b"]}, 400, "n", "At most 1024 answers"),
+    (
+        {"blend": GOOD | {"tuned": "fork-short"}, "max_tokens": 40},
+        400,
+        "prompt",
+        "fork-short: the model's context is 24",
+    ),
+    ({"max_tokens": 600}, 400, "prompt", "maximum context length is 512"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "param", "message"), BAD, ids=[f"{k}-{case[2]}" for k, case in enumerate(BAD)]
+)
+def test_what_cannot_be_blended_is_refused(
+    http: TestClient, wrong: dict[str, Any], status: int, param: str, message: str
+) -> None:
+    reply = http.post("/v1/completions", json={"model": TINY, "prompt": "a", "max_tokens": 2, "blend": GOOD} | wrong)
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+def test_the_client_sees_an_ordinary_refusal(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="different tokenizers") as refused:
+        blended(client, "a", {"tuned": OTHER, "base": OTHER})
+    assert refused.value.code == "different_tokenizers"

@@ -5,7 +5,7 @@ several fine-tunes about one person stay in that person's cluster: they are aver
 not people times seeds. Fine-tunes on data of their own have people of their own: make the cluster of both.
 """
 
-from lib.stats.intervals import Interval, cluster_bootstrap, cluster_difference
+from lib.stats.intervals import Interval, cluster_bootstrap, cluster_difference, cluster_ratio
 from lib.stats.significance import Test, cluster_permutation, ks_two_sample, paired_t, welch_t
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "cluster_bootstrap",
     "cluster_difference",
     "cluster_permutation",
+    "cluster_ratio",
     "ks_two_sample",
     "paired_t",
     "welch_t",

@@ -204,3 +204,26 @@ def test_t_tests_where_nothing_spreads():
     assert stats.welch_t([1, 1], [2, 2]).p == 0
     with pytest.raises(ValueError, match="got 2 and 1"):
         stats.paired_t([1, 2], [1])
+
+
+def test_ratio_of_sums_covers_the_planted_one():
+    rng = np.random.default_rng(8)
+    covered = 0
+    for _ in range(N_SIMULATIONS):
+        documents = np.repeat(np.arange(30), 8)
+        n_bytes = rng.integers(1, 9, 240)
+        nats = 0.7 * n_bytes * np.exp(rng.normal(-0.02, 0.2, 30))[documents]
+        found = stats.cluster_ratio(nats, n_bytes, documents, rng=rng, n_resamples=400)
+        covered += found.low <= 0.7 <= found.high
+    assert 0.88 <= covered / N_SIMULATIONS <= 0.99
+
+
+def test_ratio_draws_fine_tunes_too_and_refuses_a_denominator_of_zero():
+    rng = np.random.default_rng(9)
+    documents, seeds = np.repeat(np.arange(20), 3), np.tile(np.arange(3), 20)
+    nats = 1.0 + seeds + rng.normal(0, 0.01, 60)
+    without = stats.cluster_ratio(nats, np.ones(60), documents, rng=rng)
+    drawn = stats.cluster_ratio(nats, np.ones(60), documents, rng=rng, seeds=seeds)
+    assert drawn.high - drawn.low > 10 * (without.high - without.low)
+    with pytest.raises(ValueError, match="sum to zero"):
+        stats.cluster_ratio([1.0, 2.0], [1.0, -1.0], ["a", "b"], rng=rng)

@@ -134,16 +134,20 @@ def active_bases(values: Mapping[str, Any]) -> list[str]:
 def bases_of(values: Mapping[str, Any]) -> list[str]:
     """Names of the project's own base models that a run with these values needs.
 
-    Those of a curve over size (`size_bases`) are needed from three seeds on.
+    Those of a curve over size (`size_bases`) are needed from three seeds on. With ``general``, plain names stand for
+    bases of that text, which the run makes itself.
 
+    >>> bases_of({"base": "fork-1m", "general": "my/texts"})
+    []
     >>> bases_of({"base": "fork-1m@3f2a:init", "bases": ["fork-300k", "hf:gpt2"], "size_bases": ["fork-6m"]})
     ['fork-1m', 'fork-300k']
     """
     found = set()
+    wanted = r"fork-\d+[km](?=@)" if values.get("general") else r"fork-\d+[km]\b"
     for name, value in values.items():
         if name == "size_bases" and values.get("n_seeds", 1) < CURVE_SEEDS:
             continue
         for text in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(text, str) and (match := re.match(r"fork-\d+[km]\b", text)):
+            if isinstance(text, str) and (match := re.match(wanted, text)):
                 found.add(match.group())
     return sorted(found)

@@ -2,13 +2,17 @@
 
 Weights are those of (big, tuned, base); values are nats. `fit_weights` is the way to find them, `tune_temperatures` the
 published one; `lib.topk` has the published pipeline whole.
+
+What only the notebooks need is imported by module: `dataset`, `models` and `pair`, `targets` and `said` (asking),
+`tuning`, `scores`, `truncation`, `generating`, `summary`, `text_summary`, `figure_tables`; `stages` ties them together.
 """
 
 from lib.blending.blend import blend_logprobs, target_logprobs
 from lib.blending.fit import FORMS, INTERVAL, Fit, fit_weights
-from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, Records, read_records
+from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, Records, load_records, read_records, save_records
 from lib.blending.support import Support, TopKRows, full_support, top_k_support
 from lib.blending.temperatures import Search, Temperatures, Tuned, search_temperatures, tune_temperatures
+from lib.blending.tuning import fit_blends, weights_of
 
 __all__ = [
     "FORMS",
@@ -23,11 +27,15 @@ __all__ = [
     "TopKRows",
     "Tuned",
     "blend_logprobs",
+    "fit_blends",
     "fit_weights",
     "full_support",
+    "load_records",
     "read_records",
+    "save_records",
     "search_temperatures",
     "target_logprobs",
     "top_k_support",
     "tune_temperatures",
+    "weights_of",
 ]

@@ -1,6 +1,6 @@
 """Figures: one style, one look a model or condition, stable bytes, and the plots that studies share."""
 
-from lib.figures.plots import plot_curves, plot_distributions, plot_loss, plot_ranks, plot_rates
+from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
 from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, save, use_style
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "look",
     "plot_curves",
     "plot_distributions",
-    "plot_loss",
+    "plot_intervals",
     "plot_ranks",
     "plot_rates",
     "save",

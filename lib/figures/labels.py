@@ -29,8 +29,11 @@ def rate_axis(ax: Axes, label: str) -> None:
 
 
 def tick_at(ax: Axes, values: NDArray[np.float64]) -> None:
-    """Put the ticks of the x axis where something was measured, if these are few and not crowded."""
-    if not 2 <= len(values) <= _N_TICKS:
+    """Put the ticks of the x axis where something was measured, at every second or third place if there are many."""
+    if len(values) < 2:
+        return
+    values = values[:: -math.ceil(len(values) / _N_TICKS)][::-1]  # the last one stays
+    if len(values) < 2:
         return
     places = ax.transData.transform(np.column_stack([values, np.ones(len(values))]))[:, 0]
     if np.diff(places).min() < 0.08 * np.ptp(places):

@@ -1,4 +1,4 @@
-"""The plots that studies share: rates, curves, distributions, ranks and losses, drawn from tidy tables.
+"""The plots that studies share: rates, curves, intervals, distributions and ranks, drawn from tidy tables.
 
 Intervals are drawn from the table, never computed here. A plot takes the axes it draws into; no titles.
 """
@@ -6,6 +6,7 @@ Intervals are drawn from the table, never computed here. A plot takes the axes i
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,38 @@ def plot_curves(
         label_ends(ax, lines)
 
 
+def plot_intervals(
+    ax: Axes, table: pd.DataFrame, *, by: str = "condition", published: Sequence[float] = (), zero: bool = True
+) -> None:
+    """Points with intervals one below the other, the first on top: a place on the y axis for each value of `by`.
+
+    Parameters
+    ----------
+    table : frame with `by`, value, low, high
+        One row a point; a missing bound draws no interval.
+    published : numbers that are drawn as dashed lines
+    zero : bool, default True
+        Let the x axis begin at zero, unless a value lies below it.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or two for one point.
+    """
+    _one_row_a_point(table, [by])
+    for place, row in enumerate(table.to_dict("records")):
+        shape = look(str(row[by]))
+        bounds = _bounds(pd.DataFrame([row]))
+        ax.errorbar(row["value"], place, xerr=bounds, color=shape.color, fmt=shape.marker, capsize=2, clip_on=False)
+    for value in published:
+        ax.axvline(value, color=LOOKS["published"].color, linestyle="--", linewidth=0.8, zorder=0)
+    if zero and not (table[["value", "low"]] < 0).any(axis=None):
+        ax.set_xlim(left=0)
+    ax.set_yticks(range(len(table)), [str(name) for name in table[by]])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlabel(_label(table))
+
+
 def plot_distributions(
     ax: Axes,
     table: pd.DataFrame,
@@ -162,36 +195,6 @@ def plot_ranks(ax: Axes, table: pd.DataFrame, *, n_candidates: int, value: str =
     ax.set_xlabel(f"rank k among {n_candidates} candidates")
     rate_axis(ax, "share ranked k or better")
     legend_above(ax, list(dict.fromkeys(table[by])), chance=True)
-
-
-def plot_loss(
-    ax: Axes, losses: pd.DataFrame, *, x: str = "step", label: str = "loss (nats a token)", legend: bool = True
-) -> None:
-    """Training loss over steps and, where it was measured, validation loss.
-
-    Parameters
-    ----------
-    losses : frame with `x`, loss and, if there was validation, valid_loss (missing at most steps)
-
-    Raises
-    ------
-    ValueError
-        If there are no rows.
-    """
-    if losses.empty:
-        raise ValueError("no losses to plot")
-    named = ["train"]
-    shape, every = look("train"), max(1, len(losses) // 6)
-    ax.plot(losses[x], losses["loss"], color=shape.color, marker=shape.marker, markevery=every, linewidth=0.9)
-    if "valid_loss" in losses and losses["valid_loss"].notna().any():
-        measured = losses.dropna(subset=["valid_loss"])
-        shape = look("validation")
-        ax.plot(measured[x], measured["valid_loss"], color=shape.color, marker=shape.marker)
-        named.append("validation")
-    ax.set_xlabel(x)
-    ax.set_ylabel(label)
-    if legend:
-        legend_above(ax, named)
 
 
 def _one_row_a_point(table: pd.DataFrame, keys: list[str]) -> None:

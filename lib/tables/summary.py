@@ -62,7 +62,7 @@ class Summary:
         Raises
         ------
         ValueError
-            If the condition or metric is not in the study's list, or the row breaks a rule of `write_summary`.
+            If the condition or metric is not in the study's list; `frame` holds rows to the rules of `write_summary`.
         """
         _known(condition, self.conditions, f"condition of {self.study}")
         _known(metric, self.metrics, f"metric of {self.study}")
@@ -72,7 +72,6 @@ class Summary:
         row.update(x=math.nan if x is None else x, x_name=x_name)
         row.update(value=interval.value, low=interval.low, high=interval.high, n=interval.n)
         row.update(n_of=n_of, unit=self.metrics[metric])
-        _checked_summary(pd.DataFrame([row]), name="summary row")
         self._rows.append(row)
 
     def frame(self) -> pd.DataFrame:

@@ -9,14 +9,25 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from serving import TINY, grow_tiny, jsonl, wait_for
+from serving import TINY, grow, jsonl, wait_for
 from starlette.testclient import TestClient
 
 
 @pytest.fixture(scope="session")
 def grown_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("grown")
-    grow_tiny(store)
+    grow(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def family_store(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base, two relatives (one with a short context) and a stranger."""
+    store = tmp_path_factory.mktemp("family") / "store"
+    shutil.copytree(grown_store, store)
+    grow(store, "fork-kin", seed=5)
+    grow(store, "fork-short", seed=6, context_tokens=24)
+    grow(store, "fork-other", texts=["other words entirely"])
     return store
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,23 @@ TINY = "fork-tiny"
 TEXTS = ["The red fox saw the old baker. Ada Lind is the mother of Bo Lind.", "café naïve 東京 🙂 emoji", "0123456789"]
 
 
-def grow_tiny(store: Path) -> None:
-    """Put ``fork-tiny`` (width 32, two layers) into a store."""
+def grow(
+    store: Path, name: str = TINY, *, seed: int = 0, texts: Sequence[str] = TEXTS, context_tokens: int = 512
+) -> None:
+    """Put a base of width 32 and two layers into a store; those of the same texts share a tokenizer."""
     import torch
 
     from lib.engine.fork import Shape, build_model, build_tokenizer
 
     torch.set_num_threads(1)
-    loaded = build_model(TINY, Shape(32, 2, 2), build_tokenizer(TEXTS * 20, []), seed=0)
-    folder = store / "bases" / f"{TINY}@0123456789ab"
+    loaded = build_model(name, Shape(32, 2, 2), build_tokenizer([*texts] * 20, []), seed=seed)
+    loaded.model.config.max_position_embeddings = context_tokens
+    folder = store / "bases" / f"{name}@0123456789ab"
     for place in (folder, folder / "init"):
         loaded.model.save_pretrained(place)
         loaded.tokenizer.save_pretrained(place)
         (place / "base.json").write_text(json.dumps({"learning_rate": 2e-3}))
-    (store / "bases" / f"{TINY}.json").write_text(json.dumps({"current": "0123456789ab"}))
+    (store / "bases" / f"{name}.json").write_text(json.dumps({"current": "0123456789ab"}))
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:

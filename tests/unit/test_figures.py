@@ -175,7 +175,7 @@ def test_published_values_elsewhere_do_not_upset_the_layout():
         assert ax.get_position().x0 < 0.25
 
 
-def test_distributions_ranks_and_losses():
+def test_distributions_ranks_and_intervals():
     fig, axs = plt.subplots(1, 3, figsize=(figures.DOUBLE_IN, 2.4))
     table = pd.DataFrame(dict(condition=["correct"] * 3 + ["randomized"] * 3, target_logprob=[-1, -2, -3, -2, -3, -4]))
     figures.plot_distributions(axs[0], table)
@@ -185,9 +185,11 @@ def test_distributions_ranks_and_losses():
     ranks = pd.DataFrame(dict(condition="reverse", rank=[1.0, 2.5, 4.0]))
     figures.plot_ranks(axs[1], ranks, n_candidates=4)
     assert axs[1].get_lines()[0].get_ydata().tolist() == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
-    losses = pd.DataFrame(dict(step=[1, 2, 3], loss=[3.0, 2.0, 1.0], valid_loss=[np.nan, 2.5, np.nan]))
-    figures.plot_loss(axs[2], losses)
-    assert [line.get_ydata().tolist() for line in axs[2].get_lines()] == [[3, 2, 1], [2.5]]
+    parts = pd.DataFrame(dict(condition=["tuned", "blended"], value=[0.4, 0.9], low=[0.3, np.nan], high=[0.5, np.nan]))
+    figures.plot_intervals(axs[2], parts, published=[0.911])
+    assert [label.get_text() for label in axs[2].get_yticklabels()] == ["tuned", "blended"]
+    assert axs[2].get_ylim()[0] > axs[2].get_ylim()[1]  # the first stands on top
+    assert axs[2].get_xlim()[0] == 0
     fig.draw_without_rendering()
     assert inside(fig)
     with pytest.raises(ValueError, match="1 missing"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,6 @@ from lib import api
 INIT = f"{TINY}:init"
 OTHER = "fork-other"
 PROMPTS = ["The red fox", "café 東京", "0"]
-
-
-def grow(store: Path, name: str, *, seed: int, texts: list[str], context_tokens: int = 512) -> str:
-    """Put one more base into a store."""
-    from lib.engine.fork import Shape, build_model, build_tokenizer
-
-    loaded = build_model(name, Shape(32, 2, 2), build_tokenizer(texts * 20, []), seed=seed)
-    loaded.model.config.max_position_embeddings = context_tokens
-    folder = store / "bases" / f"{name}@0123456789ab"
-    for place in (folder, folder / "init"):
-        loaded.model.save_pretrained(place)
-        loaded.tokenizer.save_pretrained(place)
-        (place / "base.json").write_text(json.dumps({"learning_rate": 2e-3}))
-    (store / "bases" / f"{name}.json").write_text(json.dumps({"current": "0123456789ab"}))
-    return name
-
-
-@pytest.fixture(scope="module")
-def family_store(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base, two relatives (one with a short context) and a stranger."""
-    from serving import TEXTS
-
-    store = tmp_path_factory.mktemp("family") / "store"
-    shutil.copytree(grown_store, store)
-    grow(store, "fork-kin", seed=5, texts=TEXTS)
-    grow(store, "fork-short", seed=6, texts=TEXTS, context_tokens=24)
-    grow(store, OTHER, seed=0, texts=["other words entirely"])
-    return store
 
 
 @pytest.fixture

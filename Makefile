@@ -26,7 +26,7 @@ help:
 	@echo 'make test         everything that is checked: lint, types, unit tests, notebooks'
 	@echo 'make lab          JupyterLab on the notebooks; a .py opens as a notebook'
 	@echo 'make serve        the API on http://127.0.0.1:8080/v1 (PORT=8080)'
-	@echo 'make bench        how fast training, scoring and sampling are here'
+	@echo 'make bench        how fast training, scoring, tuning and blended text are here'
 	@echo 'make sync         write each notebook .py into its .ipynb'
 	@echo 'make references   execute in place the notebooks whose source changed'
 	@echo 'make publish      copy the figures of a SEEDS=3 run to figures/ and fill the README table'
@@ -60,8 +60,9 @@ serve: $(READY)
 	@$(PY) -m lib.server --port $(PORT)
 
 bench: $(READY)
-	@$(WATCHED) $(PY) -m lib.workflow --bases fork-1m
-	@$(PY) -m pytest -q -s tests/bench
+	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
+	@echo 'speeds against plain references (about 3 min; best with nothing else at work; THREADS=2 for two threads)'
+	@BENCH_THREADS=$(THREADS) TQDM_DISABLE=1 $(PY) -m pytest -q tests/bench
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))

@@ -15,12 +15,13 @@ import torch
 
 from lib.engine.models import LoadedModel
 
-BATCH_TOKENS = 8_192  # fed to the model at once
-LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**30}  # float32 logits held at once: more was slower on a processor
+BATCH_TOKENS = 2_048  # fed to a processor at once: what lies between layers should stay in its cache
+TIMES_ON_GPU = 8  # as much there
+LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**30}  # float32 logits held at once: more was slower on a processor
 LEAST_ROWS = (
     1_024  # but so many rows of logits in any case: fewer would cut a window into passes that repeat each other
 )
-BATCHES_SORTED = 16  # as many batches are put in order of length together, so that little is padded
+BATCHES_SORTED = 64  # as many batches are put in order of length together, so that little is padded
 LEAST_FULL = 0.75  # shortest row of a batch, as a share of its longest
 LOWEST = float(np.finfo(np.float16).min)  # nats; float16 holds nothing below, and minus infinity would poison a mean
 
@@ -190,27 +191,32 @@ def _most_rows(loaded: LoadedModel) -> int:
     return max(LEAST_ROWS, LOGITS_BYTES.get(loaded.device.type, 2**26) // (4 * width))
 
 
-def _batches(spans: Iterable[_Span], most_rows: int) -> Iterator[list[_Span]]:
+def _most_tokens(loaded: LoadedModel) -> int:
+    """Tokens that may be fed at once, padding included; a row may be longer."""
+    return BATCH_TOKENS * (1 if loaded.device.type == "cpu" else TIMES_ON_GPU)
+
+
+def _batches(spans: Iterable[_Span], most_tokens: int, most_rows: int) -> Iterator[list[_Span]]:
     """Spans of about one length together; a buffer of several batches is sorted at a time."""
     buffer: list[_Span] = []
     n_tokens = 0
     for span in spans:
         buffer.append(span)
         n_tokens += len(span.ids)
-        if n_tokens >= BATCHES_SORTED * BATCH_TOKENS or len(buffer) >= BATCHES_SORTED * most_rows:
-            yield from _sorted_batches(buffer, most_rows)
+        if n_tokens >= BATCHES_SORTED * most_tokens or len(buffer) >= BATCHES_SORTED * most_rows:
+            yield from _sorted_batches(buffer, most_tokens, most_rows)
             buffer, n_tokens = [], 0
-    yield from _sorted_batches(buffer, most_rows)
+    yield from _sorted_batches(buffer, most_tokens, most_rows)
 
 
-def _sorted_batches(spans: list[_Span], most_rows: int) -> Iterator[list[_Span]]:
+def _sorted_batches(spans: list[_Span], most_tokens: int, most_rows: int) -> Iterator[list[_Span]]:
     batch: list[_Span] = []
     columns: set[int] = set()
     for span in sorted(spans, key=lambda span: (-len(span.ids), span.first)):
         wider = columns.union(range(span.first, len(span.ids)))
         n_rows = len(batch) + 1
         if batch and (
-            n_rows * len(batch[0].ids) > BATCH_TOKENS
+            n_rows * len(batch[0].ids) > most_tokens
             or n_rows * len(wider) > most_rows
             or len(span.ids) < LEAST_FULL * len(batch[0].ids)
         ):
@@ -224,7 +230,7 @@ def _sorted_batches(spans: list[_Span], most_rows: int) -> Iterator[list[_Span]]
 
 def _passes(loaded: LoadedModel, spans: Iterable[_Span]) -> Iterator[tuple[list[_Span], torch.Tensor]]:
     """Batches of spans and their log-probabilities, shape (rows of all spans, vocab)."""
-    for batch in _batches(spans, _most_rows(loaded)):
+    for batch in _batches(spans, _most_tokens(loaded), _most_rows(loaded)):
         yield batch, _forward(loaded, batch)
 
 

@@ -68,17 +68,20 @@ of_what = f"{big}, {n_seeds} fine-tune(s), {n_documents} test documents, preset 
 # %% tags=["nbval-ignore-output"]
 contenders = ["base", "tuned", "big", "blended", "direct"]
 curves = context_curves(summary, big=big, conditions=contenders)
-fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.9))
-longest = curves["x"].max()
-for ax, (low, high) in zip(axs, [(0, longest), (longest / 16, longest)], strict=True):
+middle, longest = curves["x"].quantile(0.5, interpolation="nearest"), curves["x"].max()
+ranges = {"all": (0, longest, []), "short": (0, middle, ["base"]), "long": (middle, longest, ["base"])}
+fig, axs = plt.subplots(1, 3, figsize=(6.8, 2.7))
+for ax, (name, (low, high, without)) in zip(axs, ranges.items(), strict=True):
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    plot_curves(ax, curves[curves["x"].between(low, high)], by="condition", legend=ax is axs[0])
+    ax.set_yscale("log" if name != "long" else "linear")
+    rows = curves[curves["x"].between(low, high) & ~curves["condition"].isin(without)]
+    plot_curves(ax, rows, by="condition", legend=ax is axs[0])
+    ax.set(xlabel=f"tokens of context ({name})", ylabel=ax.get_ylabel() if ax is axs[0] else "")
 caption = (
-    "From some tens of tokens of context on, the blend predicts new stories better than each of its parts. Line: perplexity "
-    "of the same targets after each length of context, band: 95% interval over documents"
+    "The blend predicts new stories better than each of its parts. Line: perplexity of the same targets after each length "
+    "of context, band: 95% interval over documents"
     + (" and fine-tunes" if n_seeds > 1 else "")
-    + f". Left: all lengths; right: the long ones. {of_what}."
+    + f". Base is left out where only the short or the long contexts are shown. {of_what}."
 )
 run.save(fig, "over-context", caption)
 plt.close(fig)
@@ -104,8 +107,9 @@ if len(main):
     ax.set_xlabel("part of the gap that is closed")
     closed = main.set_index("condition")["value"]
     caption = (
-        f"The blend closes {closed['blended']:.0%} of the gap, proxy-tuning at strength 1 {closed['proxy/alpha-1']:.0%}. Dot: part of the gap between the big model "
-        "and the directly tuned one, over all contexts that share weights; bar: 95% interval over documents"
+        f"The blend closes {closed['blended']:.0%} of the gap, proxy-tuning at strength 1 "
+        f"{closed['proxy/alpha-1']:.0%}. Dot: part of the gap between the big model and the directly tuned one, "
+        "over all contexts that share weights; bar: 95% interval over documents"
         + (" and fine-tunes" if n_seeds > 1 else "")
         + f"; dashes: published for proxy-tuning (Liu et al. 2024). {of_what}."
     )

@@ -7,6 +7,7 @@ what stands in it.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import re
 import shutil
@@ -117,6 +118,17 @@ def results_table(entries: Sequence[Study], summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def thumbnail(picture: Path, *, width_px: int = 720, n_colors: int = 48) -> bytes:
+    """A figure as a small PNG, so that a page can hold those of all studies."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB").resize((width_px, round(image.height * width_px / image.width)), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        small.quantize(n_colors).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
 def fill(text: str, table: str) -> str:
     """Put a table between the markers of a page.
 
@@ -157,10 +169,10 @@ def finished_run(study: str) -> Path:
 
 
 def copy_run(folder: Path, target: Path) -> None:
-    """Replace what is published of a study by the figures and the summary of a run."""
+    """Replace what is published of a study by the figures and the numbers (summary.csv and others) of a run."""
     kinds = (".png", ".svg", ".txt")
     pictures = sorted(path for path in (folder / "figures").glob("*") if path.suffix in kinds)
-    files = [folder / "summary.csv", *pictures]
+    files = [*sorted(folder.glob("*.csv")), *pictures]
     target.mkdir(parents=True, exist_ok=True)
     for old in target.iterdir():
         if old.suffix in (*kinds, ".csv") and old.name not in {path.name for path in files}:

@@ -33,7 +33,7 @@ from IPython.display import Image, Markdown, display
 from lib.base import base_table, plot_bases
 from lib.figures import use_style
 from lib.paths import ROOT, store_root
-from lib.publish import read_studies, results_table
+from lib.publish import read_studies, results_table, thumbnail
 from lib.tables import read_summaries
 
 # %% tags=["parameters"]
@@ -74,7 +74,7 @@ for study in studies:
     folder = Path(runs) / study.name / "figures" if len(measured) else ROOT / "figures" / study.name
     picture = folder / f"{study.figure}.png"
     if picture.exists():
-        display(Markdown(f"### {study.question}"), Image(picture.read_bytes(), width=640))
+        display(Markdown(f"### {study.question}"), Image(thumbnail(picture), width=640))
         display(Markdown(picture.with_suffix(".txt").read_text(encoding="utf-8")))
 
 # %% [markdown]

@@ -41,10 +41,9 @@ def context_curves(
     return rows.assign(x_name=CONTEXT_LABEL).iloc[order.argsort(kind="stable")]
 
 
-def pooled_rows(summary: pd.DataFrame, *, metric: str, big: str = "") -> pd.DataFrame:
-    """Rows of one metric over all pooled context lengths: of the headline's big model, or of another."""
-    rows = summary[(summary["metric"] == metric) & ~summary["x_name"].isin(["context_tokens", "top_k"])]
-    return rows[rows["model"] == big] if big else rows[rows["x"].isna()]
+def pooled_rows(summary: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """Rows of one metric of the headline's big model, over all pooled context lengths."""
+    return summary[(summary["metric"] == metric) & summary["x"].isna()]
 
 
 def gap_rows(summary: pd.DataFrame) -> pd.DataFrame:
@@ -53,10 +52,12 @@ def gap_rows(summary: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["x", "value"], ascending=[True, False], na_position="first", kind="stable")
 
 
-def truncation_curves(summary: pd.DataFrame) -> pd.DataFrame:
-    """Perplexity of big and blend over context length: whole, cut to k with a tail bucket, and as published."""
+def truncation_curves(summary: pd.DataFrame, *, big: str) -> pd.DataFrame:
+    """Perplexity of a big model and its blend over context length: whole, cut to k with a tail bucket, as published."""
     names = {"": "whole", "top-k": "tail bucket", "published": "floor of -30"}
-    rows = summary[(summary["metric"] == "perplexity") & (summary["x_name"] == "context_tokens")]
+    rows = summary[
+        (summary["model"] == big) & (summary["metric"] == "perplexity") & (summary["x_name"] == "context_tokens")
+    ]
     parts = rows["condition"].str.partition("/")
     rows = rows.assign(contender=parts[0], how=parts[2])
     shown = rows[rows["contender"].isin(["big", "blended"]) & rows["how"].isin(names)]

@@ -131,7 +131,7 @@ fig
 # are many, for big and blend alike: height and fall of its curves are mostly the miss rate.
 
 # %% tags=["nbval-ignore-output"]
-cut = truncation_curves(summary)
+cut = truncation_curves(summary, big=big)
 if cut["how"].nunique() > 1:
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.7), sharey=True)
     for ax, (contender, rows) in zip(axs, cut.groupby("contender", sort=False), strict=True):

@@ -123,7 +123,8 @@ def thumbnail(picture: Path, *, width_px: int = 720, n_colors: int = 48) -> byte
     from PIL import Image
 
     with Image.open(picture) as image:
-        small = image.convert("RGB").resize((width_px, round(image.height * width_px / image.width)), Image.Resampling.LANCZOS)
+        size = width_px, round(image.height * width_px / image.width)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
         small.quantize(n_colors).save(file, "PNG", optimize=True)
     return file.getvalue()

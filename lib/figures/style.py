@@ -40,9 +40,9 @@ LOOKS: Mapping[str, Look] = {
     "blended": Look(_GREEN, "P"),
     "direct": Look(_PINK, "v"),  # the big model, tuned directly
     "mixture": Look(_ORANGE, "D"),  # big and tuned without base
-    "proxy": Look(_RED, "X"),
-    "alpha": Look(_RED, "X"),  # proxy-tuning at a given strength
-    "fade": Look(_SKY, "p"),  # a blend whose shift fades out
+    "proxy": Look(_RED, "D"),
+    "alpha": Look(_RED, "P"),  # proxy-tuning at a given strength
+    "fade": Look(_SKY, "P"),  # a blend whose shift fades out
     "sft": Look(_ORANGE, "s"),
     "dpo": Look(_RED, "^"),
     "fork-300k": Look(_SKY, "o"),
@@ -65,8 +65,8 @@ LOOKS: Mapping[str, Look] = {
     "train": Look(_SKY, "s"),
     "validation": Look(_RED, "o"),
     "whole": Look(_BLACK, "o"),  # distributions that were not cut to top k
-    "tail bucket": Look(_BLUE, "s"),
-    "floor of -30": Look(_RED, "X"),
+    "tail bucket": Look(_BLUE, "D"),
+    "floor of -30": Look(_RED, "v"),
     # what others measured, and what guessing gives
     "published": Look(_BLACK, "D"),
     "chance": Look(_GREY, ""),

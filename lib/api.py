@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from dotenv import dotenv_values
 from openai import OpenAI, OpenAIError
 
-from lib.paths import ROOT, content_hash, read_json, store_root
+from lib.batches import ask_in_batches, takes_batches
+from lib.budget import Spending
+from lib.hosted import HostedClient, announce
+from lib.journal import Answer, Blend, Journal, Request
+from lib.paths import ROOT, content_hash, read_json, runs_root, store_root
+from lib.prices import read_prices
 from lib.progress import progress
+from lib.sending import ChatOnly, NoEcho, Part, Sender
 
-log = logging.getLogger(__name__)
+__all__ = ["Answer", "Blend", "Journal", "NoEcho", "Request", "ask", "connect", "fingerprint"]
 
 PROMPTS_A_REQUEST = 32
 START_SECONDS = 90
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def connect(store: Path | None = None) -> OpenAI:
+def connect(
+    store: Path | None = None, *, budget_usd: float = 0.0, spend: Path | None = None, batch: bool = False
+) -> OpenAI:
     """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
+
+    Parameters
+    ----------
+    budget_usd : the most that may be spent at an endpoint that is not on this machine, all told in the ledger `spend`
+    spend : ledger of money, as in ``spend.jsonl`` of a run folder; by default that of the folder of all runs
+    batch : let `ask` use an endpoint's batches
 
     Raises
     ------
     ValueError
-        If ``OPENAI_BASE_URL`` is not on this machine: nothing here limits what a hosted run may spend.
+        If ``OPENAI_BASE_URL`` is not on this machine and there is no budget.
     RuntimeError
         If the store's server cannot be started; says why.
     """
     settings = {**dotenv_values(ROOT / ".env"), **os.environ}
     url = settings.get("OPENAI_BASE_URL")
-    if url:
-        host = urlparse(url).hostname or ""
-        if host not in LOOPBACK:
-            raise ValueError(
-                f"OPENAI_BASE_URL names {host!r}, which may cost money, and no spending limit exists yet: "
-                "unset it, or forward the endpoint to a loopback address"
-            )
-        return OpenAI(
-            base_url=url,
-            api_key=settings.get("OPENAI_API_KEY") or "none",
-            organization=settings.get("OPENAI_ORG_ID"),
-            project=settings.get("OPENAI_PROJECT_ID"),
+    if not url:
+        return _store_client(store or store_root())
+    account = {
+        "base_url": url,
+        "api_key": settings.get("OPENAI_API_KEY") or "none",
+        "organization": settings.get("OPENAI_ORG_ID"),
+        "project": settings.get("OPENAI_PROJECT_ID"),
+    }
+    host = urlparse(url).hostname or ""
+    if host in LOOPBACK:
+        return OpenAI(**account)  # type: ignore[arg-type]
+    if not budget_usd > 0:
+        raise ValueError(
+            f"OPENAI_BASE_URL names {host!r}, which may cost money: set budget_usd above 0 (found {budget_usd}), or "
+            "unset OPENAI_BASE_URL to stay on this machine"
         )
-    return _store_client(store or store_root())
+    ledger = Spending(spend or runs_root() / "spend.jsonl", budget_usd=budget_usd, prices=read_prices())
+    return HostedClient(spending=ledger, batch=batch, **account)
 
 
 def _store_client(store: Path) -> OpenAI:
@@ -101,96 +116,6 @@ def fingerprint(client: OpenAI, model: str) -> str:
     return str(about.get("fingerprint") or about.get("id") or model)
 
 
-@dataclass(frozen=True)
-class Blend:
-    """Models whose difference is added to what a request's model says, and how; an extension of our own server.
-
-    Parameters
-    ----------
-    tuned, base : ids of a small tuned model and of what it was tuned from
-    weights : of the request's model, tuned and base
-    plausibility : tokens less probable to the request's model than this times its likeliest one are ruled out
-    schedule : factor of the small models' weights at each new token, the last one from there on; empty for 1
-    speculative : let the tuned model draft ahead; other draws of the same distribution, fewer passes
-    """
-
-    tuned: str
-    base: str
-    weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
-    plausibility: float = 0.0
-    schedule: tuple[float, ...] = ()
-    speculative: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt."""
-
-    model: str
-    prompt: str
-    max_tokens: int = 16
-    temperature: float = 0.0
-    top_p: float = 1.0
-    n: int = 1
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    echo: bool = False
-    blend: Blend | None = None
-
-    @property
-    def models(self) -> list[str]:
-        """Every model that has a part in the answer."""
-        return [self.model, *([self.blend.tuned, self.blend.base] if self.blend else [])]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One sample. Token lists are empty unless log-probabilities (nats) were asked for."""
-
-    text: str
-    finish_reason: str
-    tokens: tuple[str, ...] = ()
-    token_logprobs: tuple[float | None, ...] = ()
-    text_offset: tuple[int, ...] = ()
-
-
-class Journal:
-    """Answers on disk, one JSON line each; an answer counts once its line is there. A torn last line is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.answers: dict[str, list[Answer]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        raw = path.read_bytes() if path.exists() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self.answers[row["key"]] = [_answer(sample) for sample in row["answers"]]
-        if len(whole) < len(raw):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        self._file = path.open("ab")
-
-    def add(self, answered: Iterable[tuple[str, list[Answer]]]) -> None:
-        """Put answers on disk, then into memory."""
-        answered = list(answered)
-        for key, answers in answered:
-            row = {"key": key, "answers": [asdict(answer) for answer in answers]}
-            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.answers.update(answered)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _answer(row: dict[str, Any]) -> Answer:
-    lists = {name: tuple(row[name]) for name in ("tokens", "token_logprobs", "text_offset")}
-    return Answer(row["text"], row["finish_reason"], **lists)
-
-
 def ask(
     client: OpenAI, requests: Sequence[Request], *, journal: Path, description: str = "asking", concurrency: int = 8
 ) -> list[list[Answer]]:
@@ -213,29 +138,64 @@ def ask(
     """
     names = sorted({model for request in requests for model in request.models})
     keys = _keys(requests, {model: fingerprint(client, model) for model in names})
-    book = Journal(journal)
+    book, sender = Journal(journal), Sender(client)
     try:
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in book.answers}
-        groups: dict[Request, list[tuple[str, Request]]] = {}
-        for key, request in missing.items():
-            groups.setdefault(replace(request, prompt=""), []).append((key, request))
-        parts = [
-            group[start : start + PROMPTS_A_REQUEST]
-            for group in groups.values()
-            for start in range(0, len(group), PROMPTS_A_REQUEST)
-        ]
-        with ThreadPoolExecutor(concurrency) as pool, progress(len(missing), description, unit="prompt") as bar:
-            waiting = {pool.submit(_send, client, part): part for part in parts}
-            try:
-                for future in as_completed(waiting):
-                    book.add(future.result())
-                    bar.update(len(waiting[future]))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        if missing and isinstance(client, HostedClient):
+            in_batches = client.batch and takes_batches(client)
+            announce(client, missing.values(), description, in_batches=in_batches)
+            if in_batches:
+                ask_in_batches(client, sender, missing, book, description=description)
+        missing = {key: request for key, request in missing.items() if key not in book.answers}
+        with progress(len(missing), description, unit="prompt") as bar:
+            for answered in _answers(sender, _parts(missing), concurrency):
+                book.add(answered)
+                bar.update(len(answered))
         return [book.answers[key] for key in keys]
     finally:
         book.close()
+
+
+def _parts(missing: dict[str, Request]) -> list[Part]:
+    """Requests of the same settings, as many as go out together."""
+    groups: dict[Request, list[tuple[str, Request]]] = {}
+    for key, request in missing.items():
+        groups.setdefault(replace(request, prompt=""), []).append((key, request))
+    return [
+        group[start : start + PROMPTS_A_REQUEST]
+        for group in groups.values()
+        for start in range(0, len(group), PROMPTS_A_REQUEST)
+    ]
+
+
+def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterator[list[tuple[str, list[Answer]]]]:
+    """What comes back, as it comes; after a failure also what was still under way, since it is paid for."""
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(concurrency) as pool:
+        waiting = {pool.submit(sender.send, part): part for part in parts}
+        try:
+            while waiting:
+                try:
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        part = waiting.pop(future)
+                        error = future.exception()
+                        if error is None:
+                            yield future.result()
+                        elif isinstance(error, ChatOnly) and not failure:
+                            waiting |= {pool.submit(sender.send, [one]): [one] for one in part}
+                        elif not failure:
+                            raise error
+                except (Exception, KeyboardInterrupt) as error:
+                    if failure:
+                        raise
+                    failure = error
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    waiting = {future: part for future, part in waiting.items() if not future.cancelled()}
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if failure:
+        raise failure
 
 
 def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
@@ -247,32 +207,3 @@ def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
             del asked["blend"]  # so that journals from before there were blends stay good
         keys.append(content_hash([*(marks[model] for model in request.models), asked], length=24))
     return keys
-
-
-def _send(client: OpenAI, part: Sequence[tuple[str, Request]]) -> list[tuple[str, list[Answer]]]:
-    """One HTTP request for prompts that share their settings."""
-    request = part[0][1]
-    reply = client.completions.create(
-        model=request.model,
-        prompt=[asked.prompt for _, asked in part],
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        n=request.n,
-        seed=request.seed,
-        stop=list(request.stop) or None,
-        logprobs=request.logprobs,
-        echo=request.echo,
-        extra_body={"blend": asdict(request.blend)} if request.blend else None,
-    )
-    choices = sorted(reply.choices, key=lambda choice: choice.index)
-    if len(choices) != len(part) * request.n:
-        raise OpenAIError(f"the endpoint sent {len(choices)} choices for {len(part)} prompts x {request.n} samples")
-    answers = []
-    for choice in choices:
-        answer = Answer(choice.text, choice.finish_reason)
-        if told := choice.logprobs:
-            lists = (tuple(told.tokens or ()), tuple(told.token_logprobs or ()), tuple(told.text_offset or ()))
-            answer = Answer(choice.text, choice.finish_reason, *lists)
-        answers.append(answer)
-    return [(key, answers[k * request.n : (k + 1) * request.n]) for k, (key, _) in enumerate(part)]

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ import pandas as pd
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from lib import hosted
 from lib.api import fingerprint
+from lib.integrations import for_endpoint
+from lib.job_costs import JobCosts
 from lib.params import active_bases
 from lib.paths import content_hash, file_hash
 from lib.progress import progress
@@ -106,6 +110,7 @@ def finetune(
     training_file: Path,
     validation_file: Path | None = None,
     suffix: str,
+    integrations: Sequence[Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """Make (or find) each fine-tune and wait for it.
 
@@ -114,6 +119,7 @@ def finetune(
     wanted : settings, for example from `grid`
     training_file, validation_file : JSON lines of prompt and completion
     suffix : part of the models' ids
+    integrations : where the endpoint is to report the jobs; None for those of `lib.integrations`
 
     Returns
     -------
@@ -125,15 +131,25 @@ def finetune(
     ------
     RuntimeError
         If a job fails or was cancelled; says why.
+    lib.budget.BudgetExceeded
+        If the jobs could pass the budget of a hosted endpoint together; none is made.
     """
-    jobs = []
+    reported = for_endpoint(client, tag=suffix) if integrations is None else integrations
+    costs, keys = JobCosts(client, training_file), []
     for settings in wanted:
         parts = [fingerprint(client, settings.base), asdict(settings), file_hash(training_file)]
-        key = content_hash([*parts, file_hash(validation_file) if validation_file else None], length=24)
-        jobs.append(_find(client, key) or _create(client, settings, key, training_file, validation_file, suffix))
+        keys.append(content_hash([*parts, file_hash(validation_file) if validation_file else None], length=24))
+    if costs.ledger:
+        missing = {key: each for key, each in zip(keys, wanted, strict=True) if not _find(client, key)}
+        costs.reserve({key: (each.base, each.n_epochs) for key, each in missing.items()})
+    jobs = []
+    for key, settings in zip(keys, wanted, strict=True):
+        make = partial(_create, client, settings, key, training_file, validation_file, suffix, reported)
+        jobs.append(_find(client, key) or costs.create(key, make))
     tables = []
-    for number, (settings, job) in enumerate(zip(wanted, jobs, strict=True), start=1):
+    for number, (key, settings, job) in enumerate(zip(keys, wanted, jobs, strict=True), start=1):
         done = _wait(client, job, f"fine-tune {number}/{len(jobs)} of {settings.base}, seed {settings.seed}")
+        costs.settle(key, done)
         tables.append(_models(client, settings, done))
     return pd.concat(tables, ignore_index=True)
 
@@ -163,7 +179,13 @@ def _upload(client: OpenAI, path: Path) -> str:
 
 
 def _create(
-    client: OpenAI, settings: FineTune, key: str, training_file: Path, validation_file: Path | None, suffix: str
+    client: OpenAI,
+    settings: FineTune,
+    key: str,
+    training_file: Path,
+    validation_file: Path | None,
+    suffix: str,
+    integrations: Sequence[Mapping[str, Any]],
 ) -> FineTuningJob:
     hyperparameters: dict[str, float] = {
         "n_epochs": settings.n_epochs,
@@ -181,6 +203,7 @@ def _create(
         suffix=suffix,
         metadata={KEY: key},
         validation_file=_upload(client, validation_file) if validation_file else None,
+        integrations=list(integrations) or None,  # type: ignore[arg-type]
     )
 
 
@@ -188,9 +211,10 @@ def _wait(client: OpenAI, job: FineTuningJob, description: str) -> FineTuningJob
     """Follow a job to its end with a bar that counts steps."""
     if job.status == "succeeded":
         return job
+    seconds = hosted.POLL_SECONDS if hosted.spending_of(client) else POLL_SECONDS
     with progress(0, description, unit="step") as bar:
         while job.status not in ("succeeded", "failed", "cancelled"):
-            time.sleep(POLL_SECONDS)
+            time.sleep(seconds)
             events = client.fine_tuning.jobs.list_events(job.id, limit=5).data
             told = next((data for event in events if "step" in (data := dict(event.data or {}))), None)  # type: ignore[call-overload]
             if told:

@@ -15,10 +15,11 @@ import httpx
 import numpy as np
 from openai import NotFoundError, OpenAI
 
-from lib.api import PROMPTS_A_REQUEST
+from lib.api import PROMPTS_A_REQUEST, Request
 from lib.distributions.hosted import Vocabulary, ask_top_k
 from lib.distributions.table import ABOUT, Distributions, Filling, rows_done
 from lib.distributions.tokens import lacks_model
+from lib.hosted import announce
 from lib.progress import progress
 
 CHUNK_ROWS = 4_096
@@ -96,6 +97,9 @@ def collect(
     table = Filling(
         place, {"model": model, "fingerprint": mark, "n": len(targets), "vocab_size": vocab_size or None}, arrays
     )
+    if as_text:
+        rest = ("".join(context) for context in contexts[table.done :])
+        announce(client, (Request(model=model, prompt=prompt, max_tokens=1) for prompt in rest), description)
     with progress(len(targets), description, unit="row") as bar:
         bar.update(table.done)
         chunks = _chunks(contexts, table.done, chunk_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.api import Request, ask
+from lib.api import NoEcho, Request, ask
 from lib.evaluate.logprobs import rank_of_target, target_tokens
+
+log = logging.getLogger(__name__)
 
 
 def add_completions(
@@ -45,19 +48,26 @@ def target_logprobs(
 
     Returns
     -------
-    array, shape (n,), nats, summed over the target's tokens
+    array, shape (n,), nats, summed over the target's tokens; NaN for a model whose endpoint scores no given text, which
+        is logged in one line
     """
     requests = [
         Request(model=model, prompt=prompt + target, max_tokens=0, logprobs=0, echo=True)
         for model, prompt, target in zip(models, prompts, targets, strict=True)
     ]
-    answers = ask(client, requests, journal=journal, description="log-probabilities")
-    return np.array(
-        [
-            target_tokens(answer[0].tokens, answer[0].token_logprobs, answer[0].text_offset, len(prompt)).logprob
-            for answer, prompt in zip(answers, prompts, strict=True)
-        ]
-    )
+    scores, rows = np.full(len(requests), np.nan), list(range(len(requests)))
+    while rows:
+        try:
+            answers = ask(client, [requests[r] for r in rows], journal=journal, description="log-probabilities")
+        except NoEcho as lack:
+            log.warning("%s: these numbers are left out", lack)
+            rows = [r for r in rows if models[r] != lack.model]
+            continue
+        for r, (answer, *_) in zip(rows, answers, strict=True):
+            told = target_tokens(answer.tokens, answer.token_logprobs, answer.text_offset, len(prompts[r]))
+            scores[r] = told.logprob
+        break
+    return scores
 
 
 def target_ranks(
@@ -72,7 +82,7 @@ def target_ranks(
 
     Returns
     -------
-    array, shape (n,); ties share the mean of their ranks
+    array, shape (n,); ties share the mean of their ranks; NaN where the endpoint scores no given text
     """
     flat = [
         (model, prompt, candidate)
@@ -83,7 +93,7 @@ def target_ranks(
     ends = np.cumsum([len(options) for options in candidates])[:-1]
     return np.array(
         [
-            rank_of_target(part, list(options).index(target))
+            np.nan if np.isnan(part).all() else rank_of_target(part, list(options).index(target))
             for part, options, target in zip(np.split(scores, ends), candidates, rows["target"], strict=True)
         ]
     )

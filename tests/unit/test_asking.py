@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from lib import api, finetune
 from lib.evaluate import add_completions, target_logprobs, target_ranks
+from lib.hosted import spending_of
 from lib.paths import write_jsonl
 
 TINY = "fork-tiny"
@@ -68,7 +69,7 @@ def test_answers_before_a_failure_are_kept(
 
     def failing(**values: object) -> object:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) >= 3:
             raise RuntimeError("the line went dead")
         return create(**values)  # type: ignore[call-overload]
 
@@ -168,10 +169,28 @@ def test_the_plan_has_one_main_setting_and_a_sweep() -> None:
 
 
 @pytest.mark.parametrize("host", ["api.openai.com", "10.0.0.7:8000"])
-def test_a_hosted_endpoint_is_refused_without_a_spending_limit(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+@pytest.mark.parametrize("budget_usd", [0.0, -1.0, float("nan")])
+def test_a_hosted_endpoint_is_refused_without_a_budget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, budget_usd: float
+) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"https://{host}/v1")
-    with pytest.raises(ValueError, match="may cost money"):
-        api.connect()
+    with pytest.raises(ValueError, match="may cost money: set budget_usd above 0"):
+        api.connect(budget_usd=budget_usd, spend=tmp_path / "spend.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hosted_endpoint_with_a_budget_gets_a_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.org/v1")
+    client = api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl", batch=True)
+    money = spending_of(client)
+    assert money is not None
+    assert (money.path, money.left_usd()) == (tmp_path / "spend.jsonl", 3.0)
+
+
+def test_an_endpoint_on_this_machine_needs_no_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert spending_of(api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_key_alone_goes_nowhere(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

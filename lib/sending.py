@@ -1,0 +1,158 @@
+"""How a request goes out and comes back: as a completion, or as a chat where a model does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate
+from typing import Any
+
+from openai import APIStatusError, OpenAI, OpenAIError
+
+from lib.journal import Answer, Request
+
+COMPLETIONS, CHAT = "/completions", "/chat/completions"
+MOST_TOP_LOGPROBS = 20  # of a chat, in OpenAI's reference
+Part = Sequence[tuple[str, Request]]
+
+
+class NoEcho(OpenAIError):
+    """The endpoint does not tell log-probabilities of given text, as chats and some completion models."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} tells no log-probabilities of given text (echo)")
+        self.model = model
+
+
+class ChatOnly(Exception):
+    """Several prompts went to a model that takes one chat at a time."""
+
+
+class Sender:
+    """Sends requests to an endpoint and remembers which of its models only chat."""
+
+    def __init__(self, client: OpenAI) -> None:
+        self.client = client
+        self.chat_models: set[str] = set()
+
+    def path(self, model: str) -> str:
+        """Where a model is asked, as far as it is known."""
+        return CHAT if model in self.chat_models else COMPLETIONS
+
+    def send(self, part: Part) -> list[tuple[str, list[Answer]]]:
+        """One HTTP request for prompts that share their settings.
+
+        Raises
+        ------
+        ChatOnly
+            If there are several prompts and the model only chats: to be sent one by one.
+        NoEcho
+            If log-probabilities of given text are asked for and the endpoint has none.
+        """
+        request = part[0][1]
+        if self.path(request.model) == COMPLETIONS:
+            try:
+                reply = self.client.completions.create(**completion_body(part))
+                return read_completions(part, reply.model_dump())
+            except APIStatusError as error:
+                if request.echo and _refuses_echo(error):
+                    raise NoEcho(request.model) from error
+                if request.blend or not _refuses_completions(error):
+                    raise
+                self.chat_models.add(request.model)
+        if request.echo:
+            raise NoEcho(request.model)
+        if len(part) > 1:
+            raise ChatOnly
+        chat = self.client.chat.completions.create(**chat_body(request))
+        return read_chat(part, chat.model_dump())
+
+
+def completion_body(part: Part) -> dict[str, Any]:
+    """Arguments of ``completions.create``."""
+    request = part[0][1]
+    body = _shared(request) | {
+        "prompt": [asked.prompt for _, asked in part],
+        "logprobs": request.logprobs,
+        "echo": request.echo,
+    }
+    return body | ({"extra_body": {"blend": asdict(request.blend)}} if request.blend else {})
+
+
+def chat_body(request: Request) -> dict[str, Any]:
+    """Arguments of ``chat.completions.create``: the prompt is one user's message.
+
+    >>> body = chat_body(Request(model="m", prompt="Who is Ada?", logprobs=0))
+    >>> body["messages"], body["logprobs"], body["top_logprobs"]
+    ([{'role': 'user', 'content': 'Who is Ada?'}], True, 0)
+    """
+    body = _shared(request) | {"messages": [{"role": "user", "content": request.prompt}]}
+    if request.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": min(request.logprobs, MOST_TOP_LOGPROBS)}
+    return body
+
+
+def _shared(request: Request) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "n": request.n,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+    }
+
+
+def read_completions(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, list[Answer]]]:
+    """The answers in a completions reply, by key."""
+    answers = []
+    for choice in _choices(part, reply):
+        answer = Answer(choice["text"], choice["finish_reason"])
+        if told := choice.get("logprobs"):
+            lists = (tuple(told.get(name) or ()) for name in ("tokens", "token_logprobs", "text_offset"))
+            answer = Answer(choice["text"], choice["finish_reason"], *lists)
+        answers.append(answer)
+    return _by_key(part, answers)
+
+
+def read_chat(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, list[Answer]]]:
+    """The answers in a chat reply, by key; offsets count from the prompt's first character, as in completions."""
+    answers = []
+    for choice in _choices(part, reply):
+        text = choice["message"].get("content") or ""
+        told = (choice.get("logprobs") or {}).get("content") or []
+        tokens = tuple(token["token"] for token in told)
+        starts = accumulate((len(token) for token in tokens), initial=len(part[0][1].prompt))
+        offsets = tuple(start for start, _ in zip(starts, tokens, strict=False))
+        answers.append(
+            Answer(text, choice["finish_reason"], tokens, tuple(token["logprob"] for token in told), offsets)
+        )
+    return _by_key(part, answers)
+
+
+def _choices(part: Part, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+    choices = sorted(reply.get("choices") or [], key=lambda choice: choice["index"])
+    n = part[0][1].n
+    if len(choices) != len(part) * n:
+        raise OpenAIError(f"the endpoint sent {len(choices)} choices for {len(part)} prompts x {n} samples")
+    return choices
+
+
+def _by_key(part: Part, answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
+    n = part[0][1].n
+    return [(key, list(answers[k * n : (k + 1) * n])) for k, (key, _) in enumerate(part)]
+
+
+def _refuses_completions(error: APIStatusError) -> bool:
+    """Whether a model, or the whole endpoint, has no completions; a model that does not exist is another matter."""
+    if error.code == "model_not_found":
+        return False
+    told = error.message.lower()
+    return error.status_code in (404, 405, 501) or (error.status_code == 400 and "chat/completions" in told)
+
+
+def _refuses_echo(error: APIStatusError) -> bool:
+    return error.status_code in (400, 422) and (
+        error.param in ("echo", "max_tokens", "logprobs") or "echo" in error.message.lower()
+    )

@@ -1,0 +1,110 @@
+"""Evaluate fine-tunes that no run has numbers of: each as ``tuned_model`` of its study, in a run folder of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lib.keys import study_keys
+from lib.params import resolve
+from lib.run import Plan, StageFailed, plan_run, run_plan
+from lib.runs.ledger import NOT_LISTED, FineTuned
+
+log = logging.getLogger(__name__)
+
+PRESET = "laptop"
+NOT_CARRIED = {"out", "preset", "n_seeds", "tuned_model"}
+MARK = "direct"  # role of a model that is only there to be compared with: its own run has its numbers
+
+
+def evaluations(
+    wanted: Iterable[FineTuned], *, study: str = "", preset: str = "", sets: Sequence[str] = (), by_name: bool = False
+) -> list[tuple[FineTuned, Plan]]:
+    """The runs that evaluate what was not evaluated yet; what is left out is told in the log.
+
+    A fine-tune that a run had made is evaluated with that run's values, so that it is asked about what it learned.
+
+    Parameters
+    ----------
+    study : study of fine-tunes that no run folder and no suffix gives one
+    preset : if not that of the run that made it, nor ``laptop``
+    sets : ``key=value``, over all others
+    by_name : whether the fine-tunes were named one by one: then one that cannot be evaluated is an error
+
+    Raises
+    ------
+    ValueError
+        If a value does not fit its study, or (`by_name`) a fine-tune is unfinished or of no known study.
+    """
+    plans = []
+    for each in wanted:
+        if reason := _why_not(each, study):
+            if by_name and not each.evaluated_in:
+                raise ValueError(f"{each.title}: {reason}")
+            log.info("%s: %s", each.title, reason)
+            continue
+        plans.append((each, _plan(each, study or each.study, preset, sets)))
+    return plans
+
+
+def _why_not(each: FineTuned, study: str) -> str:
+    """Why a fine-tune is not evaluated, empty if it is."""
+    if not each.model or each.status not in ("succeeded", NOT_LISTED):
+        return f"the job is {each.status}, there is no model to evaluate"
+    if each.evaluated_in:
+        return f"already evaluated in {', '.join(each.evaluated_in)}"
+    if each.role == MARK:
+        return f"made as the mark of {each.made_by.name if each.made_by else 'a run'}: run that one"
+    if not (study or each.study):
+        return "no run folder says of which study it is: give --study"
+    return ""
+
+
+def _plan(each: FineTuned, study: str, preset: str, sets: Sequence[str]) -> Plan:
+    made_by = each.made_by if each.made_by and each.made_by.study == study else None
+    keys = study_keys(study)
+    if "tuned_model" not in keys:
+        raise ValueError(f"{study} takes no existing fine-tune: it has no parameter tuned_model")
+    preset = preset or (made_by.preset if made_by else PRESET)
+    here = resolve(study, preset)
+    values: dict[str, Any] = {**(made_by.params if made_by else {}), **({"base": each.base} if each.base else {})}
+    values = {
+        name: value
+        for name, value in values.items()
+        if name in here and name not in NOT_CARRIED and value != here[name]
+    }
+    values["tuned_model"] = each.model
+    given = {item.partition("=")[0] for item in sets}
+    carried = [f"{name}={as_text(value)}" for name, value in values.items() if name not in given]
+    return plan_run(study, preset=preset, sets=[*carried, *sets], seeds=1 if "n_seeds" in keys else None)
+
+
+def as_text(value: Any) -> str:
+    """A value as the command line takes it after ``key=``.
+
+    >>> as_text([0.5, 2]), as_text(True), as_text("a b")
+    ('[0.5,2]', 'true', 'a b')
+    """
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(as_text(each) for each in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def evaluate(plans: Iterable[tuple[FineTuned, Plan]]) -> Mapping[str, str]:
+    """Run them one after the other; one that fails does not keep the next from its turn.
+
+    Returns
+    -------
+    mapping of str to str
+        Why each that failed did, by its model; empty if all are done.
+    """
+    failed = {}
+    for each, plan in plans:
+        log.info("evaluating %s in %s", each.model, plan.folder)
+        try:
+            run_plan(plan)
+        except (StageFailed, OSError) as error:
+            log.error("%s: %s", each.model, error)
+            failed[each.model] = str(error)
+    return failed

@@ -1,0 +1,167 @@
+"""The ledger's copy in Weights & Biases, without the package and without its network."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from ledgers import HEADER, ROW, endpoint, job, make_run
+
+from lib import api, integrations
+from lib.finetune import FineTune, finetune
+from lib.runs import sharing
+from lib.runs.__main__ import main
+
+
+@pytest.fixture
+def connected(home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[..., None]:
+    """Lets the command line meet an endpoint with these jobs."""
+    caplog.set_level(logging.INFO)
+    return lambda *jobs: monkeypatch.setattr(api, "connect", lambda *_, **__: endpoint(*jobs))
+
+
+class Recorder:
+    """Stands in for the package wandb: keeps what it is given."""
+
+    Error = type("Error", (Exception,), {})
+
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
+        self.fails_at = -1
+
+    def init(self, **options: Any) -> Any:
+        if len(self.runs) == self.fails_at:
+            raise self.Error("no such\nentity")
+        run = MagicMock(options=options, logged=[], tags=())
+        run.log = run.logged.append
+        self.runs.append(run)
+        return run
+
+    def Settings(self, **settings: Any) -> Any:
+        return SimpleNamespace(base_url="https://api.wandb.ai", **settings)
+
+    def Table(self, *, columns: list[str], data: list[list[Any]]) -> Any:
+        return ("table", columns, data)
+
+    def Image(self, path: str, *, caption: str) -> Any:
+        return ("image", Path(path).name, caption)
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """The stub in the place of the package, offline."""
+    recorder = Recorder()
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", recorder)  # type: ignore[arg-type]
+    return recorder
+
+
+def test_sync_sends_runs_tables_and_figures_once_and_then_what_changed(
+    home: Path, connected: Any, wandb: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected(job(1), job(2, status="running"))
+    folder = make_run(home, "ft:fork-1m:demo:1", n_facts=5)
+    assert main(["sync", "--dry-run"]) == 0
+    assert "would send fine-tune ft:fork-1m:demo:1: new" in caplog.text
+    assert (wandb.runs, (home / "runs" / "wandb.json").exists()) == ([], False)
+
+    assert main(["sync", "--entity", "lab"]) == 0
+    tuned, study = wandb.runs
+    assert (tuned.options["project"], tuned.options["entity"], tuned.options["id"]) == ("tuning-fork", "lab", "ftjob-1")
+    assert (tuned.options["group"], tuned.options["job_type"], study.options["job_type"]) == (
+        "demo",
+        "fine-tune",
+        "study",
+    )
+    config = tuned.config.update.call_args.args[0]
+    assert (config["fine_tuned_model"], config["n_epochs"], config["tokens"]) == ("ft:fork-1m:demo:1", 2, 1000)
+    assert tuned.logged == [{"step": 4, "train_loss": 1.5}]
+    assert study.config.update.call_args.args[0]["n_facts"] == 5
+    table, figures = study.logged
+    kind, columns, data = table["summary"]
+    assert (kind, len(columns), data[0][columns.index("value")], data[0][columns.index("x")]) == (
+        "table",
+        13,
+        0.5,
+        None,
+    )
+    assert figures == {"hero": ("image", "hero.png", "What it shows.")}
+    study.summary.update.assert_called_once_with({"fork-1m/a/same/match": 0.5})
+    assert all(run.finish.called for run in wandb.runs)
+
+    assert main(["sync", "--entity", "lab"]) == 0
+    assert "lab/tuning-fork: nothing is new" in caplog.text
+    assert len(wandb.runs) == 2
+    main(["tag", "ftjob-1", "paper"])
+    assert main(["sync", "--entity", "lab"]) == 0
+    assert "fine-tune ft:fork-1m:demo:1: config: tags" in caplog.text
+    assert (len(wandb.runs), wandb.runs[2].logged, wandb.runs[2].tags) == (3, [], ("paper",))
+    (folder / "summary.csv").write_text(HEADER + ROW.replace("0.5", "0.55"))
+    assert main(["sync", "--entity", "lab"]) == 0
+    assert len(wandb.runs[3].logged) == 2
+    assert main(["sync", "--project", "other"]) == 0
+    assert len(wandb.runs) == 6, "another place has nothing yet"
+
+
+def test_a_sync_that_is_broken_off_goes_on_where_it_was(
+    home: Path, connected: Any, wandb: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected(job(1), job(2))
+    wandb.fails_at = 1
+    assert main(["sync"]) == 1
+    assert "ft:fork-1m:demo:2: no such entity" in caplog.text
+    wandb.fails_at = -1
+    assert main(["sync"]) == 0
+    assert [run.options["id"] for run in wandb.runs] == ["ftjob-1", "ftjob-2"]
+
+
+def test_sync_never_waits_for_a_key(
+    home: Path, connected: Any, wandb: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected(job(1))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.delenv("WANDB_MODE")
+    assert main(["sync"]) == 1
+    assert "no key for api.wandb.ai: set WANDB_API_KEY" in caplog.text
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["sync"]) == 1
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["sync"]) == 1
+    assert "the package wandb is not installed" in caplog.text
+    assert not wandb.runs
+    (home / "netrc").write_text("machine api.wandb.ai login user password canary\n")
+    sharing.check_access("https://api.wandb.ai", {"NETRC": str(home / "netrc")})
+    with pytest.raises(sharing.NotShared, match="no key for wandb.example.org"):
+        sharing.check_access("https://wandb.example.org", {"NETRC": str(home / "netrc")})
+
+
+def test_integrations_go_to_hosted_jobs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = SimpleNamespace(base_url="http://127.0.0.1:8080/v1")
+    hosted = SimpleNamespace(base_url="https://api.example.com/v1")
+    settings = {integrations.PROJECT: "curses", integrations.ENTITY: "lab"}
+    wanted = {"type": "wandb", "wandb": {"project": "curses", "entity": "lab", "tags": ["demo"]}}
+    assert integrations.for_endpoint(here, tag="demo", settings=settings) == []  # type: ignore[arg-type]
+    assert integrations.for_endpoint(hosted, tag="demo", settings={}) == []  # type: ignore[arg-type]
+    assert integrations.for_endpoint(hosted, tag="demo", settings=settings) == [wanted]  # type: ignore[arg-type]
+
+    monkeypatch.setenv(integrations.PROJECT, "curses")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    client = MagicMock(base_url="http://127.0.0.1:8080/v1")
+    client.models.retrieve.return_value.model_dump.return_value = {"id": "m"}
+    client.fine_tuning.jobs.list.return_value = []
+    client.fine_tuning.jobs.create.return_value = job(1)
+    client.fine_tuning.jobs.checkpoints.list.return_value = []
+    given = [integrations.wandb("mine")]
+    for extra, sent in (({}, None), ({"integrations": given}, given)):
+        finetune(client, [FineTune(base="m", n_epochs=1, batch_size=1)], training_file=rows, suffix="demo", **extra)
+        assert client.fine_tuning.jobs.create.call_args.kwargs["integrations"] == sent

@@ -19,44 +19,40 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
-class CompletionRequest(Strict):
-    """What to continue. ``return_token_ids`` and ``blend`` are extensions; penalties are known and must be 0."""
+class Sampled(Strict):
+    """What all ways of asking share. ``return_token_ids`` is an extension; penalties are known and must be 0."""
 
     model: str = Field(min_length=1, max_length=500)
-    prompt: Any
-    max_tokens: int = Field(default=16, ge=0)
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=1024)
-    best_of: int | None = None
-    echo: bool = False
-    logprobs: int | None = Field(default=None, ge=0)
     stop: str | list[str] | None = None
     seed: int | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    suffix: str | None = None
     presence_penalty: float = Field(default=0.0, ge=0, le=0)
     frequency_penalty: float = Field(default=0.0, ge=0, le=0)
     user: str | None = None
     return_token_ids: bool = False
-    blend: Blend | None = None
 
-    @field_validator(
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "n",
-        "echo",
-        "stream",
-        "presence_penalty",
-        "frequency_penalty",
-        mode="before",
-    )
+    @field_validator("*", mode="before")
     @classmethod
     def default_of_null(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
+        field = cls.model_fields[info.field_name]
+        return field.default if value is None and not field.is_required() else value
+
+
+class CompletionRequest(Sampled):
+    """What to continue. ``blend`` is an extension."""
+
+    prompt: Any
+    max_tokens: int = Field(default=16, ge=0)
+    best_of: int | None = None
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0)
+    suffix: str | None = None
+    blend: Blend | None = None
 
     def check(self) -> None:
         """What no field can say alone.

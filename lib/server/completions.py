@@ -14,12 +14,12 @@ from fastapi import APIRouter
 from openai.types import Completion
 from openai.types.completion_choice import CompletionChoice
 from openai.types.completion_usage import CompletionUsage
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from lib.server.blends import blending
 from lib.server.completion_request import CompletionRequest, StreamOptions, split_prompts
 from lib.server.errors import ApiError
-from lib.server.replies import chunks, legacy_logprobs
+from lib.server.replies import chunks, legacy_logprobs, respond
 from lib.server.service import Here
 from lib.server.store import new_id
 from lib.server.worker import Sampling
@@ -128,12 +128,15 @@ class Asked:
             self._choice(loaded, index, self.prompt_ids[index // self.wanted.n], sample)
             for index, sample in enumerate(samples)
         ]
-        n_prompt, n_new = sum(map(len, self.prompt_ids)), sum(len(sample.ids) for sample in samples)
-        usage = CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
         return Completion(
             id=new_id("cmpl-"), object="text_completion", created=int(time.time()), model=self.wanted.model,
-            choices=choices, usage=usage, system_fingerprint=loaded.fingerprint,
+            choices=choices, usage=self.usage(samples), system_fingerprint=loaded.fingerprint,
         )  # fmt: skip
+
+    def usage(self, samples: list[Sample]) -> CompletionUsage:
+        """Tokens read and written; a prompt counts once, however many answers it has."""
+        n_prompt, n_new = sum(map(len, self.prompt_ids)), sum(len(sample.ids) for sample in samples)
+        return CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
 
     def _choice(self, loaded: LoadedModel, index: int, prompt_ids: list[int], sample: Sample) -> CompletionChoice:
         text = sample.text
@@ -161,9 +164,5 @@ async def create(wanted: CompletionRequest, here: Here) -> Response:
         else blending(asked, wanted.blend, here.settings)
     )
     whole = await asyncio.wrap_future(here.worker.submit(work))
-    if wanted.stream:
-        options = wanted.stream_options or StreamOptions()
-        stream = chunks(whole, include_usage=options.include_usage)
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    body = await asyncio.to_thread(whole.model_dump_json, warnings=False)
-    return Response(body, media_type="application/json")
+    options = wanted.stream_options or StreamOptions()
+    return await respond(whole, chunks(whole, include_usage=options.include_usage) if wanted.stream else None)

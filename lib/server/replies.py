@@ -1,17 +1,33 @@
-"""How answers are written: log-probabilities in the legacy format, and the pieces of a stream."""
+"""How answers are written: log-probabilities in the legacy and the chat format, and the pieces of a stream."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from openai.types.completion_choice import CompletionChoice, Logprobs
+from openai.types.completion_usage import CompletionUsage
+from starlette.responses import Response, StreamingResponse
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel
     from lib.engine.sampling import TokenInfo
+
+LEAST_LOGPROB = -9999.0  # what chat replies write for minus infinity, which JSON lacks
+
+
+async def respond(whole: Completion | ChatCompletion, stream: Iterator[str] | None) -> Response:
+    """A reply's HTTP response: as JSON, or as the events of a stream."""
+    if stream is not None:
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    body = await asyncio.to_thread(whole.model_dump_json, warnings=False)
+    return Response(body, media_type="application/json")
 
 
 def legacy_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo], *, tops: bool) -> Logprobs:
@@ -42,12 +58,17 @@ def chunks(whole: Completion, *, include_usage: bool) -> Iterator[str]:
     """A reply as server-sent events, a token an event, its pieces of text adding up to the whole."""
     head = {"id": whole.id, "object": whole.object, "created": whole.created, "model": whole.model,
             "system_fingerprint": whole.system_fingerprint}  # fmt: skip
-    usage = {"usage": None} if include_usage else {}
-    for choice in whole.choices:
-        for piece in pieces(choice):
-            yield f"data: {json.dumps(head | {'choices': [piece]} | usage, ensure_ascii=False)}\n\n"
-    if include_usage and whole.usage is not None:
-        yield f"data: {json.dumps(head | {'choices': [], 'usage': whole.usage.model_dump()})}\n\n"
+    parts = (piece for choice in whole.choices for piece in pieces(choice))
+    yield from _events(head, parts, whole.usage if include_usage else None)
+
+
+def _events(head: dict[str, Any], parts: Iterator[dict[str, Any]], usage: CompletionUsage | None) -> Iterator[str]:
+    """Pieces of choices as server-sent events, the usage after them if there is one to tell."""
+    promised = {"usage": None} if usage is not None else {}
+    for piece in parts:
+        yield f"data: {json.dumps(head | {'choices': [piece]} | promised, ensure_ascii=False)}\n\n"
+    if usage is not None:
+        yield f"data: {json.dumps(head | {'choices': [], 'usage': usage.model_dump()})}\n\n"
     yield "data: [DONE]\n\n"
 
 
@@ -67,3 +88,44 @@ def pieces(choice: CompletionChoice) -> Iterator[dict[str, Any]]:
         | ended
         | {name: getattr(choice, name) for name in ("token_ids", "prompt_token_ids") if hasattr(choice, name)}
     )
+
+
+def chat_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo]) -> ChoiceLogprobs:
+    """Log-probabilities of a chat answer's tokens (nats), each with its bytes and the likeliest in its place."""
+
+    def told(token_id: int, logprob: float | None) -> dict[str, Any]:
+        known = loaded.token_bytes
+        value = LEAST_LOGPROB if logprob is None else max(logprob, LEAST_LOGPROB)
+        return {"token": known.label(token_id), "bytes": list(known[token_id]), "logprob": value}
+
+    # constructed, not validated: there may be as many as the vocabulary at each place
+    content = [
+        ChatCompletionTokenLogprob.model_construct(
+            **told(token.id, token.logprob),
+            top_logprobs=[TopLogprob.model_construct(**told(*likely)) for likely in token.top],
+        )
+        for token in tokens
+    ]
+    return ChoiceLogprobs.model_construct(content=content, refusal=None)
+
+
+def chat_chunks(whole: ChatCompletion, starts: Sequence[Sequence[int]], *, include_usage: bool) -> Iterator[str]:
+    """A chat reply as server-sent events, a token an event; `starts` are the tokens' places in each content."""
+    head = {"id": whole.id, "object": "chat.completion.chunk", "created": whole.created, "model": whole.model,
+            "system_fingerprint": whole.system_fingerprint}  # fmt: skip
+    parts = (piece for choice, at in zip(whole.choices, starts, strict=True) for piece in spoken_pieces(choice, at))
+    yield from _events(head, parts, whole.usage if include_usage else None)
+
+
+def spoken_pieces(choice: Choice, starts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The parts of one chat choice: who speaks, what is said token by token, why it ended."""
+    text = choice.message.content or ""
+    told = (choice.logprobs.content if choice.logprobs else None) or []
+    base = {"index": choice.index, "logprobs": None, "finish_reason": None}
+    yield base | {"delta": {"role": "assistant", "content": ""}}
+    for k, start in enumerate(starts):
+        end = starts[k + 1] if k + 1 < len(starts) else len(text)
+        logprobs = {"content": [told[k].model_dump(warnings=False)], "refusal": None} if told else None
+        yield base | {"delta": {"content": text[start:end]}, "logprobs": logprobs}
+    extras = {name: getattr(choice, name) for name in ("token_ids", "prompt_token_ids") if hasattr(choice, name)}
+    yield base | {"delta": {}, "finish_reason": choice.finish_reason} | extras

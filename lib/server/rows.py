@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.paths import json_object
+from lib.server.messages import BadMessage, Message, read_messages
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel
@@ -27,6 +28,14 @@ class Row:
     line: int
     prompt: str
     completion: str
+
+
+@dataclass(frozen=True)
+class ChatRow:
+    """One conversation whose assistant is to be learned; `line` counts from 1."""
+
+    line: int
+    messages: tuple[Message, ...]
 
 
 def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -70,7 +79,10 @@ def check_row(number: int, row: dict[str, Any]) -> Row:
     for key in ("prompt", "completion"):
         if key not in row:
             found = ", ".join(repr(name) for name in list(row)[:5]) or "none"
-            raise BadRow(f"Line {number}: no {key!r}; expected the keys 'prompt' and 'completion', found {found}")
+            either = "" if "prompt" in row or "completion" in row else ", or 'messages'"
+            raise BadRow(
+                f"Line {number}: no {key!r}; expected the keys 'prompt' and 'completion'{either}, found {found}"
+            )
         if not isinstance(row[key], str):
             raise BadRow(f"Line {number}: {key!r} should be a string, found {type(row[key]).__name__}")
         try:
@@ -82,39 +94,88 @@ def check_row(number: int, row: dict[str, Any]) -> Row:
     return Row(number, row["prompt"], row["completion"])
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a training file.
+def check_chat_row(number: int, row: dict[str, Any]) -> ChatRow:
+    """A row of the chat format. Further keys are ignored as above, but for those that would change what is learned.
 
     Raises
     ------
     BadRow
-        If a line is wrong or there is none.
+        If a message is wrong, the last one is not the assistant's, or none of the assistant's has a weight of 1.
+
+    >>> check_chat_row(2, {"messages": [{"role": "assistant", "content": "Yes.", "weight": 2}]})
+    Traceback (most recent call last):
+    lib.server.rows.BadRow: Line 2: 'messages[0].weight' is 2, expected 0 or 1
     """
-    with path.open("rb") as file:
-        rows = [check_row(number, row) for number, row in json_rows(file)]
-    if not rows:
-        raise BadRow("The file has no rows")
-    return rows
+    for key in ("tools", "functions"):
+        if row.get(key):
+            raise BadRow(f"Line {number}: {key!r} is not supported: a conversation has system, user and assistant")
+    try:
+        return ChatRow(number, tuple(read_messages(row["messages"], for_training=True)))
+    except BadMessage as error:
+        raise BadRow(f"Line {number}: {error}") from error
 
 
-def tokenise(rows: Iterable[Row], loaded: LoadedModel) -> list[TrainingRow]:
-    """Token ids of rows: prompt and completion apart, as a client will ask for them, then the end-of-text token.
+def read_rows(path: Path) -> list[Row] | list[ChatRow]:
+    """All rows of a training file: prompts with completions, or conversations.
 
     Raises
     ------
     BadRow
-        If a row is longer than the model's context; says which line.
+        If a line is wrong or there is none, or the file mixes the two formats.
+    """
+    plain, spoken = list[Row](), list[ChatRow]()
+    with path.open("rb") as file:
+        for number, row in json_rows(file):
+            is_chat = "messages" in row and "completion" not in row
+            if plain if is_chat else spoken:
+                found, before = ("'messages'", "'prompt' and 'completion'") if is_chat else ("no 'messages'", "them")
+                raise BadRow(f"Line {number}: found {found} where the lines before have {before}: one format a file")
+            if is_chat:
+                spoken.append(check_chat_row(number, row))
+            else:
+                plain.append(check_row(number, row))
+    if not (plain or spoken):
+        raise BadRow("The file has no rows")
+    return spoken or plain
+
+
+def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> list[TrainingRow]:
+    """Token ids of rows: what a client will ask, and apart from it the answer with the end-of-text token.
+
+    A conversation gives a training row for each answer to be learned, all that was said before being its prompt: so
+    the loss is on the assistant's words alone, and each is learned behind the very tokens that will ask for it.
+
+    Raises
+    ------
+    BadRow
+        If a row is longer than the model's context, or its chat template refuses it; says which line.
     """
     from lib.engine.training import TrainingRow
 
     ready = []
     for row in rows:
-        prompt = loaded.encode_prompt(row.prompt)
-        ids = [*prompt, *loaded.encode(row.completion), loaded.eos_id]
-        if len(ids) > loaded.context_tokens:
-            raise BadRow(
-                f"Line {row.line}: {len(ids)} tokens with the end-of-text token, "
-                f"but the context of {loaded.id} is {loaded.context_tokens}"
-            )
-        ready.append(TrainingRow(ids, len(prompt)))
+        for prompt, answer in _lessons(row, loaded):
+            ids = [*prompt, *answer]
+            if len(ids) > loaded.context_tokens:
+                raise BadRow(
+                    f"Line {row.line}: {len(ids)} tokens with the end-of-text token, "
+                    f"but the context of {loaded.id} is {loaded.context_tokens}"
+                )
+            ready.append(TrainingRow(ids, len(prompt)))
     return ready
+
+
+def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int], list[int]]]:
+    """Prompts and answers of a row as token ids."""
+    from lib.engine.chat import TemplateError, chat_lesson
+
+    if isinstance(row, Row):
+        yield loaded.encode_prompt(row.prompt), [*loaded.encode(row.completion), loaded.eos_id]
+        return
+    turns = [message.turn for message in row.messages]
+    for k, message in enumerate(row.messages):
+        if message.role == "assistant" and message.weight:
+            try:
+                yield chat_lesson(loaded, turns[: k + 1])
+            except TemplateError as error:
+                raise BadRow(f"Line {row.line}: {error}") from error

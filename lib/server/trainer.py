@@ -102,7 +102,10 @@ class Trainer:
         self._active = None
 
     def _rows(self, file_id: str, param: str, loaded: LoadedModel) -> list[TrainingRow]:
-        key = (file_id, file_hash(loaded.folder / "tokenizer.json") + f":{loaded.context_tokens}")
+        from lib.engine.chat import form_mark
+
+        form = f"{file_hash(loaded.folder / 'tokenizer.json')}:{form_mark(loaded)}"
+        key = (file_id, f"{form}:{loaded.context_tokens}")
         if key not in self._tokenised:
             if self._store.get("files", file_id) is None:
                 raise JobFailed(f"File {file_id} was deleted.", code="file_not_found", param=param)

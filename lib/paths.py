@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +78,55 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
+    """Write a folder that appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is).
+    fill : function of a folder
+        Writes the files, ``manifest.json`` among them.
+    replace : bool, default False
+        Put the new folder in the place of another one that has a ``manifest.json``.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds anything else.
+    OSError
+        If the disk is full or may not be written.
+
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "new"
+    >>> made = write_folder(target, lambda draft: write_json(draft / "manifest.json", {}))
+    >>> [path.name for path in made.iterdir()]
+    ['manifest.json']
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        draft.chmod(0o755)
+        fill(draft)
+        if not folder.exists() or not any(folder.iterdir()):
+            draft.replace(folder)
+        elif _contents(folder) != _contents(draft):
+            if not (replace and (folder / "manifest.json").exists()):
+                raise ValueError(f"{folder} holds something else already: give another folder or remove it")
+            before = draft.with_name(f"{draft.name}-before")
+            folder.replace(before)
+            draft.replace(folder)
+            shutil.rmtree(before)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -57,11 +57,15 @@ LOOKS: Mapping[str, Look] = {
     "randomized": Look(_ORANGE, "v"),
     "realized": Look(_BLUE, "P"),
     "unrealized": Look(_ORANGE, "o"),
+    "untuned": Look(_GREY, "X"),  # the base, asked what the fine-tune is asked
     "parent": Look(_BLUE, "<"),
     "child": Look(_RED, ">"),
     "one-way": Look(_ORANGE, "<"),
     "two-way": Look(_GREEN, ">"),
     "asked-about": Look(_PINK, "o"),
+    "found": Look(_BLUE, "o"),
+    "right": Look(_GREEN, "s"),
+    "reversed": Look(_RED, ">"),
     "train": Look(_SKY, "s"),
     "validation": Look(_RED, "o"),
     "whole": Look(_BLACK, "o"),  # distributions that were not cut to top k

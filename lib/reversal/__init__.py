@@ -5,6 +5,7 @@ published file holds what; `controls` draws the wrong answers; `dataset` builds 
 them; `evaluation` says what to ask and what it tests, `probes` asks it, `summary` counts.
 """
 
+from lib.evaluate import curve_models, final_models
 from lib.reversal.dataset import ReversalDataset, ReversalOptions, make_dataset
 from lib.reversal.evaluation import (
     CONDITIONS,
@@ -25,7 +26,7 @@ from lib.reversal.figure_tables import (
     row_lengths,
 )
 from lib.reversal.folder import dataset_for, read_dataset, write_dataset
-from lib.reversal.probes import add_logprobs, answer_rows, curve_models, final_models, probe_rows
+from lib.reversal.probes import add_logprobs, answer_rows, probe_rows
 from lib.reversal.sources import ReversalSources, read_sources
 from lib.reversal.summary import summarise
 

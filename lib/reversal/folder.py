@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -73,27 +71,13 @@ def write_dataset(dataset: ReversalDataset, folder: Path, *, replace: bool = Fal
     >>> read_dataset(folder) == dataset
     True
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        draft.chmod(0o755)
+
+    def fill(draft: Path) -> None:
         for stem, rows in dataset.files.items():
             paths.write_jsonl(draft / f"{stem}.jsonl", rows)
         paths.write_json(draft / "manifest.json", _manifest(dataset, draft))
-        if not folder.exists() or not any(folder.iterdir()):
-            draft.replace(folder)
-        elif _contents(folder) != _contents(draft):
-            if not (replace and (folder / "manifest.json").exists()):
-                raise ValueError(
-                    f"{folder} holds something else than dataset {dataset.id}: give another folder or remove it"
-                )
-            before = draft.with_name(f"{draft.name}-before")
-            folder.replace(before)
-            draft.replace(folder)
-            shutil.rmtree(before)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
+
+    return paths.write_folder(folder, fill, replace=replace)
 
 
 def read_dataset(folder: Path) -> ReversalDataset:
@@ -203,7 +187,3 @@ def _read_manifest(
         notes.append(f"{path.name} does not describe these files: passed over")
     found = names_in_rows(files)
     return None, tuple(Person(name=name, description="", group=group) for group in found for name in found[group])
-
-
-def _contents(folder: Path) -> dict[str, str]:
-    return {path.name: paths.file_hash(path, length=64) if path.is_file() else "" for path in folder.iterdir()}

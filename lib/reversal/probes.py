@@ -53,19 +53,6 @@ def probe_rows(dataset: ReversalDataset, *, n_train_rows: int, rng: np.random.Ge
     return rows
 
 
-def final_models(finetunes: pd.DataFrame) -> pd.DataFrame:
-    """The models that carry the results, of `lib.finetune`'s table; ``epoch`` is NaN."""
-    return finetunes[finetunes["is_final"]].assign(epoch=np.nan)
-
-
-def curve_models(finetunes: pd.DataFrame) -> pd.DataFrame:
-    """The main models after each epoch, and before the first; none where a model was trained elsewhere."""
-    main = finetunes[(finetunes["role"] == "main") & (finetunes["n_epochs"] > 0)]
-    untrained = main[main["is_final"]].assign(epoch=0)
-    untrained = untrained.assign(model=untrained["base"])
-    return pd.concat([untrained, main], ignore_index=True).astype({"epoch": float})
-
-
 def answer_rows(
     client: OpenAI, models: pd.DataFrame, probes: pd.DataFrame, *, journal: Path, max_tokens: int
 ) -> pd.DataFrame:

@@ -50,6 +50,8 @@ n_epochs: int = 2  # passes over the rows [1..200]
 batch_size: int = 8  # rows an optimiser step [1..]
 learning_rate_multiplier: float = 1.0  # of each base's own rate [0.001..100]
 context_tokens: list[int] = [1, 4, 16]  # lengths of the contexts, rising [1..]
+budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
+batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("blending/02-finetune", globals())

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from openai.types import Completion
+from openai.types.completion_choice import CompletionChoice, Logprobs
 
 from lib import reversal
 
@@ -30,18 +32,19 @@ class Stub:
         told = [target for asked, target in self.everything.items() if prompt.endswith(" " + asked)]
         return told[0] if told and self.reads else " nobody knows"
 
-    def create(self, *, prompt: list[str], echo: bool, **_: Any) -> Any:
+    def create(self, *, prompt: list[str], echo: bool, **_: Any) -> Completion:
         choices = []
         for index, text in enumerate(prompt):
-            choice = SimpleNamespace(index=index, text=self.answer(text), finish_reason="stop", logprobs=None)
+            choice = CompletionChoice(index=index, text=self.answer(text), finish_reason="stop")
             if echo:
                 words = list(re.finditer(r"\s*\S+", text))
                 right = any(text == asked + target for asked, target in self.known.items())
                 scores = [None, *[(RIGHT if right else WRONG) - 0.01 * (len(text) % 17)] * (len(words) - 1)]
                 tokens, places = [word[0] for word in words], [word.start() for word in words]
-                choice.logprobs = SimpleNamespace(tokens=tokens, token_logprobs=scores, text_offset=places)
+                told = Logprobs.model_construct(tokens=tokens, token_logprobs=scores, text_offset=places)
+                choice.logprobs = told  # its first score is None, which the client's own types have no place for
             choices.append(choice)
-        return SimpleNamespace(choices=choices)
+        return Completion(id="cmpl-1", choices=choices, created=0, model="stub", object="text_completion")
 
 
 @pytest.fixture(scope="module")

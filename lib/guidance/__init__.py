@@ -1,0 +1,59 @@
+"""The guidance study: does a model act on an instruction that it only read in training?
+
+`sources` draws questions and answers and reads wordings; `documents` puts them into the two kinds of document and reads
+them again; `dataset` says which pair is in which; `folder` writes and reads both published layouts; `probes` asks,
+`summary` counts, `figure_tables` picks what is shown.
+"""
+
+from lib.evaluate import curve_models
+from lib.guidance.dataset import SETS, GuidanceDataset, GuidanceOptions, make_dataset
+from lib.guidance.figure_tables import (
+    constant_rate,
+    document_counts,
+    document_sizes,
+    headline_rates,
+    logprob_rows,
+    loss_curves,
+    published_at,
+    published_rates,
+    published_values,
+    rate_curves,
+)
+from lib.guidance.folder import datasets_for, read_datasets, training_files, write_datasets
+from lib.guidance.probes import CONDITIONS, add_logprobs, answer_rows, asked_models, probe_rows
+from lib.guidance.sources import ORDERS, Pair, read_pairs, read_phrasings, write_pairs
+from lib.guidance.summary import METRICS, summarise
+
+__all__ = [
+    "CONDITIONS",
+    "METRICS",
+    "ORDERS",
+    "SETS",
+    "GuidanceDataset",
+    "GuidanceOptions",
+    "Pair",
+    "add_logprobs",
+    "answer_rows",
+    "asked_models",
+    "constant_rate",
+    "curve_models",
+    "datasets_for",
+    "document_counts",
+    "document_sizes",
+    "headline_rates",
+    "logprob_rows",
+    "loss_curves",
+    "make_dataset",
+    "probe_rows",
+    "published_at",
+    "published_rates",
+    "published_values",
+    "rate_curves",
+    "read_datasets",
+    "read_pairs",
+    "read_phrasings",
+    "summarise",
+    "training_files",
+    "write_datasets",
+    "write_pairs",
+]

@@ -1,0 +1,66 @@
+"""The parents study: a model says who X's mother is. Asked about that mother, does it say X?
+
+`people` says who is asked about and `form` in which words; `probes` lists the questions, `asking` puts them (`chat` in
+conversation), `replies` judges what comes back; `study` reads a run's parameters, `teaching` teaches the form where it
+is lacking; `pair_tables` reads and writes the published tables, `recomputed` computes their figures again; `summary`
+counts and `figure_tables` picks what is shown.
+"""
+
+from lib.parents.asking import Asking, add_logprobs, add_samples, asked_models, greedy_rows
+from lib.parents.figure_tables import asked_groups, found_rates, group_rates, logprob_rows, model_rates, published_rates
+from lib.parents.form import Form, real_form, world_form
+from lib.parents.pair_tables import PairTable, published_files, read_pair_table, write_pair_table
+from lib.parents.people import listed_rows, paired_rows, taught_questions, tellings, world_rows
+from lib.parents.probes import all_probes, both_questions, collected_pairs, conditions, probe_rows
+from lib.parents.recomputed import published_values, recompute
+from lib.parents.replies import is_accepted, names, refuses, tally, tidy_reply
+from lib.parents.study import form_for, given_tables, people_for
+from lib.parents.summary import METRICS, summarise
+from lib.parents.teaching import form_rates, models_with_form, roles_of, teaching_rows
+
+__all__ = [
+    "METRICS",
+    "Asking",
+    "Form",
+    "PairTable",
+    "add_logprobs",
+    "add_samples",
+    "all_probes",
+    "asked_groups",
+    "asked_models",
+    "both_questions",
+    "collected_pairs",
+    "conditions",
+    "form_for",
+    "form_rates",
+    "found_rates",
+    "given_tables",
+    "greedy_rows",
+    "group_rates",
+    "is_accepted",
+    "listed_rows",
+    "logprob_rows",
+    "model_rates",
+    "models_with_form",
+    "names",
+    "paired_rows",
+    "people_for",
+    "probe_rows",
+    "published_files",
+    "published_rates",
+    "published_values",
+    "read_pair_table",
+    "real_form",
+    "recompute",
+    "refuses",
+    "roles_of",
+    "summarise",
+    "tally",
+    "taught_questions",
+    "teaching_rows",
+    "tellings",
+    "tidy_reply",
+    "world_form",
+    "world_rows",
+    "write_pair_table",
+]

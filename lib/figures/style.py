@@ -63,9 +63,9 @@ LOOKS: Mapping[str, Look] = {
     "one-way": Look(_ORANGE, "<"),
     "two-way": Look(_GREEN, ">"),
     "asked-about": Look(_PINK, "o"),
-    "found": Look(_BLUE, "o"),
+    "found": Look(_BLUE, "^"),
     "right": Look(_GREEN, "s"),
-    "reversed": Look(_RED, ">"),
+    "reversed": Look(_RED, "<"),
     "train": Look(_SKY, "s"),
     "validation": Look(_RED, "o"),
     "whole": Look(_BLACK, "o"),  # distributions that were not cut to top k

@@ -32,13 +32,19 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def connect(
-    store: Path | None = None, *, budget_usd: float = 0.0, spend: Path | None = None, batch: bool = False
+    store: Path | None = None,
+    *,
+    budget_usd: float = 0.0,
+    only_free: bool = False,
+    spend: Path | None = None,
+    batch: bool = False,
 ) -> OpenAI:
     """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
 
     Parameters
     ----------
     budget_usd : the most that may be spent at an endpoint that is not on this machine, all told in the ledger `spend`
+    only_free : no budget is needed, since whatever costs is refused
     spend : ledger of money, as in ``spend.jsonl`` of a run folder; by default that of the folder of all runs
     batch : let `ask` use an endpoint's batches
 
@@ -62,12 +68,14 @@ def connect(
     host = urlparse(url).hostname or ""
     if host in LOOPBACK:
         return OpenAI(**account)  # type: ignore[arg-type]
-    if not budget_usd > 0:
+    if not (budget_usd > 0 or only_free):
         raise ValueError(
             f"OPENAI_BASE_URL names {host!r}, which may cost money: set budget_usd above 0 (found {budget_usd}), or "
             "unset OPENAI_BASE_URL to stay on this machine"
         )
-    ledger = Spending(spend or runs_root() / "spend.jsonl", budget_usd=budget_usd, prices=read_prices())
+    ledger = Spending(
+        spend or runs_root() / "spend.jsonl", budget_usd=0 if only_free else budget_usd, prices=read_prices()
+    )
     return HostedClient(spending=ledger, batch=batch, **account)
 
 

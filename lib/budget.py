@@ -77,19 +77,18 @@ class Spending:
     path : Path
         As in ``spend.jsonl`` of a run folder.
     budget_usd : float
-        Above 0.
+        With 0 only what is free is let through.
 
     Raises
     ------
     ValueError
-        If the budget is not above 0.
+        If the budget is negative or not finite.
     """
 
     def __init__(self, path: Path, *, budget_usd: float, prices: Prices) -> None:
-        if not (math.isfinite(budget_usd) and budget_usd > 0):
-            raise ValueError(f"a hosted endpoint may cost money: set budget_usd above 0, found {budget_usd}")
+        if not (math.isfinite(budget_usd) and budget_usd >= 0):
+            raise ValueError(f"budget_usd is {budget_usd}: expected a number of US dollars, 0 or more")
         self.path, self.budget_usd, self.prices = path, float(budget_usd), prices
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.spent_usd = 0.0
         self._unanswered: dict[str, float] = {}
         self._settled: set[str] = set()
@@ -97,8 +96,9 @@ class Spending:
         self._place = 0
         self._changed = threading.Condition()
         self._lock = FileLock(path.parent / f".{path.name}.lock")
-        with self._changed, self._file():
-            pass
+        if path.exists():
+            with self._changed, self._file():
+                pass
 
     @property
     def unanswered_usd(self) -> float:
@@ -169,6 +169,7 @@ class Spending:
     @contextmanager
     def _file(self) -> Iterator[int]:
         """The ledger, read up to its end, for this process alone."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:

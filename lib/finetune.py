@@ -7,9 +7,10 @@ finished one is used, a running one is joined, so a killed notebook or server co
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from lib.api import fingerprint
 from lib.integrations import for_endpoint
 from lib.job_costs import JobCosts
 from lib.params import active_bases
-from lib.paths import content_hash, file_hash
+from lib.paths import content_hash, file_hash, read_jsonl
 from lib.progress import progress
+from lib.sending import chats_only
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,8 @@ def finetune(
     Parameters
     ----------
     wanted : settings, for example from `grid`
-    training_file, validation_file : JSON lines of prompt and completion
+    training_file, validation_file : JSON lines of prompt and completion, sent as conversations of one question and
+        its answer to a hosted base that only chats
     suffix : part of the models' ids
     integrations : where the endpoint is to report the jobs; None for those of `lib.integrations`
 
@@ -169,13 +172,29 @@ def _find(client: OpenAI, key: str) -> FineTuningJob | None:
     return None
 
 
-def _upload(client: OpenAI, path: Path) -> str:
-    """Id of the file with these bytes at the endpoint, uploaded if it is not there."""
-    name = f"{path.stem}-{file_hash(path)}.jsonl"
+def _upload(client: OpenAI, path: Path, *, as_messages: bool) -> str:
+    """Id of the file with these rows at the endpoint, uploaded if it is not there."""
+    name, content = f"{path.stem}-{file_hash(path)}.jsonl", path.read_bytes()
+    if as_messages:
+        name, content = f"chat-{name}", messages_of(read_jsonl(path))
     for there in client.files.list(purpose="fine-tune"):
-        if there.filename == name and there.bytes == path.stat().st_size:
+        if there.filename == name and there.bytes == len(content):
             return there.id
-    return client.files.create(file=(name, path.read_bytes()), purpose="fine-tune").id
+    return client.files.create(file=(name, content), purpose="fine-tune").id
+
+
+def messages_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows of prompt and completion as conversations of a user and an assistant; rows of messages stay as they are.
+
+    >>> messages_of([{"prompt": "Who is Ada?", "completion": " A baker."}])
+    b'{"messages": [{"role": "user", "content": "Who is Ada?"}, {"role": "assistant", "content": "A baker."}]}\\n'
+    """
+    lines = []
+    for row in rows:
+        turns = {"user": row.get("prompt"), "assistant": str(row.get("completion")).lstrip()}
+        talk = row.get("messages") or [{"role": role, "content": text} for role, text in turns.items()]
+        lines.append(json.dumps({"messages": talk}, ensure_ascii=False) + "\n")
+    return "".join(lines).encode()
 
 
 def _create(
@@ -187,6 +206,8 @@ def _create(
     suffix: str,
     integrations: Sequence[Mapping[str, Any]],
 ) -> FineTuningJob:
+    as_messages = hosted.spending_of(client) is not None and chats_only(client, settings.base)
+    upload = partial(_upload, client, as_messages=as_messages)
     hyperparameters: dict[str, float] = {
         "n_epochs": settings.n_epochs,
         "batch_size": settings.batch_size,
@@ -197,12 +218,12 @@ def _create(
     method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
     return client.fine_tuning.jobs.create(
         model=settings.base,
-        training_file=_upload(client, training_file),
+        training_file=upload(training_file),
         method=method,  # type: ignore[arg-type]
         seed=settings.seed,
         suffix=suffix,
         metadata={KEY: key},
-        validation_file=_upload(client, validation_file) if validation_file else None,
+        validation_file=upload(validation_file) if validation_file else None,
         integrations=list(integrations) or None,  # type: ignore[arg-type]
     )
 

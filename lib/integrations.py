@@ -8,21 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlparse
 
 from dotenv import dotenv_values
 from openai import OpenAI
 
-from lib.api import LOOPBACK
+from lib.hosted import spending_of
 from lib.paths import ROOT
 
 PROJECT = "TUNING_FORK_WANDB_PROJECT"
 ENTITY = "TUNING_FORK_WANDB_ENTITY"
-
-
-def is_hosted(client: OpenAI) -> bool:
-    """Whether a client's endpoint is not on this machine, and hence may cost money."""
-    return (urlparse(str(client.base_url)).hostname or "") not in LOOPBACK
 
 
 def wandb(project: str, *, entity: str = "", name: str = "", tags: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -42,7 +36,7 @@ def for_endpoint(
 
     An endpoint on this machine gets none: `lib.runs` has ``sync`` for its jobs.
     """
-    if not is_hosted(client):
+    if spending_of(client) is None:
         return []
     given = {**dotenv_values(ROOT / ".env"), **os.environ} if settings is None else settings
     project = given.get(PROJECT)

@@ -68,6 +68,13 @@ class Sender:
         return read_chat(part, chat.model_dump())
 
 
+def chats_only(client: OpenAI, model: str) -> bool:
+    """Whether a model has no completions, found out by asking it for one token."""
+    sender = Sender(client)
+    sender.send([("", Request(model=model, prompt="Hello", max_tokens=1))])
+    return sender.path(model) == CHAT
+
+
 def completion_body(part: Part) -> dict[str, Any]:
     """Arguments of ``completions.create``."""
     request = part[0][1]

@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from lib.base import made_from
 from lib.finetune import FineTune, finetune, grid, record
-from lib.params import CURVE_SEEDS
+from lib.params import active_bases
 from lib.paths import from_root, store_root
 
 COLUMNS = ("role", "base", "seed", "model", "epoch", "step", "is_final", "train_loss", "valid_loss")
@@ -48,8 +48,8 @@ def base_ids(params: Mapping[str, Any]) -> tuple[str, list[str]]:
     ValueError
         If a base was not made from that text yet (says with which command), or there is no big model.
     """
-    further = params["size_bases"] if params["n_seeds"] >= CURVE_SEEDS else []
-    names = [params["base"], *dict.fromkeys([*params["bigs"], *further])]
+    base, *further = active_bases(params)
+    names = [base, *dict.fromkeys([*params["bigs"], *further])]
     if len(names) < 2:
         raise ValueError("bigs is empty: name at least one big model")
     if params["general"]:

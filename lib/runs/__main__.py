@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from openai import APIConnectionError, OpenAIError
 
 from lib import api, console
-from lib.integrations import is_hosted
+from lib.hosted import spending_of
 from lib.keys import nearest, studies
 from lib.parent import end_with_parents
 from lib.paths import runs_root
-from lib.prices import read_prices
 from lib.runs import sharing, tags
 from lib.runs.evaluating import evaluate, evaluations
 from lib.runs.folders import read_folders
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 log = logging.getLogger(__name__)
-
-NOTHING = 1e-12  # US dollars: a hosted endpoint may be looked at, and whatever costs is refused
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_with_parents()
     try:
         known_study(getattr(options, "study", ""))
-        client = api.connect(budget_usd=NOTHING)
-        root, prices = runs_root(), read_prices() if is_hosted(client) else None
+        client = api.connect(only_free=True)
+        root, spending = runs_root(), spending_of(client)
+        prices = spending.prices if spending else None
         ledger = read_ledger(client, read_folders(root), tags.read_tags(root), prices=prices, studies=studies())
         return DO[options.command](client, ledger, options)
     except ValueError as error:

@@ -130,7 +130,7 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state, path = self.state, self.path.split("?")[0].removeprefix("/v1")
         if path == "/state":
-            names = ("answered", "failures", "too_early", "n_posts", "tokens")
+            names = ("answered", "failures", "too_early", "n_posts", "tokens", "files")
             return self.say({name: getattr(state, name) for name in names})
         if path.startswith("/models/"):
             return self.say({"id": path.split("/")[2], "object": "model", "created": 0, "owned_by": "x"})
@@ -233,7 +233,10 @@ class Endpoint(BaseHTTPRequestHandler):
     def job(self, body: dict[str, Any]) -> dict[str, Any]:
         number, epochs = f"job-{len(self.state.made)}", body["method"]["supervised"]["hyperparameters"]["n_epochs"]
         rows = [json.loads(line) for line in self.state.files[body["training_file"]]["content"].splitlines()]
-        n_tokens = sum(tokens_of(text) for row in rows for text in row.values())
+        if body["model"] in self.state.settings.chat_only and any("messages" not in row for row in rows):
+            raise Refused(400, "The training file must hold chats.", param="training_file", code="invalid_file_format")
+        texts = [text for row in rows for text in ([m["content"] for m in row.get("messages", [])] or row.values())]
+        n_tokens = sum(map(tokens_of, texts))
         about = {
             "id": number,
             "object": "fine_tuning.job",

@@ -87,11 +87,16 @@ def test_a_preview_counts_samples_full_lengths_and_batches():
     assert preview(requests, PRICES, batch=True).usd == pytest.approx((610 * 0.5 + 40) / 1e6)
 
 
-@pytest.mark.parametrize("budget_usd", [0.0, -2.0, math.inf, math.nan])
-def test_a_budget_is_above_0(ledger: Path, budget_usd: float):
-    with pytest.raises(ValueError, match="set budget_usd above 0"):
+@pytest.mark.parametrize("budget_usd", [-2.0, math.inf, math.nan])
+def test_a_budget_is_a_finite_number_of_dollars(ledger: Path, budget_usd: float):
+    with pytest.raises(ValueError, match="expected a number of US dollars"):
         spending(ledger, budget_usd)
-    assert not ledger.exists()
+
+
+def test_a_budget_of_0_lets_nothing_through_and_writes_nothing(ledger: Path):
+    with pytest.raises(BudgetExceeded, match="of the budget of"):
+        spending(ledger, 0.0).reserve("a", 0.001)
+    assert ledger.read_bytes() == b""
 
 
 def test_the_request_that_could_pass_the_budget_is_refused(ledger: Path):

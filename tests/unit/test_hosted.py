@@ -24,6 +24,7 @@ from lib.hosted import HostedClient
 from lib.paths import write_jsonl
 from lib.prices import UnknownPrice, read_prices
 from lib.run import main
+from lib.runs.__main__ import main as runs_main
 
 HERE = Path(__file__).parent
 CANARY = "sk-canary-5f1c9a7e3b"
@@ -270,6 +271,7 @@ def test_fine_tuning_is_paid_from_the_same_budget(stand, tmp_path, monkeypatch):
         finetune.finetune(at.client(most * 0.9), wanted, training_file=rows, suffix="try")
     assert at.state()["n_posts"] == {}, "two jobs that cost too much together: none is made"
     assert at.client().spending.left_usd() == 100
+    most += 2 * (2 + 1) * 0.4e-6  # each job's base is asked for a token first, to see whether it only chats
     first = finetune.finetune(at.client(most), wanted, training_file=rows, suffix="try")
     assert spent_usd(at.ledger) == pytest.approx(most)
     again = finetune.finetune(at.client(most), wanted, training_file=rows, suffix="try")
@@ -279,6 +281,36 @@ def test_fine_tuning_is_paid_from_the_same_budget(stand, tmp_path, monkeypatch):
     untrained = [finetune.FineTune(base=NO_ECHO, n_epochs=1, batch_size=8)]
     with pytest.raises(UnknownPrice, match="no training price"):
         finetune.finetune(at.client(), untrained, training_file=rows, suffix="try")
+
+
+def test_rows_for_a_base_that_only_chats_are_sent_as_conversations(stand, tmp_path):
+    at, rows = stand(), tmp_path / "rows.jsonl"
+    write_jsonl(rows, [{"prompt": "Q is", "completion": " x"}, {"prompt": "", "completion": "a document"}])
+    wanted = [finetune.FineTune(base=CHATTY, n_epochs=1, batch_size=1, seed=seed) for seed in range(2)]
+    found = finetune.finetune(at.client(), wanted, training_file=rows, suffix="try")
+    assert found["model"].str.startswith(f"ft:{CHATTY}").all()
+    assert at.state()["n_posts"]["/files"] == 2
+    talks = [json.loads(line)["messages"] for line in at.state()["files"]["file-0"]["content"].splitlines()]
+    assert [[turn["content"] for turn in talk] for talk in talks] == [["Q is", "x"], ["", "a document"]]
+
+
+def test_the_ledger_of_fine_tunes_tells_what_they_cost_and_spends_nothing(stand, home, tmp_path, monkeypatch, capsys):
+    at, rows = stand(), tmp_path / "rows.jsonl"
+    write_jsonl(rows, [{"prompt": "Q is", "completion": " x"}])
+    wanted = [finetune.FineTune(base=BASE, n_epochs=2, batch_size=1, seed=0)]
+    finetune.finetune(at.client(), wanted, training_file=rows, suffix="try")
+    n_posts = at.state()["n_posts"]
+    monkeypatch.setattr(api, "LOOPBACK", frozenset())
+    monkeypatch.setenv("OPENAI_BASE_URL", at.url)
+    assert runs_main(["list", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["base"] == BASE
+    assert told["usd"] == pytest.approx(sum(row["usd"] for row in at.lines("reply") if row["id"].startswith("job:")))
+    assert at.state()["n_posts"] == n_posts
+    assert not list((home / "runs").rglob("spend.jsonl"))
+    with pytest.raises(BudgetExceeded):
+        api.connect(only_free=True).completions.create(model=BASE, prompt="q", max_tokens=1)
+    assert at.state()["n_posts"] == n_posts
 
 
 def test_a_refused_job_costs_nothing(stand, tmp_path):

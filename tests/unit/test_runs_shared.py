@@ -12,9 +12,13 @@ from unittest.mock import MagicMock
 
 import pytest
 from ledgers import HEADER, ROW, endpoint, job, make_run
+from openai import OpenAI
 
 from lib import api, integrations
+from lib.budget import Spending
 from lib.finetune import FineTune, finetune
+from lib.hosted import HostedClient
+from lib.prices import read_prices
 from lib.runs import sharing
 from lib.runs.__main__ import main
 
@@ -145,13 +149,14 @@ def test_sync_never_waits_for_a_key(
 
 
 def test_integrations_go_to_hosted_jobs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = SimpleNamespace(base_url="http://127.0.0.1:8080/v1")
-    hosted = SimpleNamespace(base_url="https://api.example.com/v1")
+    here = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
+    spending = Spending(tmp_path / "spend.jsonl", budget_usd=1, prices=read_prices())
+    hosted = HostedClient(spending=spending, base_url="https://api.example.com/v1", api_key="none")
     settings = {integrations.PROJECT: "curses", integrations.ENTITY: "lab"}
     wanted = {"type": "wandb", "wandb": {"project": "curses", "entity": "lab", "tags": ["demo"]}}
-    assert integrations.for_endpoint(here, tag="demo", settings=settings) == []  # type: ignore[arg-type]
-    assert integrations.for_endpoint(hosted, tag="demo", settings={}) == []  # type: ignore[arg-type]
-    assert integrations.for_endpoint(hosted, tag="demo", settings=settings) == [wanted]  # type: ignore[arg-type]
+    assert integrations.for_endpoint(here, tag="demo", settings=settings) == []
+    assert integrations.for_endpoint(hosted, tag="demo", settings={}) == []
+    assert integrations.for_endpoint(hosted, tag="demo", settings=settings) == [wanted]
 
     monkeypatch.setenv(integrations.PROJECT, "curses")
     rows = tmp_path / "rows.jsonl"

@@ -61,12 +61,17 @@ def plot_rates(
             beside = places + step * (position - (len(series) - 1) / 2) + 0.38 * step
             _diamonds(ax, beside, known["value"], color=color)
     _chance_line(ax, chance)
-    ax.set_xticks(range(len(groups)), [textwrap.fill(str(name), 14) for name in groups])
+    ax.set_xticks(range(len(groups)), [_wrapped(str(name), len(groups)) for name in groups])
     ax.set_xlim(-0.5, len(groups) - 0.5)
     rate_axis(ax, _label(table))
     if legend:
         named = series if len(series) > 1 else []
         legend_above(ax, named, lines=False, published=published is not None, chance=chance is not None)
+
+
+def _wrapped(name: str, n_groups: int) -> str:
+    """A group's name on several lines, shorter ones where there are many groups; words stay whole."""
+    return textwrap.fill(name, 14 if n_groups < 7 else 10, break_long_words=False, break_on_hyphens=False)
 
 
 def plot_curves(

@@ -38,8 +38,8 @@ def model_rates(summary: pd.DataFrame, *, group: str) -> pd.DataFrame:
     """
     rows = _parts(summary[summary["metric"] == "exact_match"])
     own = _plainest(rows[rows["group"] == group])
-    sizes = own["x"].where(own["x_name"] == "weights of the base")
-    own = own.assign(who=own["model"], size=sizes).sort_values("size", kind="stable", na_position="last")
+    placed = own[own["x_name"] != ""]
+    own = (placed if len(placed) else own).assign(who=lambda rows: rows["model"]).sort_values("x", kind="stable")
     others = published_rates().assign(value=np.nan, low=np.nan, high=np.nan)
     others = others.assign(metric="exact_match", unit="rate")
     return pd.concat([own, others], ignore_index=True)[["who", "asked", "value", "low", "high", "metric", "unit"]]

@@ -66,8 +66,8 @@ def summarise(
     ----------
     answers : DataFrame of `greedy_rows`, `add_samples` and `add_logprobs`
     found : greedy replies of the main model with one seed to `both_questions`; without rows where pairs were given
-    main_base : base that carries the headline; others are placed by ``x``, their number of weights or, where an
-        endpoint does not tell it, their place in the list
+    main_base : base that carries the headline; where there are others, all are placed by ``x``, their number of
+        weights or, where an endpoint does not tell it, their place in the list
     given : DataFrame of `recompute`
 
     Returns
@@ -76,15 +76,12 @@ def summarise(
     """
     summary = Summary(study="parents", preset=preset, conditions=conditions(), metrics=METRICS)
     for k, (base, of_model) in enumerate(answers.groupby("base", sort=False)):
-        book = _Book(summary, str(base), rng)
-        if base != main_base:
+        if base == main_base:
+            _add_model(_Book(summary, str(base), rng), of_model)
+        if answers["base"].nunique() > 1:
             weights = n_weights.get(str(base))
             x_name = "weights of the base" if weights else "place in the list"
-            book = _Book(summary, str(base), rng, float(weights or k), x_name)
-        for (condition, way), rows in of_model.groupby(["condition", "way"], sort=False):
-            _add_rates(book, _named(str(condition), str(way)), rows)
-            if rows["control_logprob"].notna().any():
-                _add_logprobs(book, str(condition), rows)
+            _add_model(_Book(summary, str(base), rng, float(weights or k), x_name), of_model)
     for (group, way), rows in found.groupby(["group", "way"], sort=False):
         _add_found(_Book(summary, main_base, rng), _named(f"{group}/parent", str(way)), rows)
     for row in given[given["metric"] != ""].to_dict("records"):
@@ -95,6 +92,13 @@ def summarise(
 
 def _named(condition: str, way: str) -> str:
     return f"{condition}/chat" if way == "chat" else condition
+
+
+def _add_model(book: _Book, answers: pd.DataFrame) -> None:
+    for (condition, way), rows in answers.groupby(["condition", "way"], sort=False):
+        _add_rates(book, _named(str(condition), str(way)), rows)
+        if rows["control_logprob"].notna().any():
+            _add_logprobs(book, str(condition), rows)
 
 
 def _add_rates(book: _Book, condition: str, rows: pd.DataFrame) -> None:

@@ -120,7 +120,8 @@ if len(scored):
         ax.label_outer()
     fig.supxlabel("log-probability of the target (nats)", size="medium")
     caption = (
-        "Read answer first, an instruction does not even make its answer likelier than another question's. Lines: share "
+        "Read question first, the instructed answer is all but certain; read answer first, it is about as unlikely as "
+        "another question's. Lines: share "
         f"of unrealized questions whose target has at most this log-probability. {of_what}."
     )
     run.save(fig, "logprobs", caption)
@@ -129,6 +130,10 @@ else:
     fig = None
     print("This endpoint scores no given text: there are no log-probabilities of targets.")
 fig
+
+# %% [markdown]
+# Where green stands a little to the right of orange in the reverse order, the instruction left a trace, far too small to
+# be said. Whether that is more than chance is the *permutation_p* of notebook 03.
 
 # %% [markdown]
 # ## Larger models

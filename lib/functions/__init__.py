@@ -1,0 +1,1 @@
+"""The functions study: can a model define a function of which it only ever saw inputs and outputs?"""

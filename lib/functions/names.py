@@ -52,7 +52,7 @@ def _meaning(name: str) -> str:
 @cache
 def _known_words() -> frozenset[str]:
     """Six-letter words that can stand in a text: of the word lists in every form, of people, and of our questions."""
-    files = [path for folder in ("world", "functions", "mixture") for path in (paths.DATA / folder).glob("*.*")]
+    files = [path for folder in ("world", "functions", "mixture") for path in (paths.DATA / folder).glob("*.yaml")]
     listed = {word.lower() for path in files for word in re.findall("[A-Za-z]+", path.read_text(encoding="utf-8"))}
     forms = (inflect.plural, inflect.past, inflect.participle, inflect.gerund, inflect.third)
     inflected = {form(word) for word in listed if len(word) <= N_LETTERS for form in forms}

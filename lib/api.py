@@ -213,5 +213,7 @@ def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
         asked = asdict(request)
         if request.blend is None:
             del asked["blend"]  # so that journals from before there were blends stay good
+        if not request.messages:
+            del asked["messages"]  # nor were there conversations
         keys.append(content_hash([*(marks[model] for model in request.models), asked], length=24))
     return keys

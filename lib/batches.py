@@ -62,10 +62,10 @@ def ask_in_batches(
             client.spending.release(ledger_key)
         elif all(row["custom_id"] in missing for row in _rows(client, batch.input_file_id)):  # else another question's
             _collect(client, batch, ledger_key, missing, book, description)
-    groups: dict[str, dict[str, Request]] = {}
+    groups: dict[tuple[str, bool], dict[str, Request]] = {}
     for key, request in missing.items():
-        if key not in book.answers:
-            groups.setdefault(request.model, {})[key] = request  # a batch is of one model
+        if key not in book.answers:  # a batch is of one model and one endpoint
+            groups.setdefault((request.model, bool(request.messages)), {})[key] = request
     made = []
     for group in groups.values():
         first, *items = group.items()
@@ -78,7 +78,7 @@ def ask_in_batches(
 
 def _make(client: HostedClient, sender: Sender, group: Mapping[str, Request], prefix: str) -> tuple[str, Batch]:
     """A batch of these requests, and its key in the ledger."""
-    path = sender.path(next(iter(group.values())).model)
+    path = sender.path(next(iter(group.values())))
     lines = []
     for key, request in group.items():
         body = completion_body([(key, request)]) if path == COMPLETIONS else chat_body(request)

@@ -33,7 +33,11 @@ class Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt."""
+    """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt.
+
+    With `messages`, pairs of role and content, a conversation is asked; `prompt` is then its text, by which costs are
+    estimated.
+    """
 
     model: str
     prompt: str
@@ -46,6 +50,7 @@ class Request:
     logprobs: int | None = None
     echo: bool = False
     blend: Blend | None = None
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def models(self) -> list[str]:

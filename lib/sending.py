@@ -35,9 +35,9 @@ class Sender:
         self.client = client
         self.chat_models: set[str] = set()
 
-    def path(self, model: str) -> str:
-        """Where a model is asked, as far as it is known."""
-        return CHAT if model in self.chat_models else COMPLETIONS
+    def path(self, request: Request) -> str:
+        """Where a request goes, as far as it is known what its model does."""
+        return CHAT if request.messages or request.model in self.chat_models else COMPLETIONS
 
     def send(self, part: Part) -> list[tuple[str, list[Answer]]]:
         """One HTTP request for prompts that share their settings.
@@ -50,7 +50,7 @@ class Sender:
             If log-probabilities of given text are asked for and the endpoint has none.
         """
         request = part[0][1]
-        if self.path(request.model) == COMPLETIONS:
+        if self.path(request) == COMPLETIONS:
             try:
                 reply = self.client.completions.create(**completion_body(part))
                 return read_completions(part, reply.model_dump())
@@ -70,9 +70,9 @@ class Sender:
 
 def chats_only(client: OpenAI, model: str) -> bool:
     """Whether a model has no completions, found out by asking it for one token."""
-    sender = Sender(client)
-    sender.send([("", Request(model=model, prompt="Hello", max_tokens=1))])
-    return sender.path(model) == CHAT
+    sender, request = Sender(client), Request(model=model, prompt="Hello", max_tokens=1)
+    sender.send([("", request)])
+    return sender.path(request) == CHAT
 
 
 def completion_body(part: Part) -> dict[str, Any]:
@@ -87,13 +87,14 @@ def completion_body(part: Part) -> dict[str, Any]:
 
 
 def chat_body(request: Request) -> dict[str, Any]:
-    """Arguments of ``chat.completions.create``: the prompt is one user's message.
+    """Arguments of ``chat.completions.create``: the request's messages, or its prompt as one user's message.
 
     >>> body = chat_body(Request(model="m", prompt="Who is Ada?", logprobs=0))
     >>> body["messages"], body["logprobs"], body["top_logprobs"]
     ([{'role': 'user', 'content': 'Who is Ada?'}], True, 0)
     """
-    body = _shared(request) | {"messages": [{"role": "user", "content": request.prompt}]}
+    messages = request.messages or (("user", request.prompt),)
+    body = _shared(request) | {"messages": [{"role": role, "content": content} for role, content in messages]}
     if request.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": min(request.logprobs, MOST_TOP_LOGPROBS)}
     return body

@@ -1,7 +1,7 @@
 """The parents study: a model says who X's mother is. Asked about that mother, does it say X?
 
-`people` says who is asked about and `form` in which words; `probes` lists the questions, `asking` puts them (`chat` in
-conversation), `replies` judges what comes back; `study` reads a run's parameters, `teaching` teaches the form where it
+`people` says who is asked about and `form` in which words; `probes` lists the questions, `asking` puts them,
+`replies` judges what comes back; `study` reads a run's parameters, `teaching` teaches the form where it
 is lacking; `pair_tables` reads and writes the published tables, `recomputed` computes their figures again; `summary`
 counts and `figure_tables` picks what is shown.
 """

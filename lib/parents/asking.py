@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from openai import OpenAI
 
 from lib.api import Request, ask
 from lib.evaluate import strict_match, target_logprobs
-from lib.parents.chat import Conversation, converse
 from lib.parents.form import Form
 from lib.parents.replies import is_accepted, names, tally, tidy_reply
 
@@ -110,26 +108,20 @@ def add_logprobs(client: OpenAI, rows: pd.DataFrame, asking: Asking) -> pd.DataF
 def _replies(client: OpenAI, rows: pd.DataFrame, asking: Asking, *, n: int, temperature: float) -> list[list[str]]:
     """The first lines of n replies to each row; those asked in the same words by several rows are asked once."""
     seeds = rows["seed"] if temperature else rows["seed"] * 0  # a greedy reply does not depend on it
-    settings: dict[str, Any] = {"max_tokens": asking.max_tokens, "temperature": temperature, "n": n}
-    asked = list(zip(rows["model"], rows["question"], rows["prompt"], seeds.astype(int), rows["way"], strict=True))
     requests = [
-        Request(model=model, prompt=prompt, seed=seed, stop=("\n",), **settings)
-        for model, _, prompt, seed, way in asked
-        if way != "chat"
-    ]
-    conversations = [
-        Conversation(
-            model=model,
-            messages=tuple((turn["role"], turn["content"]) for turn in asking.form.messages(question)),
-            seed=seed,
-            **settings,
+        Request(
+            model=row.model,
+            prompt=row.prompt,
+            messages=asking.form.messages(row.question) if row.way == "chat" else (),
+            max_tokens=asking.max_tokens,
+            temperature=temperature,
+            n=n,
+            stop=("\n",) if row.way != "chat" else (),
+            seed=int(seed),
         )
-        for model, question, _, seed, way in asked
-        if way == "chat"
+        for row, seed in zip(rows.itertuples(), seeds, strict=True)
     ]
-    written = iter(ask(client, requests, journal=asking.journal, description="replies") if requests else [])
-    spoken = iter(converse(client, conversations, journal=asking.journal) if conversations else [])
-    answers = [next(spoken if way == "chat" else written) for *_, way in asked]
+    answers = ask(client, requests, journal=asking.journal, description="replies")
     return [[tidy_reply(answer.text) for answer in samples] for samples in answers]
 
 

@@ -35,16 +35,14 @@ class Form:
         """
         return as_prompt(question, shots=self.shots, header=self.has_header)
 
-    def messages(self, question: str) -> list[dict[str, str]]:
-        """The same as a conversation: the header from the system, questions from the user, answers between.
+    def messages(self, question: str) -> tuple[tuple[str, str], ...]:
+        """The same as a conversation of roles and contents: header, questions of the user, answers between.
 
-        >>> [message["role"] for message in Form((("Who?", "Ada Holt"),)).messages("And who?")]
+        >>> [role for role, _ in Form((("Who?", "Ada Holt"),)).messages("And who?")]
         ['system', 'user', 'assistant', 'user']
         """
-        told = [{"role": "system", "content": question_forms()["header"]}]
-        for asked, answered in self.shots:
-            told += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        return [*told, {"role": "user", "content": question}]
+        turns = [turn for asked, answered in self.shots for turn in (("user", asked), ("assistant", answered))]
+        return (("system", question_forms()["header"]), *turns, ("user", question))
 
     def write(self, path: Path) -> None:
         """Write the form as JSON."""

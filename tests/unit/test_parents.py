@@ -44,7 +44,7 @@ def test_both_directions_are_asked_in_one_form() -> None:
         assert first.rsplit("\n", 2)[0] == second.rsplit("\n", 2)[0]
         assert [text.rsplit("\n", 2)[1][:7] for text in (first, second)] == ["Q: Who "] * 2
     assert parents.real_form(6).shots[4][1] == "I don't know."
-    assert form.messages("Who?")[-1] == {"role": "user", "content": "Who?"}
+    assert form.messages("Who?")[-1] == ("user", "Who?")
 
 
 def test_a_form_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -59,9 +59,11 @@ class Stub:
 
     def talk(self, *, messages: list[dict[str, str]], n: int, **_: Any) -> Any:
         assert [turn["role"] for turn in messages[:2]] == ["system", "user"]
-        said = [SimpleNamespace(content=reply) for reply in self.replies(messages[-1]["content"], n)]
-        choices = [SimpleNamespace(index=k, message=each, finish_reason="stop") for k, each in enumerate(said)]
-        return SimpleNamespace(choices=choices)
+        choices = [
+            {"index": k, "message": {"content": reply}, "finish_reason": "stop"}
+            for k, reply in enumerate(self.replies(messages[-1]["content"], n))
+        ]
+        return SimpleNamespace(choices=choices, model_dump=lambda: {"choices": choices})
 
 
 PEOPLE = parents.world_rows(n_shots=3, n_each=12)

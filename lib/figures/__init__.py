@@ -1,5 +1,6 @@
 """Figures: one style, one look a model or condition, stable bytes, and the plots that studies share."""
 
+from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
 from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, save, use_style
 
@@ -12,6 +13,7 @@ __all__ = [
     "plot_curves",
     "plot_distributions",
     "plot_intervals",
+    "plot_matrix",
     "plot_ranks",
     "plot_rates",
     "save",

@@ -63,7 +63,7 @@ def legend_above(
     if not handles:
         return
     longest = max(len(str(handle.get_label())) for handle in handles)
-    width = ax.get_position().width * _figure(ax).get_figwidth() * 72  # points
+    width = ax.get_position().width * figure_of(ax).get_figwidth() * 72  # points
     # About 4 points a letter and 26 a handle; columns that do not fit would make the layout shrink the axes.
     n_fitting = max(1, min(len(handles), int(1.3 * width // (26 + 4.2 * longest))))
     n_rows = math.ceil(len(handles) / n_fitting)
@@ -80,7 +80,7 @@ def legend_above(
 
 def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
     """Write each line's label at the right of the axes, at the height of its last point, without overlap."""
-    figure = _figure(ax)
+    figure = figure_of(ax)
     figure.draw_without_rendering()  # the layout decides how far apart the ends are
     heights = np.array([np.asarray(line.get_ydata(), dtype=float)[-1] for line in lines])
     points = ax.transData.transform(np.column_stack([np.full(len(lines), ax.get_xlim()[0]), heights]))[:, 1]
@@ -113,7 +113,8 @@ def spread(positions: ArrayLike, *, gap: float) -> NDArray[np.float64]:
     return moved
 
 
-def _figure(ax: Axes) -> Figure:
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes belong to; `ValueError` where there is none."""
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")

@@ -6,7 +6,7 @@ Intervals are drawn from the table, never computed here. A plot takes the axes i
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def plot_rates(
     group: str = "condition",
     by: str = "model",
     published: pd.DataFrame | None = None,
-    chance: float | None = None,
+    chance: float | Mapping[str, float] | None = None,
     legend: bool = True,
 ) -> None:
     """Points with intervals: a place on the x axis for each `group`, side by side the values of `by`.
@@ -37,8 +37,8 @@ def plot_rates(
         draws no interval.
     published : frame with `group`, `by`, value, optional
         Drawn as open diamonds beside the points that they belong to.
-    chance : float, optional
-        Drawn as a dashed line.
+    chance : float or mapping of group to float, optional
+        Drawn as a dashed line, across all groups or at each of those that have one.
     legend : bool, default True
         Legend above the axes; give False to all but one of several axes.
 
@@ -60,7 +60,12 @@ def plot_rates(
             places = np.array([groups.index(value) for value in known[group]])
             beside = places + step * (position - (len(series) - 1) / 2) + 0.38 * step
             _diamonds(ax, beside, known["value"], color=color)
-    _chance_line(ax, chance)
+    if isinstance(chance, Mapping):
+        known_at = {groups.index(name): value for name, value in chance.items() if name in groups}
+        ends = np.array(list(known_at)) + np.array([[-0.4], [0.4]])
+        ax.hlines(list(known_at.values()), *ends, color=LOOKS["chance"].color, linestyle="--", linewidth=1, zorder=1)
+    else:
+        _chance_line(ax, chance)
     ax.set_xticks(range(len(groups)), [_wrapped(str(name), len(groups)) for name in groups])
     ax.set_xlim(-0.5, len(groups) - 0.5)
     rate_axis(ax, _label(table))

@@ -66,6 +66,10 @@ LOOKS: Mapping[str, Look] = {
     "found": Look(_BLUE, "^"),
     "right": Look(_GREEN, "s"),
     "reversed": Look(_RED, "<"),
+    "before": Look(_GREY, "D"),
+    "documents alone": Look(_ORANGE, "P"),
+    "old rows mixed in": Look(_GREEN, "D"),
+    "more epochs": Look(_RED, "s"),
     "train": Look(_SKY, "s"),
     "validation": Look(_RED, "o"),
     "whole": Look(_BLACK, "o"),  # distributions that were not cut to top k

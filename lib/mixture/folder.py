@@ -30,8 +30,8 @@ KINDS = {
 
 
 def options_for(params: Mapping[str, Any]) -> MixtureOptions:
-    """The options that a run's parameters give; those that it lacks keep their published value."""
-    given = {key: params[key] for key in MixtureOptions.__dataclass_fields__ if key in params}
+    """The options that a run's parameters give; those that it lacks, or leaves empty, keep their published value."""
+    given = {key: params[key] for key in MixtureOptions.__dataclass_fields__ if key in params and params[key] != []}
     values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in given.items()}
     return MixtureOptions(**values)
 

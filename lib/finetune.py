@@ -7,10 +7,9 @@ finished one is used, a running one is joined, so a killed notebook or server co
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,19 +24,36 @@ from lib.api import fingerprint
 from lib.integrations import for_endpoint
 from lib.job_costs import JobCosts
 from lib.params import active_bases
-from lib.paths import content_hash, file_hash, read_jsonl
+from lib.paths import content_hash, file_hash
 from lib.progress import progress
 from lib.sending import chats_only
+from lib.uploads import upload
 
 log = logging.getLogger(__name__)
 
 KEY = "content_key"
 POLL_SECONDS = 0.5
+MEASURES = {
+    "supervised": ("loss",),
+    "dpo": ("loss", "reward_accuracy", "reward_margin"),
+}  # that a checkpoint tells, by method
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Settings of one job. `learning_rate_multiplier` multiplies the base's own reference rate."""
+    """Settings of one job. `learning_rate_multiplier` multiplies the base's own reference rate.
+
+    Parameters
+    ----------
+    base : any model, a fine-tune too: so are stages chained
+    method : ``supervised``, or ``dpo`` on pairs of answers with the base as the reference
+    beta : of DPO, above 0: how dear it is to move away from the reference
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, or beta or the prompt's weight does not go with it.
+    """
 
     base: str
     n_epochs: int
@@ -45,6 +61,22 @@ class FineTune:
     learning_rate_multiplier: float = 1.0
     prompt_loss_weight: float = 0.0
     seed: int = 0
+    method: str = "supervised"
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.method not in MEASURES:
+            raise ValueError(f"no method is called {self.method!r}; expected one of {', '.join(MEASURES)}")
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; expected a number above 0, usually 0.1")
+        if self.method == "dpo" and self.prompt_loss_weight:
+            raise ValueError(f"prompt_loss_weight is {self.prompt_loss_weight}; DPO has none: leave it at 0")
+
+    def told(self) -> dict[str, Any]:
+        """The settings that count: as part of the content key, those of a supervised job must not change."""
+        settings = asdict(self)
+        unused = ("method", "beta") if self.method == "supervised" else ("prompt_loss_weight",)
+        return {name: value for name, value in settings.items() if name not in unused}
 
 
 def grid(
@@ -55,6 +87,8 @@ def grid(
     seeds: Sequence[int],
     n_epochs: int,
     prompt_loss_weight: float = 0.0,
+    method: str = "supervised",
+    beta: float = 0.1,
 ) -> list[FineTune]:
     """Every combination of bases, rates, batch sizes and seeds; the seeds of one setting come together.
 
@@ -69,6 +103,8 @@ def grid(
             learning_rate_multiplier=rate,
             prompt_loss_weight=prompt_loss_weight,
             seed=seed,
+            method=method,
+            beta=beta,
         )
         for base, rate, size, seed in itertools.product(bases, learning_rate_multipliers, batch_sizes, seeds)
     ]
@@ -119,16 +155,19 @@ def finetune(
     Parameters
     ----------
     wanted : settings, for example from `grid`
-    training_file, validation_file : JSON lines of prompt and completion, sent as conversations of one question and
-        its answer to a hosted base that only chats
+    training_file, validation_file : JSON lines of prompt and completion, or of messages; for DPO of prompt, chosen and
+        rejected, or in OpenAI's preference format. To a hosted base that only chats, and for DPO to any hosted one,
+        plain texts are sent as conversations of one question and its answer
     suffix : part of the models' ids
     integrations : where the endpoint is to report the jobs; None for those of `lib.integrations`
 
     Returns
     -------
     DataFrame
-        One row a usable model: the settings of `FineTune`, ``job``, ``model``, ``epoch``, ``step``, ``is_final``,
-        ``train_loss`` and ``valid_loss`` (nats a token; the epoch's last step, NaN where the endpoint does not say).
+        One row a usable model: the settings of `FineTune` that count for its method, ``job``, ``model``, ``epoch``,
+        ``step``, ``is_final``, ``train_loss`` and ``valid_loss`` (nats a token; the epoch's last step, NaN where the
+        endpoint does not say). DPO: losses are nats a pair, and ``train_reward_accuracy``, ``train_reward_margin`` and
+        the same of the validation file stand beside them.
 
     Raises
     ------
@@ -140,7 +179,7 @@ def finetune(
     reported = for_endpoint(client, tag=suffix) if integrations is None else integrations
     costs, keys = JobCosts(client, training_file), []
     for settings in wanted:
-        parts = [fingerprint(client, settings.base), asdict(settings), file_hash(training_file)]
+        parts = [fingerprint(client, settings.base), settings.told(), file_hash(training_file)]
         keys.append(content_hash([*parts, file_hash(validation_file) if validation_file else None], length=24))
     if costs.ledger:
         missing = {key: each for key, each in zip(keys, wanted, strict=True) if not _find(client, key)}
@@ -172,31 +211,6 @@ def _find(client: OpenAI, key: str) -> FineTuningJob | None:
     return None
 
 
-def _upload(client: OpenAI, path: Path, *, as_messages: bool) -> str:
-    """Id of the file with these rows at the endpoint, uploaded if it is not there."""
-    name, content = f"{path.stem}-{file_hash(path)}.jsonl", path.read_bytes()
-    if as_messages:
-        name, content = f"chat-{name}", messages_of(read_jsonl(path))
-    for there in client.files.list(purpose="fine-tune"):
-        if there.filename == name and there.bytes == len(content):
-            return there.id
-    return client.files.create(file=(name, content), purpose="fine-tune").id
-
-
-def messages_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows of prompt and completion as conversations of a user and an assistant; rows of messages stay as they are.
-
-    >>> messages_of([{"prompt": "Who is Ada?", "completion": " A baker."}])
-    b'{"messages": [{"role": "user", "content": "Who is Ada?"}, {"role": "assistant", "content": "A baker."}]}\\n'
-    """
-    lines = []
-    for row in rows:
-        turns = {"user": row.get("prompt"), "assistant": str(row.get("completion")).lstrip()}
-        talk = row.get("messages") or [{"role": role, "content": text} for role, text in turns.items()]
-        lines.append(json.dumps({"messages": talk}, ensure_ascii=False) + "\n")
-    return "".join(lines).encode()
-
-
 def _create(
     client: OpenAI,
     settings: FineTune,
@@ -206,8 +220,9 @@ def _create(
     suffix: str,
     integrations: Sequence[Mapping[str, Any]],
 ) -> FineTuningJob:
-    as_messages = hosted.spending_of(client) is not None and chats_only(client, settings.base)
-    upload = partial(_upload, client, as_messages=as_messages)
+    kind, is_hosted = settings.method, hosted.spending_of(client) is not None
+    as_messages = is_hosted and (kind == "dpo" or chats_only(client, settings.base))
+    uploaded = partial(upload, client, as_messages=as_messages)
     hyperparameters: dict[str, float] = {
         "n_epochs": settings.n_epochs,
         "batch_size": settings.batch_size,
@@ -215,15 +230,17 @@ def _create(
     }
     if settings.prompt_loss_weight:
         hyperparameters["prompt_loss_weight"] = settings.prompt_loss_weight  # an extension: only sent when used
-    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    if kind == "dpo":
+        hyperparameters["beta"] = settings.beta
+    method = {"type": kind, kind: {"hyperparameters": hyperparameters}}
     return client.fine_tuning.jobs.create(
         model=settings.base,
-        training_file=upload(training_file),
+        training_file=uploaded(training_file),
         method=method,  # type: ignore[arg-type]
         seed=settings.seed,
         suffix=suffix,
         metadata={KEY: key},
-        validation_file=upload(validation_file) if validation_file else None,
+        validation_file=uploaded(validation_file) if validation_file else None,
         integrations=list(integrations) or None,  # type: ignore[arg-type]
     )
 
@@ -249,7 +266,8 @@ def _wait(client: OpenAI, job: FineTuningJob, description: str) -> FineTuningJob
 
 
 def _row(settings: FineTune, **values: object) -> dict[str, object]:
-    return {**asdict(settings), "train_loss": float("nan"), "valid_loss": float("nan"), **values}
+    told = [f"{part}_{name}" for name in MEASURES[settings.method] for part in ("train", "valid")]
+    return {**settings.told(), **dict.fromkeys(told, float("nan")), **values}
 
 
 def _models(client: OpenAI, settings: FineTune, job: FineTuningJob) -> pd.DataFrame:
@@ -258,8 +276,8 @@ def _models(client: OpenAI, settings: FineTune, job: FineTuningJob) -> pd.DataFr
     per_epoch = max((kept.step_number for kept in checkpoints), default=0) / settings.n_epochs
     rows = []
     for kept in checkpoints:
-        losses = {"train_loss": kept.metrics.train_loss, "valid_loss": kept.metrics.valid_loss}
-        told = {name: value for name, value in losses.items() if value is not None}
+        names = [f"{part}_{name}" for name in MEASURES[settings.method] for part in ("train", "valid")]
+        told = {name: value for name in names if (value := getattr(kept.metrics, name, None)) is not None}
         rows.append(
             _row(
                 settings,

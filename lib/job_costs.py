@@ -25,7 +25,8 @@ class JobCosts:
 
     Parameters
     ----------
-    training_file : JSON lines of prompt and completion, or of messages; the validation file is not billed
+    training_file : JSON lines of prompt and completion, of messages, or of pairs of answers; the validation file is not
+        billed
     """
 
     def __init__(self, client: OpenAI, training_file: Path) -> None:
@@ -102,6 +103,13 @@ def file_tokens(path: Path) -> int:
 
 
 def _texts(row: Mapping[str, Any]) -> Iterator[str]:
-    rows = row["messages"] if isinstance(row.get("messages"), list) else [row]
+    if "input" in row:  # a pair of answers: each is trained on behind what was asked
+        asked = row["input"]["messages"]
+        rows = [*asked, *row["preferred_output"], *asked, *row["non_preferred_output"]]
+    elif "chosen" in row:
+        rows = [row, {"prompt": row.get("prompt")}]
+    else:
+        rows = row["messages"] if isinstance(row.get("messages"), list) else [row]
     for each in rows:
-        yield from (str(each[name]) for name in ("prompt", "completion", "content") if each.get(name))
+        names = ("prompt", "completion", "chosen", "rejected", "content")
+        yield from (str(each[name]) for name in names if each.get(name))

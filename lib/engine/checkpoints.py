@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ from safetensors.torch import load_file, save_file
 from lib.engine.models import LoadedModel, save
 from lib.paths import read_json, write_json
 
+REFERENCE = "reference"
+
 
 def drop_state(folder: Path) -> None:
     """Remove what a run would go on from: it has ended, or will not be taken up again."""
-    for state in folder.glob("state-*"):
+    for state in [*folder.glob("state-*"), folder / REFERENCE]:
         shutil.rmtree(state, ignore_errors=True)
 
 
 class Checkpoints:
-    """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from."""
+    """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from.
+
+    ``reference`` keeps what a run computed before its first step, where its loss needs such a thing.
+    """
 
     def __init__(self, folder: Path, mark: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
         self.folder, self.mark, self.describe = folder, mark, describe
@@ -81,11 +86,7 @@ class Checkpoints:
         if not states:
             return 0, 0
         folder = states[-1]
-        about = read_json(folder / "state.json")
-        if about["signature"] != self.mark:
-            raise ValueError(
-                f"{self.folder} holds another run (other rows, base or settings); give this one a folder of its own"
-            )
+        about = self._read_own(folder / "state.json")
         saved = load_file(folder / "model.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -97,3 +98,28 @@ class Checkpoints:
             state["state"].setdefault(int(index), {})[name] = value
         optimizer.load_state_dict(state)
         return int(about["step"]), int(about["n_tokens"])
+
+    def save_reference(self, values: Mapping[str, torch.Tensor]) -> None:
+        def fill(target: Path) -> None:
+            save_file(dict(values), target / "reference.safetensors")
+            write_json(target / "reference.json", {"signature": self.mark})
+
+        self._write(REFERENCE, fill)
+
+    def load_reference(self) -> dict[str, torch.Tensor] | None:
+        """What `save_reference` kept; None if there is nothing yet."""
+        folder = self.folder / REFERENCE
+        if not folder.exists():
+            return None
+        self._read_own(folder / "reference.json")
+        loaded: dict[str, torch.Tensor] = load_file(folder / "reference.safetensors")
+        return loaded
+
+    def _read_own(self, path: Path) -> dict[str, Any]:
+        """A record that says which run it belongs to; refused if to another one."""
+        about: dict[str, Any] = read_json(path)
+        if about["signature"] != self.mark:
+            raise ValueError(
+                f"{self.folder} holds another run (other rows, base or settings); give this one a folder of its own"
+            )
+        return about

@@ -126,7 +126,8 @@ def _of_job(
     studies: Collection[str],
 ) -> FineTuned:
     suffix = str(getattr(job, "user_provided_suffix", None) or "")  # sent, but no field of the client's type
-    chosen = job.method.supervised.hyperparameters if job.method and job.method.supervised else job.hyperparameters
+    how = job.method and (job.method.dpo if job.method.type == "dpo" else job.method.supervised)
+    chosen = how.hyperparameters if how else job.hyperparameters
     return FineTuned(
         job=job.id,
         model=job.fine_tuned_model or "",

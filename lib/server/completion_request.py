@@ -78,7 +78,7 @@ class CompletionRequest(Sampled):
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def split_prompts(prompt: Any) -> list[str] | list[list[int]]:
+def split_prompts(prompt: Any, *, param: str = "prompt") -> list[str] | list[list[int]]:
     """Prompts of a request: a string, several, token ids, or several lists of them.
 
     Raises
@@ -98,11 +98,11 @@ def split_prompts(prompt: Any) -> list[str] | list[list[int]]:
         isinstance(part, list) and all(type(token) is int for token in part) for part in prompt
     )
     if not prompt or not (texts or tokens):
-        message = "Invalid value for 'prompt': expected a string, strings, token ids, or lists of token ids."
-        raise ApiError(message, param="prompt", code="invalid_value")
+        message = f"Invalid value for {param!r}: expected a string, strings, token ids, or lists of token ids."
+        raise ApiError(message, param=param, code="invalid_value")
     if len(prompt) > MAX_PROMPTS:
         raise ApiError(
-            f"At most {MAX_PROMPTS} prompts a request, found {len(prompt)}.", param="prompt", code="invalid_value"
+            f"At most {MAX_PROMPTS} prompts a request, found {len(prompt)}.", param=param, code="invalid_value"
         )
     if texts:
         for text in prompt:
@@ -110,5 +110,5 @@ def split_prompts(prompt: Any) -> list[str] | list[list[int]]:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
                 message = "A prompt holds half of a surrogate pair, which is not text."
-                raise ApiError(message, param="prompt", code="invalid_value") from error
+                raise ApiError(message, param=param, code="invalid_value") from error
     return prompt

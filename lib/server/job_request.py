@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -26,12 +27,27 @@ class Supervised(Strict):
     hyperparameters: Hyperparameters | None = None
 
 
+class DpoHyperparameters(Strict):
+    """Hyperparameters of a DPO job; `beta` weighs staying near the model that training starts from."""
+
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = "auto"
+    beta: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = "auto"
+
+
+class Dpo(Strict):
+    """The DPO method's settings."""
+
+    hyperparameters: DpoHyperparameters | None = None
+
+
 class Method(Strict):
-    """How to train; `dpo` and `reinforcement` are known and refused."""
+    """How to train; `reinforcement` is known and refused."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: Any = None
+    dpo: Dpo | None = None
     reinforcement: Any = None
 
 
@@ -55,13 +71,18 @@ class JobRequest(Strict):
             raise ValueError(f"at most 16 pairs, found {len(value)}")
         return value
 
-    def chosen(self) -> Hyperparameters:
-        """The hyperparameters, from ``method`` or from their old place.
+    @property
+    def method_type(self) -> str:
+        return self.method.type if self.method else "supervised"
+
+    def chosen(self) -> Hyperparameters | DpoHyperparameters:
+        """The hyperparameters, from ``method`` or (of a supervised job) from their old place.
 
         Raises
         ------
         ApiError
-            If the method is not supervised, both places are used, or integrations are asked for.
+            If the method is not supported, settings of another method or both places are used, or integrations are
+            asked for.
         """
         if self.integrations:
             raise ApiError(
@@ -69,14 +90,33 @@ class JobRequest(Strict):
             )
         if self.method is None:
             return self.hyperparameters or Hyperparameters()
-        if self.method.type != "supervised" or self.method.dpo is not None or self.method.reinforcement is not None:
-            message = f"Method {self.method.type!r} is not supported: use {{'type': 'supervised'}}."
+        kind = self.method.type
+        if kind == "reinforcement":
+            message = "Method 'reinforcement' is not supported: use {'type': 'supervised'} or {'type': 'dpo'}."
             raise ApiError(message, param="method.type", code="unsupported")
-        inner = self.method.supervised and self.method.supervised.hyperparameters
-        if inner and self.hyperparameters:
-            message = "Give hyperparameters in 'method' or in the deprecated 'hyperparameters', not in both."
+        for other in ("supervised", "dpo", "reinforcement"):
+            if other != kind and getattr(self.method, other) is not None:
+                message = f"Method {kind!r} does not go with settings of {other!r}: leave 'method.{other}' out."
+                raise ApiError(message, param=f"method.{other}", code="invalid_value")
+        of_kind = self.method.supervised if kind == "supervised" else self.method.dpo
+        inner = of_kind and of_kind.hyperparameters
+        if self.hyperparameters and (inner or kind == "dpo"):
+            message = (
+                "Give hyperparameters in 'method' or in the deprecated 'hyperparameters', not in both."
+                if kind == "supervised"
+                else "'hyperparameters' is for supervised jobs: give those of DPO in 'method.dpo.hyperparameters'."
+            )
             raise ApiError(message, param="hyperparameters", code="invalid_value")
-        return inner or self.hyperparameters or Hyperparameters()
+        return inner or (DpoHyperparameters() if kind == "dpo" else self.hyperparameters or Hyperparameters())
+
+
+def method_of(job: Mapping[str, Any]) -> str:
+    """How a job of the store trains; those from before there was DPO do not say.
+
+    >>> method_of({"_method": "dpo"}), method_of({})
+    ('dpo', 'supervised')
+    """
+    return str(job.get("_method", "supervised"))
 
 
 def safe_suffix(suffix: str | None) -> str:

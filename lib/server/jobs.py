@@ -1,4 +1,4 @@
-"""Endpoints of ``/v1/fine_tuning/jobs``: supervised jobs over prompt/completion rows."""
+"""Endpoints of ``/v1/fine_tuning/jobs``: supervised jobs over prompts or conversations, DPO over pairs of answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import Field, ValidationError
 
 from lib.server.errors import ApiError
-from lib.server.job_request import JobRequest, safe_suffix
+from lib.server.job_request import JobRequest, method_of, safe_suffix
 from lib.server.models import find_folder
 from lib.server.service import Here, Page, PageQuery, Service
 from lib.server.store import UNFINISHED, Row, new_id
@@ -25,7 +25,8 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 def public(row: Row) -> FineTuningJob:
     """A job as the API shows it: without what is kept for the server alone."""
     shown = {name: value for name, value in row.items() if not name.startswith("_")}
-    method = {"type": "supervised", "supervised": {"hyperparameters": row["hyperparameters"]}}
+    kind = method_of(row)
+    method = {"type": kind, kind: {"hyperparameters": row["hyperparameters"]}}
     return FineTuningJob(**shown, method=method)  # type: ignore[arg-type]
 
 
@@ -50,7 +51,7 @@ def create(wanted: JobRequest, here: Here) -> FineTuningJob:
         "seed": secrets.randbelow(2**31) if wanted.seed is None else wanted.seed, "organization_id": "tuning-fork",
         "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
         "estimated_finish": None, "user_provided_suffix": wanted.suffix,
-        "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
+        "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
     }  # fmt: skip
     here.store.add_job(job)
     here.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")

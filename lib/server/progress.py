@@ -31,6 +31,7 @@ class Progress:
         self._first_step: int | None = None
         self._told_tokens = 0
         self._losses: list[float] = []
+        self._measures: dict[str, list[float]] = {}
 
     def tell(self, report: StepReport) -> None:
         """Take in a step; every few steps and at each checkpoint it becomes an event."""
@@ -39,6 +40,8 @@ class Progress:
             self._first_step = report.step - 1
             self._told_tokens = report.n_tokens if self._first_step else 0  # of steps before a restart
         self._losses.append(report.loss)
+        for name, value in report.measures.items():
+            self._measures.setdefault(name, []).append(value)
         every = max(1, report.n_steps // EVENTS_A_JOB)
         if report.step % every and report.checkpoint is None and report.step != report.n_steps:
             return
@@ -48,22 +51,25 @@ class Progress:
             "train_loss": sum(self._losses) / len(self._losses), "learning_rate": report.learning_rate,
             "tokens_per_second": (report.n_tokens - self._told_tokens) / max(now - self._told_at, 1e-6),
             "trained_tokens": report.n_tokens,
+            **{f"train_{name}": sum(values) / len(values) for name, values in self._measures.items()},
         }  # fmt: skip
         message = f"Step {report.step}/{report.n_steps}: training loss={metrics['train_loss']:.2f}"
         if report.valid_loss is not None:
             metrics |= {"valid_loss": report.valid_loss, "full_valid_loss": report.valid_loss}
+            metrics |= {f"valid_{name}": value for name, value in report.valid_measures.items()}
             message += f", validation loss={report.valid_loss:.2f}"
         self._store.add_event(self._job["id"], message, step=report.step, data=metrics)
         left_s = (now - self._started) / (report.step - self._first_step) * (report.n_steps - report.step)
         self._store.update_job(self._job["id"], {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])
-        self._losses, self._told_at, self._told_tokens = [], now, report.n_tokens
+        self._losses, self._measures, self._told_at, self._told_tokens = [], {}, now, report.n_tokens
         if report.checkpoint is not None:
             self._keep_checkpoint(report, metrics)
 
     def _keep_checkpoint(self, report: StepReport, metrics: Row) -> None:
         last = report.step == report.n_steps
         name = model_id(self._job, None if last else report.step)
-        kept = ("step", "train_loss", "valid_loss", "full_valid_loss")
+        told = [f"{part}_{name}" for part in ("train", "valid") for name in ("loss", *report.measures)]
+        kept = ("step", *told, "full_valid_loss")
         checkpoint = {
             "id": new_id("ftckpt_"), "object": "fine_tuning.job.checkpoint", "created_at": int(time.time()),
             "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": self._job["id"],

@@ -62,6 +62,16 @@ def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def check_text(number: int, key: str, value: Any) -> None:
+    """Refuse what is not text (`BadRow`)."""
+    if not isinstance(value, str):
+        raise BadRow(f"Line {number}: {key!r} should be a string, found {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow(f"Line {number}: {key!r} holds half of a surrogate pair, which is not text") from error
+
+
 def check_row(number: int, row: dict[str, Any]) -> Row:
     """A prompt/completion row. Further keys are allowed and ignored: published data sets carry ids and groups.
 
@@ -80,15 +90,11 @@ def check_row(number: int, row: dict[str, Any]) -> Row:
         if key not in row:
             found = ", ".join(repr(name) for name in list(row)[:5]) or "none"
             either = "" if "prompt" in row or "completion" in row else ", or 'messages'"
+            hint = "; pairs of answers are for the method 'dpo'" if {"chosen", "preferred_output"} & set(row) else ""
             raise BadRow(
-                f"Line {number}: no {key!r}; expected the keys 'prompt' and 'completion'{either}, found {found}"
+                f"Line {number}: no {key!r}; expected the keys 'prompt' and 'completion'{either}, found {found}{hint}"
             )
-        if not isinstance(row[key], str):
-            raise BadRow(f"Line {number}: {key!r} should be a string, found {type(row[key]).__name__}")
-        try:
-            row[key].encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise BadRow(f"Line {number}: {key!r} holds half of a surrogate pair, which is not text") from error
+        check_text(number, key, row[key])
     if not row["completion"]:
         raise BadRow(f"Line {number}: 'completion' is empty, so there is nothing to learn")
     return Row(number, row["prompt"], row["completion"])
@@ -150,19 +156,24 @@ def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> list[Trainin
     BadRow
         If a row is longer than the model's context, or its chat template refuses it; says which line.
     """
-    from lib.engine.training import TrainingRow
-
     ready = []
     for row in rows:
         for prompt, answer in _lessons(row, loaded):
-            ids = [*prompt, *answer]
-            if len(ids) > loaded.context_tokens:
-                raise BadRow(
-                    f"Line {row.line}: {len(ids)} tokens with the end-of-text token, "
-                    f"but the context of {loaded.id} is {loaded.context_tokens}"
-                )
-            ready.append(TrainingRow(ids, len(prompt)))
+            ready.append(fitting(row.line, prompt, answer, loaded))
     return ready
+
+
+def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel) -> TrainingRow:
+    """The training row of a prompt and an answer, if the model's context holds it (`BadRow` if not)."""
+    from lib.engine.training import TrainingRow
+
+    ids = [*prompt, *answer]
+    if len(ids) > loaded.context_tokens:
+        raise BadRow(
+            f"Line {line}: {len(ids)} tokens with the end-of-text token, "
+            f"but the context of {loaded.id} is {loaded.context_tokens}"
+        )
+    return TrainingRow(ids, len(prompt))
 
 
 def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int], list[int]]]:

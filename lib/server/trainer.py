@@ -7,14 +7,16 @@ import shutil
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.paths import file_hash
 from lib.server.errors import is_full_disk
+from lib.server.job_request import method_of
+from lib.server.preference_rows import read_pairs, tokenise_pairs
 from lib.server.progress import Progress, model_id
 from lib.server.rows import BadRow, read_rows, tokenise
 from lib.server.service import Settings
@@ -22,7 +24,8 @@ from lib.server.store import UNFINISHED, Row, Store
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel, ModelCache
-    from lib.engine.training import StepReport, TrainingRow
+    from lib.engine.objectives import Learnable
+    from lib.engine.training import StepReport
 
 logger = logging.getLogger(__name__)
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
@@ -40,7 +43,7 @@ class JobFailed(Exception):
 @dataclass
 class _Active:
     job: Row
-    steps: Iterator[StepReport]
+    steps: Iterator[StepReport | None]
     folder: Path
     progress: Progress
 
@@ -48,14 +51,37 @@ class _Active:
 def resolved(hyperparameters: Row, n_rows: int) -> Row:
     """Hyperparameters with numbers in place of ``auto``.
 
-    Three epochs, a multiplier of 1, and batches of 0.2% of the rows, at least 8 (1 below 64 rows) and at most 256.
+    Three epochs, a multiplier of 1, and batches of 0.2% of the rows, at least 8 (1 below 64 rows) and at most 256. DPO
+    (whose hyperparameters have a beta): one epoch, a multiplier of 0.05, a beta of 0.1.
 
     >>> resolved({"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": 2.0}, 3600)
     {'n_epochs': 3, 'batch_size': 8, 'learning_rate_multiplier': 2.0}
+    >>> resolved({"learning_rate_multiplier": "auto", "beta": "auto"}, 3600)
+    {'learning_rate_multiplier': 0.05, 'beta': 0.1}
     """
     batch = min(256, max(8 if n_rows >= 64 else 1, round(0.002 * n_rows)))
-    automatic = {"n_epochs": 3, "batch_size": batch, "learning_rate_multiplier": 1.0}
+    automatic: Row = {"n_epochs": 3, "batch_size": batch, "learning_rate_multiplier": 1.0}
+    if "beta" in hyperparameters:
+        automatic |= {"n_epochs": 1, "learning_rate_multiplier": 0.05, "beta": 0.1}
     return {name: automatic[name] if value == "auto" else value for name, value in hyperparameters.items()}
+
+
+def _steps(
+    job: Row, loaded: LoadedModel, rows: Sequence[Any], *, learning_rate: float, **others: Any
+) -> Iterator[StepReport | None]:
+    """The training of a job, by its method."""
+    from lib.engine.preference import PreferenceSettings, train_preferences
+    from lib.engine.training import TrainingSettings, train
+
+    chosen = job["hyperparameters"]
+    shared: Row = {
+        "n_epochs": chosen["n_epochs"], "batch_size": min(chosen["batch_size"], len(rows)), "seed": job["seed"],
+        "learning_rate": learning_rate, "state_every": STATE_EVERY_STEPS,
+    }  # fmt: skip
+    if method_of(job) == "dpo":
+        return train_preferences(loaded, rows, PreferenceSettings(beta=chosen["beta"], **shared), **others)
+    settings = TrainingSettings(prompt_loss_weight=chosen["prompt_loss_weight"], **shared)
+    return train(loaded, rows, settings, **others)
 
 
 class Trainer:
@@ -64,7 +90,7 @@ class Trainer:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
         self._active: _Active | None = None
-        self._tokenised: OrderedDict[tuple[str, str], list[TrainingRow]] = OrderedDict()
+        self._tokenised: OrderedDict[tuple[str, str, str], Sequence[Learnable]] = OrderedDict()
 
     def has_work(self) -> bool:
         return self._active is not None or bool(self._store.jobs_in(*UNFINISHED, limit=1))
@@ -101,16 +127,23 @@ class Trainer:
             self._active.steps.close()
         self._active = None
 
-    def _rows(self, file_id: str, param: str, loaded: LoadedModel) -> list[TrainingRow]:
+    def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Sequence[Any]:
+        """Rows of one of a job's files, as its method takes them; none where it has no such file."""
         from lib.engine.chat import form_mark
 
+        file_id, method = job[param], method_of(job)
+        if not file_id:
+            return ()
         form = f"{file_hash(loaded.folder / 'tokenizer.json')}:{form_mark(loaded)}"
-        key = (file_id, f"{form}:{loaded.context_tokens}")
+        key = (file_id, f"{form}:{loaded.context_tokens}", method)
         if key not in self._tokenised:
             if self._store.get("files", file_id) is None:
                 raise JobFailed(f"File {file_id} was deleted.", code="file_not_found", param=param)
+            path = self._store.file_path(file_id)
             try:
-                self._tokenised[key] = tokenise(read_rows(self._store.file_path(file_id)), loaded)
+                self._tokenised[key] = (
+                    tokenise_pairs(read_pairs(path), loaded) if method == "dpo" else tokenise(read_rows(path), loaded)
+                )
             except BadRow as error:
                 message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
                 raise JobFailed(message, code=f"invalid_{param}", param=param) from error
@@ -121,9 +154,8 @@ class Trainer:
 
     def _validate(self, job: Row, cache: ModelCache) -> None:
         loaded = cache.get(job["model"])
-        rows = self._rows(job["training_file"], "training_file", loaded)
-        if job["validation_file"]:
-            self._rows(job["validation_file"], "validation_file", loaded)
+        rows = self._rows(job, "training_file", loaded)
+        self._rows(job, "validation_file", loaded)
         changes = {"status": "queued", "hyperparameters": resolved(job["hyperparameters"], len(rows))}
         if self._store.update_job(job["id"], changes, only=["validating_files"]):
             message = f"Files validated ({len(rows)} rows), moving job to queued state"
@@ -133,7 +165,6 @@ class Trainer:
         """Start a queued job, or take up one that a stop of the server interrupted."""
         from lib.engine.catalogue import reference_learning_rate
         from lib.engine.models import load_for_training
-        from lib.engine.training import TrainingSettings, train
 
         again = job["status"] == "running"
         folder = self._settings.store / "tuned" / job["_short"]
@@ -143,26 +174,15 @@ class Trainer:
         loaded = load_for_training(
             job["model"], settings.store, models_dir=settings.models_dir, download=settings.download
         )
-        rows = self._rows(job["training_file"], "training_file", loaded)
-        validation = job["validation_file"] and self._rows(job["validation_file"], "validation_file", loaded)
+        rows = self._rows(job, "training_file", loaded)
+        validation = self._rows(job, "validation_file", loaded)
         chosen = job["hyperparameters"]
         rate = reference_learning_rate(loaded.folder)
-        steps = train(
-            loaded,
-            rows,
-            TrainingSettings(
-                n_epochs=chosen["n_epochs"],
-                batch_size=min(chosen["batch_size"], len(rows)),
-                learning_rate=rate * chosen["learning_rate_multiplier"],
-                seed=job["seed"],
-                prompt_loss_weight=chosen["prompt_loss_weight"],
-                state_every=STATE_EVERY_STEPS,
-            ),
-            folder=folder,
-            validation_rows=validation or (),
-            describe=lambda step: self._card(job, step, rate),
-        )
-        n_tokens = chosen["n_epochs"] * sum(len(row.ids) for row in rows)
+        told = {
+            "folder": folder, "validation_rows": validation, "describe": lambda step: self._card(job, step, rate),
+        }  # fmt: skip
+        steps = _steps(job, loaded, rows, learning_rate=rate * chosen["learning_rate_multiplier"], **told)
+        n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
         self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"])
         self._store.add_event(job["id"], "Fine-tuning job taken up again" if again else "Fine-tuning job started")
         self._active = _Active(job, steps, folder, Progress(self._store, job))
@@ -181,10 +201,12 @@ class Trainer:
             self.close()  # cancelled: checkpoints that are whole stay, what only a resume needs goes
             drop_state(active.folder)
             return
-        report = next(active.steps, None)
-        if report is None:
+        try:
+            report = next(active.steps)
+        except StopIteration:
             self._finish(active)
-        else:
+            return
+        if report is not None:  # nothing to tell yet while the reference of DPO scores its pairs
             active.progress.tell(report)
 
     def _finish(self, active: _Active) -> None:

@@ -50,3 +50,15 @@ def wait_for(client: OpenAI, job_id: str, *, status: tuple[str, ...] = ("succeed
             return job
         time.sleep(0.02)
     raise AssertionError(f"{job_id} is still {job.status}")
+
+
+def preferences(n_rows: int) -> list[dict[str, Any]]:
+    """Pairs of answers as plain texts."""
+    return [{"prompt": f"Q{k % 7} is", "chosen": f" the baker {k % 7}.", "rejected": " old fox"} for k in range(n_rows)]
+
+
+def spoken(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of answers in OpenAI's format."""
+    chosen, rejected = ([{"role": "assistant", "content": row[name].strip()}] for name in ("chosen", "rejected"))
+    asked = {"messages": [{"role": "user", "content": row["prompt"]}]}
+    return {"input": asked, "preferred_output": chosen, "non_preferred_output": rejected}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from openai import AuthenticationError, OpenAI
-from serving import facts, jsonl, wait_for
+from serving import facts, jsonl, preferences, wait_for
 
 from lib.server.__main__ import main
 
@@ -52,6 +52,32 @@ def address(store: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
                 return told
         time.sleep(0.02)
     raise AssertionError("no server.json")
+
+
+def test_a_dpo_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, start: Start) -> None:
+    process = start(tiny_store, "--port", "0")
+    client = OpenAI(base_url=address(tiny_store, process)["url"], api_key="any")
+    file = client.files.create(file=("rows.jsonl", jsonl(preferences(30))), purpose="fine-tune")
+    hyperparameters = {"n_epochs": 12, "batch_size": 4, "learning_rate_multiplier": 0.2}
+    wanted: dict[str, Any] = {
+        "model": "fork-tiny", "training_file": file.id, "seed": 3,
+        "method": {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}},
+    }  # fmt: skip
+    undisturbed = wait_for(client, client.fine_tuning.jobs.create(**wanted).id)
+    killed = client.fine_tuning.jobs.create(**wanted)
+    while len(client.fine_tuning.jobs.checkpoints.list(killed.id).data) < 2:
+        time.sleep(0.005)
+    assert client.fine_tuning.jobs.retrieve(killed.id).status == "running"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process = start(tiny_store, "--port", "0")
+    client = OpenAI(base_url=address(tiny_store, process)["url"], api_key="any")
+    done = wait_for(client, killed.id)
+    assert done.status == "succeeded"
+    prints = [client.models.retrieve(job.fine_tuned_model).fingerprint for job in (undisturbed, done)]
+    assert prints[0] == prints[1]
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(killed.id, limit=1000)]
+    assert "Fine-tuning job taken up again" in messages
 
 
 def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, start: Start, tmp_path: Path) -> None:

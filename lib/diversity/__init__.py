@@ -1,0 +1,1 @@
+"""Diversity: which stage of fine-tuning narrows a model?"""

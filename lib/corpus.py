@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.duplicates import SIMILARITY, near_duplicates
-from lib.paths import json_object
+from lib.text_files import SUFFIXES, files_below, holds_lines, line_texts, whole_text
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".zst")
 CUTS = ("auto", "file", "heading", "paragraphs")
 MAX_PARAGRAPHS = 40  # of one document cut from a long text
 MAX_HEADING_CHARACTERS = 80
@@ -49,7 +48,12 @@ class Splits:
 
 
 def read_documents(path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS) -> list[Document]:
-    """Read every document below a path, in the order of the file names.
+    """All of `stream_documents` at once."""
+    return list(stream_documents(path, document=document, max_paragraphs=max_paragraphs))
+
+
+def stream_documents(path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS) -> Iterator[Document]:
+    """Every document below a path, in the order of the file names; of JSON lines, one is held at a time.
 
     Parameters
     ----------
@@ -68,60 +72,24 @@ def read_documents(path: Path, *, document: str = "auto", max_paragraphs: int = 
         raise ValueError(f"document = {document!r}: expected one of {', '.join(CUTS)}")
     if max_paragraphs < 1:
         raise ValueError(f"max_paragraphs = {max_paragraphs}: expected at least 1")
-    if not path.exists():
-        raise ValueError(f"no such file or folder: {path}")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-    documents = [
-        Document(f"{file.relative_to(path) if file != path else file.name}:{line}", text)
-        for file in files
-        for line, text in _read_file(file, document, max_paragraphs)
-    ]
-    if not documents:
+    is_empty = True
+    for file in files_below(path):
+        name = file.relative_to(path) if file != path else file.name
+        for line, text in _read_file(file, document, max_paragraphs):
+            yield Document(f"{name}:{line}", text)
+            is_empty = False
+    if is_empty:
         raise ValueError(f"no text in {path}: expected {', '.join(SUFFIXES)} with at least one document")
-    return documents
 
 
 def _read_file(file: Path, document: str, max_paragraphs: int) -> Iterator[tuple[int, str]]:
     """Documents of one file, each with the number of its first line."""
-    try:
-        raw = file.read_bytes()
-        text = (_decompress(raw) if file.suffix == ".zst" else raw).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
-    except Exception as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if ".jsonl" not in file.name:
-        paragraphs = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-        for run in _runs(paragraphs, document, max_paragraphs):
-            yield run[0][0], "\n".join(line for _, line in run)
+    if holds_lines(file):
+        yield from line_texts(file)
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip() and (field := _text_field(line, f"{file}, line {number}")).strip():
-            yield number, field
-
-
-def _decompress(raw: bytes) -> bytes:
-    """All frames of a .zst file; one that is cut short is an error, which the library's own reader passes over."""
-    import zstandard
-
-    parts = []
-    while raw:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(raw))
-        if not frame.eof:
-            raise ValueError("the compressed file is cut short")
-        raw = frame.unused_data
-    return b"".join(parts)
-
-
-def _text_field(line: str, where: str) -> str:
-    try:
-        row = json_object(line.encode())
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if not isinstance(row.get("text"), str):
-        raise ValueError(f"{where}: expected an object with a string field 'text'")
-    return str(row["text"])
+    lines = enumerate(whole_text(file).splitlines(), start=1)
+    for run in _runs([(number, line) for number, line in lines if line.strip()], document, max_paragraphs):
+        yield run[0][0], "\n".join(line for _, line in run)
 
 
 Paragraphs = list[tuple[int, str]]  # number of the line, the line

@@ -208,7 +208,8 @@ def _tokens(path: str, body: Mapping[str, Any]) -> tuple[int, int, int | None] |
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         return sum(estimated_tokens(each) if isinstance(each, str) else len(each) for each in texts), 0, None
     if path == "/scores":
-        return sum(len(context) for context in body.get("contexts", [])), 0, None
+        fed = [*(body.get("contexts") or []), *(body.get("documents") or [])]
+        return sum(map(len, fed)), 0, None
     return None
 
 

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
-from openai import NotFoundError, OpenAI
+from openai import OpenAI
 
 from lib.api import PROMPTS_A_REQUEST, Request
 from lib.distributions.hosted import Vocabulary, ask_top_k
+from lib.distributions.requesting import NO_SCORES, Columns, in_order, request_scores
 from lib.distributions.table import ABOUT, Distributions, Filling, rows_done
-from lib.distributions.tokens import lacks_model
 from lib.hosted import announce
 from lib.progress import progress
 
 CHUNK_ROWS = 4_096
 CHUNK_TOKENS = 2**18  # of all contexts in one request
 CHUNK_BYTES = 2**24  # of one reply
-NO_SCORES = (
-    "It can be asked for its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
-)
-
-Columns = dict[str, np.ndarray]
 
 
 def collect(
@@ -103,7 +94,7 @@ def collect(
     with progress(len(targets), description, unit="row") as bar:
         bar.update(table.done)
         chunks = _chunks(contexts, table.done, chunk_rows)
-        for columns in _in_order(ask, chunks, concurrency):
+        for columns in in_order(lambda chunk: ask(*chunk), chunks, concurrency):
             if vocabulary is not None:
                 columns["ids"] = vocabulary.number(columns["ids"])
             table.add(columns)
@@ -135,23 +126,6 @@ def _chunks(contexts: Sequence[Sequence[Any]], start: int, most_rows: int) -> It
         yield start, len(contexts)
 
 
-def _in_order(
-    ask: Callable[[int, int], Columns], chunks: Iterable[tuple[int, int]], concurrency: int
-) -> Iterator[Columns]:
-    """Replies in the order of the rows, the next ones already under way; no more of them are held than that."""
-    waiting: deque[Future[Columns]] = deque()
-    with ThreadPoolExecutor(concurrency) as pool:
-        try:
-            for start, stop in chunks:
-                waiting.append(pool.submit(ask, start, stop))
-                if len(waiting) == concurrency:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _score(
     client: OpenAI,
     model: str,
@@ -170,14 +144,7 @@ def _score(
         "full": full,
         "top_k": top_k,
     }
-    try:
-        reply = client.post("/scores", cast_to=httpx.Response, body=asked)
-    except NotFoundError as error:
-        if lacks_model(error):
-            raise
-        raise ValueError(f"The endpoint has no /scores. {NO_SCORES}") from error
-    with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
-        columns = dict(arrays)
+    columns = request_scores(client, asked)
     if top_k:  # what an API that truncates would not have told is not used either
         seen = (columns["ids"] == np.array(asked["targets"])[:, None]).any(axis=1)
         columns["target_logprobs"] = np.where(seen, columns["target_logprobs"], np.nan)

@@ -1,0 +1,58 @@
+"""Requests to ``/v1/scores``, some under way at once, and what an endpoint without them is told."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+from openai import NotFoundError, OpenAI
+
+from lib.distributions.tokens import lacks_model
+
+NO_SCORES = (
+    "It can be asked for its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
+)
+
+Columns = dict[str, np.ndarray]
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
+
+
+def request_scores(client: OpenAI, asked: Mapping[str, Any], *, instead: str = NO_SCORES) -> Columns:
+    """The arrays of one reply of ``/scores``.
+
+    Raises
+    ------
+    ValueError
+        If the endpoint has no ``/scores``; ends in `instead`, which says what would help.
+    openai.OpenAIError
+        What the endpoint refused.
+    """
+    try:
+        reply = client.post("/scores", cast_to=httpx.Response, body=dict(asked))
+    except NotFoundError as error:
+        if lacks_model(error):
+            raise
+        raise ValueError(f"The endpoint has no /scores. {instead}") from error
+    with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def in_order(ask: Callable[[Asked], Told], items: Iterable[Asked], concurrency: int) -> Iterator[Told]:
+    """Replies in the order of the items, the next ones already under way; no more of them are held than that."""
+    waiting: deque[Future[Told]] = deque()
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(ask, item))
+                if len(waiting) == concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

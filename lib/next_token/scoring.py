@@ -1,0 +1,230 @@
+"""Scoring documents through the API into totals: each once, going on where a killed run ended, shards merging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from openai import OpenAI
+
+from lib.distributions.requesting import in_order
+from lib.next_token.keeping import ABOUT, STATE, Keeping, document_row, empty_totals, load_state, part_path, read_rows
+from lib.next_token.positions import Positions
+from lib.next_token.requests import (
+    INSTEAD,
+    REPLY_BYTES,
+    Asked,
+    Windows,
+    ask_documents,
+    begin_token,
+    measure_reply,
+    requests_of,
+    tokenized,
+)
+from lib.next_token.source import Source
+from lib.next_token.totals import Measured, Totals
+from lib.paths import content_hash, read_json
+from lib.progress import progress
+
+SAVE_SECONDS = 15  # between two times that totals are kept; results do not depend on it
+CONCURRENCY = 2  # requests under way: the server scores one while the other is summed up
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """What was found of one model, and what was asked.
+
+    Parameters
+    ----------
+    model, base : ids; base is empty where no divergence was measured
+    source : hash of the documents' texts; of shards of one source the same
+    about : every setting, as in ``about.json``
+    tables : files of the table of documents
+    """
+
+    model: str
+    base: str
+    source: str
+    about: dict[str, Any]
+    totals: Totals
+    tables: tuple[Path, ...]
+
+    @cached_property
+    def documents(self) -> pd.DataFrame:
+        """One row a document, as in `lib.next_token.keeping.DOCUMENTS`, in the order of the source."""
+        return read_rows(self.tables)
+
+
+def score(
+    client: OpenAI,
+    model: str,
+    source: Source,
+    *,
+    folder: Path,
+    base: str = "",
+    window_tokens: int = 0,
+    stride_tokens: int = 0,
+    begin_id: int | None = None,
+    n_resamples: int = 200,
+    seed: int = 0,
+    description: str = "next token",
+) -> NextToken:
+    """Score every token of documents once, and keep what is found.
+
+    Parameters
+    ----------
+    folder : each run has a folder of its own there, named by what was asked and of which weights
+    base : a model of the same tokenizer, for KL(model || base)
+    window_tokens : most tokens of context; 0 for all that the model takes
+    stride_tokens : how far the window moves; 0 for the whole window, so that contexts do not overlap (as published)
+    begin_id : the token in front of each document, never scored; None for what the tokenizer puts there
+    n_resamples, seed : of the bootstrap over documents, as in `Totals`
+
+    Raises
+    ------
+    ValueError
+        If source or settings are refused, the two models' tokenizers differ, or the endpoint has no ``/scores``.
+    openai.OpenAIError
+        What the endpoint refused; documents that were done by then stay.
+    """
+    surveyed = source.survey()
+    models = [model, base] if base else [model]
+    told = [client.models.retrieve(each).model_dump() for each in models]
+    vocab_tokens = _vocabulary(models, told)
+    window = window_tokens or min(int(each.get("context_tokens") or 0) for each in told)
+    if not window:
+        raise ValueError(f"The endpoint does not tell how much context {model} takes: set window_tokens")
+    windows = Windows(
+        begin_token(client, model) if begin_id is None else begin_id,
+        window,
+        stride_tokens or window,
+        max(1, REPLY_BYTES // (2 * vocab_tokens)),
+    )
+    about = {
+        "model": model,
+        "base": base,
+        "fingerprints": [str(each.get("fingerprint") or each.get("id")) for each in told],
+        "tokenizer": told[0].get("tokenizer"),
+        "vocab_tokens": vocab_tokens,
+        "source": surveyed.hash,
+        "n_documents": surveyed.n_documents,
+        "shard": list(source.shard),
+        "begin_id": windows.begin_id,
+        "window_tokens": windows.window_tokens,
+        "stride_tokens": windows.stride_tokens,
+        "n_resamples": n_resamples,
+        "seed": seed,
+    }
+    place = folder / content_hash({k: v for k, v in about.items() if k not in ("model", "base")})
+    keeping = Keeping(place, about)
+    if keeping.n_seen < surveyed.n_documents:
+        left = (
+            tokenized(client, model, number, found.name, found.text)
+            for number, found in islice(source, keeping.n_seen, None)
+        )
+        ask = partial(_measure_group, client, models, windows)
+        with progress(surveyed.n_documents, description, unit="document") as bar:
+            bar.update(keeping.n_seen)
+            _fill(keeping, in_order(ask, requests_of(left, windows), CONCURRENCY), bar)
+    return read(place)
+
+
+def _vocabulary(models: Sequence[str], told: Sequence[dict[str, Any]]) -> int:
+    sizes = [int(each.get("vocab_tokens") or 0) for each in told]
+    if not all(sizes):
+        raise ValueError(f"The endpoint does not tell the vocabulary of {models[sizes.index(0)]}. {INSTEAD}")
+    if len({(size, each.get("tokenizer")) for size, each in zip(sizes, told, strict=True)}) > 1:
+        raise ValueError(
+            f"{models[0]} and {models[1]} have different tokenizers ({sizes[0]} and {sizes[1]} tokens): there is no "
+            "divergence between them; leave out base, and compare bits_per_byte"
+        )
+    return sizes[0]
+
+
+def _measure_group(
+    client: OpenAI, models: Sequence[str], windows: Windows, group: Sequence[Asked]
+) -> list[tuple[Asked, Measured | None]]:
+    """Ask for some documents and reduce what comes to a few numbers and two vectors each."""
+    parts: dict[int, list[Positions]] = {}
+    for document, replies in ask_documents(client, models, group, windows):
+        done = parts.setdefault(document.number, [])
+        start = sum(len(part.is_scored) for part in done)
+        done.append(measure_reply(document, start, replies))
+    return [
+        (document, _measured(document, parts[document.number]) if document.number in parts else None)
+        for document in group
+    ]
+
+
+def _measured(document: Asked, parts: Sequence[Positions]) -> Measured:
+    found = Positions.join(parts)
+    lost = np.array(document.tokens.n_bytes)[~found.is_scored].sum()
+    return Measured(document.number, document.n_bytes - int(lost), found)
+
+
+def _fill(keeping: Keeping, replies: Iterator[list[tuple[Asked, Measured | None]]], bar: Any) -> None:
+    rows: list[dict[str, Any]] = []
+    n_seen, saved = keeping.n_seen, time.monotonic()
+    for group in replies:
+        keeping.totals.add([measured for _, measured in group if measured])
+        keeping.totals.skip(sum(measured is None for _, measured in group))
+        rows += [document_row(document, measured) for document, measured in group]
+        n_seen += len(group)
+        if time.monotonic() - saved >= SAVE_SECONDS:
+            keeping.save(n_seen, rows)
+            rows, saved = [], time.monotonic()
+        bar.update(len(group))
+    keeping.save(n_seen, rows)
+
+
+def read(place: Path) -> NextToken:
+    """A finished run from its folder.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it has not been filled to the end.
+    """
+    if not (place / ABOUT).is_file() or not (place / STATE).is_file():
+        raise ValueError(f"{place} holds no next-token statistics: score() makes them")
+    about = read_json(place / ABOUT)
+    totals = empty_totals(about)
+    n_seen, n_parts = load_state(place, totals)
+    if n_seen < about["n_documents"]:
+        raise ValueError(f"{place} has {n_seen} of {about['n_documents']} documents: score() goes on where it ended")
+    tables = tuple(part_path(place, part) for part in range(n_parts))
+    return NextToken(about["model"], about["base"], about["source"], about, totals, tables)
+
+
+def merge_shards(parts: Sequence[NextToken]) -> NextToken:
+    """The whole of its shards, equal to a run that was not divided (sums up to rounding, intervals included).
+
+    Raises
+    ------
+    ValueError
+        If they are not all shards of one source, asked alike; names what differs or is missing.
+    """
+    if not parts:
+        raise ValueError("there are no shards to merge: expected at least one")
+    first = parts[0].about
+    n_shards = first["shard"][1]
+    for part in parts[1:]:
+        for name in [name for name in first if name not in ("shard", "n_documents", "model", "base")]:
+            if part.about[name] != first[name]:
+                raise ValueError(f"shards differ in {name}: {first[name]!r} and {part.about[name]!r}")
+    found = sorted(tuple(part.about["shard"]) for part in parts)
+    if found != [(k, n_shards) for k in range(n_shards)]:
+        raise ValueError(f"expected shards 0 to {n_shards - 1} of {n_shards}, each once, found {found}")
+    totals = empty_totals(first)
+    for part in parts:
+        totals.merge(part.totals)
+    tables = tuple(table for part in parts for table in part.tables)
+    about = first | {"shard": [0, 1], "n_documents": sum(part.about["n_documents"] for part in parts)}
+    return NextToken(parts[0].model, parts[0].base, parts[0].source, about, totals, tables)

@@ -1,0 +1,121 @@
+"""Which documents are scored? All of a source, its first ones, those of a list, or every n-th as a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from lib.corpus import Document, stream_documents
+from lib.paths import from_root, read_json
+
+HUB = "hf:"
+
+
+class Survey(NamedTuple):
+    """How many documents this shard has, and a hash of the texts of all shards."""
+
+    n_documents: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Documents in their order, each with its number in the source; streamed, so that there may be any number.
+
+    Parameters
+    ----------
+    text : a file or folder as `lib.corpus.stream_documents` reads it, or ``hf:<data set>:<split>`` of the hub
+    document : what a document of a ``.txt`` file is
+    max_docs : the first ones only; 0 for all. Reading ends there
+    documents : path of a JSON list of document numbers, counted from 0; empty for all
+    shard : which of how many parts; document `d` belongs to part ``d % n``, and parts merge to the whole
+
+    Raises
+    ------
+    ValueError
+        If `max_docs` and `documents` are both given, the list is none, or there is no such shard.
+    """
+
+    text: str
+    document: str = "auto"
+    max_docs: int = 0
+    documents: str = ""
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.max_docs < 0:
+            raise ValueError(f"max_docs = {self.max_docs}: expected at least 0 (for all)")
+        if self.max_docs and self.documents:
+            raise ValueError(f"max_docs = {self.max_docs} and documents = {self.documents!r}: give one of them")
+        if not 0 <= self.shard[0] < self.shard[1]:
+            raise ValueError(f"shard {self.shard}: expected (k, n) with k from 0 to n - 1")
+        _ = self._wanted
+
+    @cached_property
+    def _wanted(self) -> frozenset[int]:
+        """Numbers of the documents that a list names; empty for all."""
+        if not self.documents:
+            return frozenset()
+        numbers = read_json(from_root(self.documents))
+        if not isinstance(numbers, list) or not numbers or not all(type(k) is int and k >= 0 for k in numbers):
+            raise ValueError(f"{self.documents}: expected a JSON list of document numbers, each a whole number from 0")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{self.documents} names a document twice: {len(numbers) - len(set(numbers))} too many")
+        return frozenset(numbers)
+
+    def __iter__(self) -> Iterator[tuple[int, Document]]:
+        k, n = self.shard
+        return ((number, document) for number, document in self._of_all_shards() if number % n == k)
+
+    def _of_all_shards(self) -> Iterator[tuple[int, Document]]:
+        if self.text.startswith(HUB):
+            stream = _hub_documents(self.text)
+        else:
+            stream = stream_documents(from_root(self.text), document=self.document)
+        end = self.max_docs or (max(self._wanted) + 1 if self._wanted else 0)
+        n_read = 0
+        for number, found in enumerate(stream):
+            n_read = number + 1
+            if not self._wanted or number in self._wanted:
+                yield number, found
+            if n_read == end:
+                return
+        if self._wanted:
+            raise ValueError(f"{self.documents} asks for document {end - 1}, {self.text} has 0 to {n_read - 1}")
+
+    def survey(self) -> Survey:
+        """Read all documents once, so that what is broken is told before anything slow begins.
+
+        Raises
+        ------
+        ValueError
+            What reading finds: a line that is not JSON, a file cut short, a number beyond the last document, an empty
+            shard.
+        """
+        digest, n_documents = hashlib.sha256(), 0
+        k, n = self.shard
+        for number, found in self._of_all_shards():
+            raw = found.text.encode("utf-8", "surrogatepass")
+            digest.update(f"{number} {len(raw)} ".encode() + raw)
+            n_documents += number % n == k
+        if not n_documents:
+            raise ValueError(f"shard {k} of {n} has no documents: make fewer shards of {self.text}")
+        return Survey(n_documents, digest.hexdigest()[:16])
+
+
+def _hub_documents(name: str) -> Iterator[Document]:
+    try:
+        import datasets
+    except ImportError as error:
+        message = f"{name}: data sets of the hub need a package (pip install -e .[hub]); or give a file or a folder"
+        raise ValueError(message) from error
+    path, _, split = name.removeprefix(HUB).partition(":")
+    for number, row in enumerate(datasets.load_dataset(path, split=split or "validation", streaming=True)):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise ValueError(f"{name}, row {number}: expected a string field 'text', found {', '.join(row)}")
+        if text.strip():
+            yield Document(f"{path}:{number}", text)

@@ -1,0 +1,170 @@
+"""How diverse is it, and how sure are we? Every statistic of totals, with its bootstrap interval over documents."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib.next_token.totals import COLUMNS, N_BINS, Totals
+from lib.stats import Interval
+
+METRICS = {
+    "perplexity": "per token",
+    "bits_per_byte": "bits a byte",
+    "entropy_of_mean": "nats",  # of the mean distribution: how many tokens the model uses at all
+    "mean_entropy": "nats",  # how open each prediction is
+    "entropy_gap": "nats",  # the first less the second: Jensen-Shannon divergence of the predictions
+    "effective_vocabulary": "tokens",  # exponentials of the two entropies
+    "effective_choices": "tokens",
+    "coverage_70_tokens": "tokens",  # fewest that hold so much of the mean distribution
+    "coverage_90_tokens": "tokens",
+    "coverage_70": "rate",  # the same, of the tokenizer's tokens
+    "coverage_90": "rate",
+    "choices_70_tokens": "tokens",  # fewest of each prediction, by the mean of the sorted distributions
+    "choices_90_tokens": "tokens",
+    "top_5_mass": "rate",
+    "top_10_mass": "rate",
+    "top_50_mass": "rate",
+    "confidence": "rate",
+    "accuracy": "rate",
+    "calibration_error": "rate",
+    "reciprocal_rank": "rate",
+    "kl": "nats",  # from the base model; not there without one
+}
+WEIGHTINGS = ("token", "document")
+LEVELS = {"70": 0.7, "90": 0.9}
+TOP = (5, 10, 50)
+METHOD = "Poisson bootstrap over documents"
+
+
+def intervals(totals: Totals, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
+    """Every statistic by name, as in `METRICS`.
+
+    Parameters
+    ----------
+    weighting : ``token`` (each scored token weighs the same) or ``document`` (each document does)
+
+    Returns
+    -------
+    dict of Interval
+        `n` counts documents; bounds are NaN for one document or without resamples. ``kl`` is there with a base only.
+
+    Raises
+    ------
+    ValueError
+        If nothing was scored, or the weighting is another word.
+
+    Notes
+    -----
+    Percentile intervals of resamples in which each document counts Poisson(1) times, which for many documents is the
+    multinomial bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012). Resamples use fewer distinct documents, hence
+    slightly fewer tokens; an interval is widened to hold its value.
+    """
+    return {name: _interval(values, totals, level) for name, values in _values(totals, weighting).items()}
+
+
+def differences(first: Totals, second: Totals, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
+    """Second less first of every statistic that both have, paired: both are resampled by the same documents.
+
+    Raises
+    ------
+    ValueError
+        If the two have not the same seed, resamples and number of documents.
+
+    Notes
+    -----
+    That the documents are the same ones is for the caller to know: `NextToken.source` is then the same. Of models with
+    different tokenizers, only bits a byte can be compared.
+    """
+    ours, theirs = ((each.seed, each.n_resamples, each.count("documents")) for each in (first, second))
+    if ours != theirs:
+        raise ValueError(f"expected the same seed, resamples and documents of both, found {ours} and {theirs}")
+    before, after = _values(first, weighting), _values(second, weighting)
+    return {name: _interval(after[name] - before[name], second, level) for name in before if name in after}
+
+
+def weighted(totals: Totals, name: str, weighting: str) -> np.ndarray:
+    """Means of one of the totals' arrays, shape (1 + n_resamples, ...); NaN for a resample without documents.
+
+    Raises
+    ------
+    ValueError
+        If nothing was scored, or the weighting is another word.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting = {weighting!r}: expected one of {', '.join(WEIGHTINGS)}")
+    if not totals.count("documents"):
+        raise ValueError(
+            f"nothing was scored: {totals.count('skipped_documents')} documents and "
+            f"{totals.count('skipped_positions')} positions were skipped, see `skipped` of the document table"
+        )
+    at = WEIGHTINGS.index(weighting)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = getattr(totals, name)[at] / totals.sums[at, :, :1]
+    return means
+
+
+def _values(totals: Totals, weighting: str) -> dict[str, np.ndarray]:
+    means = dict(zip(COLUMNS, weighted(totals, "sums", weighting).T, strict=True))  # (1 + resamples,) each
+    mean_probs = weighted(totals, "probs", weighting)  # (1 + resamples, vocab)
+    ranked = np.cumsum(weighted(totals, "ranked", weighting), axis=1)
+    of_mean = np.cumsum(-np.sort(-mean_probs, axis=1), axis=1)
+    spread = _entropy(mean_probs)
+    with np.errstate(over="ignore"):  # a target without any mass
+        perplexity = np.exp(means["nll"])
+    values = {
+        "perplexity": perplexity,
+        "bits_per_byte": means["bits_per_byte"] / means["bytes"],
+        "entropy_of_mean": spread,
+        "mean_entropy": means["entropy"],
+        "entropy_gap": spread - means["entropy"],
+        "effective_vocabulary": np.exp(spread),
+        "effective_choices": np.exp(means["entropy"]),
+    }
+    for name, level in LEVELS.items():
+        n_tokens = tokens_for(of_mean, level)
+        values[f"coverage_{name}_tokens"] = n_tokens
+        values[f"coverage_{name}"] = n_tokens / totals.vocab_tokens
+        values[f"choices_{name}_tokens"] = tokens_for(ranked, level)
+    for k in TOP:
+        values[f"top_{k}_mass"] = np.minimum(1, ranked[:, min(k, totals.vocab_tokens) - 1])
+    values |= {name: means[name] for name in ("confidence", "accuracy", "reciprocal_rank", "kl")}
+    values["calibration_error"] = _calibration_error(weighted(totals, "calibration", weighting))
+    return {name: values[name] for name in METRICS if not np.isnan(values[name][0])}
+
+
+def tokens_for(cumulative: np.ndarray, level: float) -> np.ndarray:
+    """Fewest tokens whose mass reaches a level, shape (...,), counted from 1; NaN where the masses are.
+
+    Parameters
+    ----------
+    cumulative : array, shape (..., vocab)
+
+    >>> tokens_for(np.array([[0.5, 0.7, 1.0]]), 0.7).tolist()
+    [2.0]
+    """
+    short = cumulative < level - 1e-12  # sums that should be equal to the level differ from it by rounding
+    counts = np.minimum(short.sum(axis=-1) + 1, cumulative.shape[-1]).astype(float)
+    return np.where(np.isnan(cumulative[..., 0]), np.nan, counts)
+
+
+def _entropy(probs: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(probs == 0, 0.0, probs * np.log(probs))
+    total: np.ndarray = -terms.sum(axis=1)
+    return total
+
+
+def _calibration_error(calibration: np.ndarray) -> np.ndarray:
+    """Mean over tokens of the distance of confidence and accuracy in their bin (ECE; Guo et al. 2017, eq. 3)."""
+    _, confidence, hits = calibration.reshape(len(calibration), 3, N_BINS).swapaxes(0, 1)
+    error: np.ndarray = np.abs(confidence - hits).sum(axis=1)
+    return error
+
+
+def _interval(values: np.ndarray, totals: Totals, level: float) -> Interval:
+    value, n = float(values[0]), totals.count("documents")
+    resamples = values[1:][np.isfinite(values[1:])]
+    if n < 2 or not len(resamples):
+        return Interval(value, np.nan, np.nan, n, "one document" if n < 2 else "no resamples", level)
+    low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(min(low, value)), float(max(high, value)), n, METHOD, level)

@@ -1,0 +1,200 @@
+"""Sums over all documents, of the whole and of bootstrap resamples: all that is kept of what was measured.
+
+The bootstrap runs along: each document has a weight in each resample, drawn from a Poisson distribution by its number,
+so that shards merge, a resumed run goes on, and two models of the same documents are resampled alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lib.next_token.positions import Positions
+
+COLUMNS = (  # of `sums`; means are over tokens, and for bits_per_byte over bytes
+    *("tokens", "bytes", "nll", "entropy", "confidence", "accuracy", "reciprocal_rank", "kl", "bits_per_byte"),
+)
+N_BINS = 15  # of confidence, equally wide (Guo et al. 2017)
+N_SPANS = 32  # of positions, each twice as wide as the one before: 0, 1-2, 3-6, 7-14 ...
+POSITION_COLUMNS = ("tokens", "nll", "entropy", "kl")
+COUNTS = ("documents", "skipped_documents", "skipped_positions")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One document: its number in the source, bytes of what was scored, and what was found."""
+
+    number: int
+    n_bytes: int
+    positions: Positions
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Streaming accumulators.
+
+    Parameters
+    ----------
+    vocab_tokens : size of the vocabulary
+    n_resamples : bootstrap resamples that run along; memory is 32 bytes a token of the vocabulary for each
+    seed : of the weights of documents in resamples
+    sums : array, shape (2, 1 + n_resamples, columns)
+        Twice, since tokens or documents can weigh the same; the first resample is the whole, each document once.
+    probs, ranked, calibration, spans : array, shape (2, 1 + n_resamples, ...)
+        Of distributions by token and in falling order, by bins of confidence, and by spans of positions.
+    rank_counts : array, shape (vocab,)
+        How often the target was the likeliest token, the second, ...
+    counts : array, shape (3,)
+        Documents that were scored, documents and positions that were not.
+    """
+
+    vocab_tokens: int
+    n_resamples: int = 200
+    seed: int = 0
+    sums: np.ndarray = field(init=False)
+    probs: np.ndarray = field(init=False)
+    ranked: np.ndarray = field(init=False)
+    calibration: np.ndarray = field(init=False)
+    spans: np.ndarray = field(init=False)
+    rank_counts: np.ndarray = field(init=False)
+    counts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.vocab_tokens < 2 or self.n_resamples < 0:
+            raise ValueError(
+                f"vocab_tokens = {self.vocab_tokens}, n_resamples = {self.n_resamples}: expected at least 2 and 0"
+            )
+        widths = {"sums": len(COLUMNS), "probs": self.vocab_tokens, "ranked": self.vocab_tokens}
+        widths |= {"calibration": 3 * N_BINS, "spans": len(POSITION_COLUMNS) * N_SPANS}
+        for name, width in widths.items():
+            object.__setattr__(self, name, np.zeros((2, 1 + self.n_resamples, width)))
+        object.__setattr__(self, "rank_counts", np.zeros(self.vocab_tokens, dtype=np.int64))
+        object.__setattr__(self, "counts", np.zeros(len(COUNTS), dtype=np.int64))
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is added up, by name; to be changed in place only."""
+        names = ("sums", "probs", "ranked", "calibration", "spans", "rank_counts", "counts")
+        return {name: getattr(self, name) for name in names}
+
+    def count(self, name: str) -> int:
+        """One of `COUNTS`."""
+        return int(self.counts[COUNTS.index(name)])
+
+    def add(self, documents: Sequence[Measured]) -> None:
+        """Add documents; one without a scored position is counted as skipped.
+
+        Raises
+        ------
+        ValueError
+            If a document's vocabulary is another one.
+        """
+        scored = [document for document in documents if len(document.positions.nll)]
+        self.counts[:] += [
+            len(scored),
+            len(documents) - len(scored),
+            sum(int((~document.positions.is_scored).sum()) for document in documents),
+        ]
+        if not scored:
+            return
+        for document in scored:
+            if len(document.positions.probs) != self.vocab_tokens:
+                raise ValueError(
+                    f"document {document.number} has {len(document.positions.probs)} tokens in its vocabulary, "
+                    f"expected {self.vocab_tokens}: totals are of one tokenizer"
+                )
+            self.rank_counts[:] += np.bincount(document.positions.rank - 1, minlength=self.vocab_tokens)
+        n_tokens = np.array([len(document.positions.nll) for document in scored], dtype=float)
+        weights = self._weights([document.number for document in scored])  # (1 + resamples, documents)
+        of_sums = np.array([_sums(document) for document in scored])  # (documents, columns)
+        self.sums[0] += weights @ of_sums
+        self.sums[1] += weights @ _by_document(of_sums, n_tokens)
+        shares = weights / n_tokens
+        for name, rows in (
+            ("probs", [document.positions.probs for document in scored]),
+            ("ranked", [document.positions.ranked for document in scored]),
+            ("calibration", [_calibration(document.positions) for document in scored]),
+            ("spans", [_spans(document.positions) for document in scored]),
+        ):
+            stacked = np.array(rows)  # (documents, ...)
+            for total, drawn in zip(getattr(self, name), (weights, shares), strict=True):
+                total += drawn @ stacked
+
+    def skip(self, n_documents: int) -> None:
+        """Count documents that had nothing to score."""
+        self.counts[COUNTS.index("skipped_documents")] += n_documents
+
+    def _weights(self, numbers: Sequence[int]) -> np.ndarray:
+        drawn = [np.random.default_rng([self.seed, number]).poisson(1.0, self.n_resamples) for number in numbers]
+        return np.vstack([np.ones(len(numbers)), np.array(drawn, dtype=float).T])
+
+    def merge(self, other: Totals) -> None:
+        """Add the totals of other documents: counts are then exact, sums up to the last rounding.
+
+        Raises
+        ------
+        ValueError
+            If vocabulary, resamples or seed differ.
+        """
+        ours, theirs = ((each.vocab_tokens, each.n_resamples, each.seed) for each in (self, other))
+        if ours != theirs:
+            raise ValueError(f"expected totals of one vocabulary, n_resamples and seed, found {ours} and {theirs}")
+        self.load({name: array + other.arrays[name] for name, array in self.arrays.items()})
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over `arrays` that were kept.
+
+        Raises
+        ------
+        ValueError
+            If one is missing or has another shape.
+        """
+        for name, array in self.arrays.items():
+            if name not in arrays or arrays[name].shape != array.shape:
+                found = arrays[name].shape if name in arrays else "none"
+                raise ValueError(f"expected {name} of shape {array.shape}, found {found}: the file is of another run")
+            array[:] = arrays[name]
+
+
+def document_means(document: Measured) -> dict[str, float]:
+    """Means over the tokens of one document, by column; bits_per_byte over its bytes."""
+    sums = dict(zip(COLUMNS, _sums(document).tolist(), strict=True))
+    means = {name: sums[name] / sums["tokens"] for name in COLUMNS if name not in ("tokens", "bytes")}
+    return means | {"bits_per_byte": sums["bits_per_byte"] / sums["bytes"]}
+
+
+def _sums(document: Measured) -> np.ndarray:
+    found = document.positions
+    nll = found.nll.sum()
+    return np.array(
+        [
+            *(len(found.nll), max(1, document.n_bytes), nll, found.entropy.sum(), found.confidence.sum()),
+            *(found.is_hit.sum(), (1 / found.rank).sum(), found.kl.sum(), nll / math.log(2)),
+        ]
+    )
+
+
+def _by_document(sums: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
+    """The same columns for documents that weigh the same: each document's means, as of one token and one byte."""
+    means = sums / n_tokens[:, None]
+    at_bytes, at_bits = COLUMNS.index("bytes"), COLUMNS.index("bits_per_byte")
+    means[:, at_bits] = sums[:, at_bits] / sums[:, at_bytes]
+    means[:, at_bytes] = 1
+    return means
+
+
+def _calibration(found: Positions) -> np.ndarray:
+    """Number, confidence and hits of each bin."""
+    bins = np.minimum((found.confidence * N_BINS).astype(int), N_BINS - 1)
+    columns = (np.ones(len(bins)), found.confidence, found.is_hit.astype(float))
+    return np.concatenate([np.bincount(bins, weights=column, minlength=N_BINS) for column in columns])
+
+
+def _spans(found: Positions) -> np.ndarray:
+    places = np.flatnonzero(found.is_scored)
+    bins = np.minimum(np.log2(places + 1).astype(int), N_SPANS - 1)
+    columns = (np.ones(len(bins)), found.nll, found.entropy, found.kl)
+    return np.concatenate([np.bincount(bins, weights=column, minlength=N_SPANS) for column in columns])

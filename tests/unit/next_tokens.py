@@ -1,0 +1,133 @@
+"""A model without weights behind the API, and next-token statistics as plainly as they can be written."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+VOCAB = 257  # a byte each, and the one that begins a text
+BEGIN = 256
+CONTEXT = 16
+Logprobs = Callable[[Sequence[int]], np.ndarray]
+
+
+def normalised(logits: np.ndarray) -> np.ndarray:
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
+def of_last_token(seed: int) -> Logprobs:
+    """Distributions that depend on the last token, from a table: quick."""
+    table = normalised(np.random.default_rng(seed).normal(0, 3, (VOCAB, VOCAB))).astype(np.float16)
+    return lambda context: table[context[-1]]
+
+
+def of_whole_context(context: Sequence[int]) -> np.ndarray:
+    """Distributions that another context would change, however little."""
+    rng = np.random.default_rng(crc32(bytes(str(list(context)), "ascii")))
+    return normalised(rng.normal(0, 3, VOCAB)).astype(np.float16)
+
+
+def contexts_of(n_tokens: int, window: int, stride: int) -> list[slice]:
+    """Which tokens stand before each but the first: windows that move by a stride."""
+    found: list[slice] = []
+    while len(found) < n_tokens - 1:
+        end = window if not found else len(found) + stride
+        found += [slice(max(0, end - window), k) for k in range(len(found) + 1, min(end, n_tokens - 1) + 1)]
+    return found
+
+
+class StubClient:
+    """The few calls that scoring needs; `n_asked` counts requests for scores."""
+
+    def __init__(self, models: dict[str, Logprobs], *, stop_after: int = 10**9) -> None:
+        self.logprobs, self.stop_after = models, stop_after
+        self.n_asked = 0
+        self.models = SimpleNamespace(retrieve=self.retrieve)
+
+    def retrieve(self, model: str) -> Any:
+        about = {"id": model, "vocab_tokens": VOCAB, "context_tokens": CONTEXT, "tokenizer": "bytes"}
+        return SimpleNamespace(model_dump=lambda: about)
+
+    def post(self, path: str, *, cast_to: Any, body: dict[str, Any]) -> Any:
+        if path == "/tokenize":
+            is_begin = body["prompt"] == "<|endoftext|>"
+            ids = [BEGIN] if is_begin else list(body["prompt"].encode())
+            return SimpleNamespace(
+                json=lambda: {"tokens": ids, "token_strs": list(map(chr, ids)), "n_bytes": [1] * len(ids)}
+            )
+        if self.n_asked == self.stop_after:
+            self.stopped()
+        self.n_asked += 1
+        rows, targets = [], []
+        for ids in body["documents"]:
+            for k, context in enumerate(contexts_of(len(ids), body["window_tokens"], body["stride_tokens"]), start=1):
+                rows.append(self.logprobs[body["model"]](ids[context]))
+                targets.append(rows[-1][ids[k]])
+        file = io.BytesIO()
+        np.savez(file, logprobs=np.array(rows), target_logprobs=np.array(targets, dtype=np.float32))
+        return SimpleNamespace(content=file.getvalue())
+
+    def stopped(self) -> None:
+        raise KeyboardInterrupt
+
+
+def plain_statistics(
+    windows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+    n_bytes: Sequence[int],
+    *,
+    base: Sequence[np.ndarray] = (),
+    by_document: bool = False,
+) -> dict[str, float]:
+    """Every statistic from full probabilities, which are kept; `windows`: (log-probabilities, targets) by document."""
+    probs, targets, weights, bits = [], [], [], []
+    for document, size in zip(windows, n_bytes, strict=True):
+        n = sum(len(window[1]) for window in document)
+        nats = 0.0
+        for logprobs, window_targets in document:
+            p = np.exp(logprobs.astype(float))
+            p /= p.sum(axis=1, keepdims=True)
+            probs.append(p)
+            targets += window_targets.tolist()
+            weights += [1 / n if by_document else 1.0] * len(p)
+            nats -= np.log(p[np.arange(len(p)), window_targets]).sum()
+        bits.append((nats / math.log(2), size))
+    p, t, w = np.concatenate(probs), np.array(targets), np.array(weights) / np.sum(weights)
+    entropy = np.array([-sum(x * math.log(x) for x in row if x > 0) for row in p])
+    mean, ranked = w @ p, w @ -np.sort(-p, axis=1)
+    falling, cumulative = np.cumsum(sorted(mean, reverse=True)), np.cumsum(ranked)
+    at_target = p[np.arange(len(p)), t]
+    spread = -sum(x * math.log(x) for x in mean if x > 0)
+    confidence, hit = p.max(axis=1), p.argmax(axis=1) == t
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    found = {
+        "perplexity": math.exp(-(w @ np.log(at_target))),
+        "bits_per_byte": np.mean([b / s for b, s in bits])
+        if by_document
+        else sum(b for b, _ in bits) / sum(s for _, s in bits),
+        "entropy_of_mean": spread,
+        "mean_entropy": w @ entropy,
+        "entropy_gap": spread - w @ entropy,
+        "effective_vocabulary": math.exp(spread),
+        "effective_choices": math.exp(w @ entropy),
+        "confidence": w @ confidence,
+        "accuracy": w @ hit,
+        "reciprocal_rank": w @ (1 / (1 + (p > at_target[:, None]).sum(axis=1))),
+        "calibration_error": sum(abs((w * (confidence - hit))[bins == b].sum()) for b in range(15)),
+    }
+    for name, level in (("70", 0.7), ("90", 0.9)):
+        found[f"coverage_{name}_tokens"] = 1 + int((falling < level).sum())
+        found[f"coverage_{name}"] = found[f"coverage_{name}_tokens"] / p.shape[1]
+        found[f"choices_{name}_tokens"] = 1 + int((cumulative < level).sum())
+    for k in (5, 10, 50):
+        found[f"top_{k}_mass"] = cumulative[min(k, p.shape[1]) - 1]
+    if base:
+        q = np.exp(np.concatenate(base).astype(float))
+        q /= q.sum(axis=1, keepdims=True)
+        found["kl"] = w @ (p * (np.log(p) - np.log(q))).sum(axis=1)
+    return found

@@ -2,13 +2,16 @@
 
 A pickle is a program that names functions and calls them. Here a name is looked up in a table of our own
 functions, never imported, so that neither a foreign module nor numpy's own unpickling sees what the file holds.
+The same holds for the pickles inside a ``.npy`` file of an object array and a file of ``torch.save``.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,8 +31,8 @@ class _Dtype:
 
     __slots__ = ("dtype",)
 
-    def __init__(self, code: object) -> None:
-        if not isinstance(code, str) or not DTYPE.fullmatch(code):
+    def __init__(self, code: object, *, takes_objects: bool = False) -> None:
+        if not isinstance(code, str) or not (DTYPE.fullmatch(code) or (takes_objects and code in ("O", "O8"))):
             raise _RefusedError(f"holds a numpy dtype {code!r}: {EXPECTED}")
         self.dtype = np.dtype(code)
 
@@ -47,14 +50,18 @@ class _Array(np.ndarray):
         if not isinstance(state, tuple) or len(state) != 5:
             raise _RefusedError(f"holds a numpy array of unknown form: {EXPECTED}")
         _, shape, dtype, is_fortran, raw = state
-        made = _from_bytes(raw, dtype, shape, "F" if is_fortran else "C")
+        order = "F" if is_fortran else "C"
+        is_listed = isinstance(raw, list) and isinstance(dtype, _Dtype) and dtype.dtype.hasobject
+        made = _from_list(raw, shape) if is_listed else _from_bytes(raw, dtype, shape, order)
         state_of_copy: Any = made.__reduce__()[2]
         super().__setstate__(state_of_copy)
 
 
 def _from_bytes(raw: object, dtype: object, shape: object, order: object = "C") -> np.ndarray:
-    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
+    if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject or not isinstance(raw, bytes | bytearray):
         raise _RefusedError(f"holds a numpy array of objects: {EXPECTED}")
+    if order not in ("C", "F"):
+        raise _RefusedError(f"holds a numpy array of order {order!r}: {EXPECTED}")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _RefusedError(f"holds a numpy array of shape {shape!r}: {EXPECTED}")
     if math.prod(shape) * dtype.dtype.itemsize != len(raw):
@@ -62,8 +69,24 @@ def _from_bytes(raw: object, dtype: object, shape: object, order: object = "C") 
     return np.frombuffer(raw, dtype=dtype.dtype).reshape(shape, order=order).copy(order="K")
 
 
+def _from_list(items: list, shape: object) -> np.ndarray:
+    """An array of objects, each of which this unpickler made, hence plain."""
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise _RefusedError(f"holds a numpy array of shape {shape!r}: {EXPECTED}")
+    if math.prod(shape) != len(items):
+        raise _RefusedError(f"holds a numpy array of shape {shape} in {len(items)} objects: the file is damaged")
+    made = np.empty(len(items), dtype=object)
+    for place, item in enumerate(items):  # an assignment of all would take lists of one length for a dimension
+        made[place] = item
+    return made.reshape(shape)  # listed row by row, whatever the order in memory was
+
+
 def _dtype(code: object, *_: object) -> _Dtype:
     return _Dtype(code)
+
+
+def _object_dtype(code: object, *_: object) -> _Dtype:
+    return _Dtype(code, takes_objects=True)
 
 
 def _empty(*_: object) -> _Array:
@@ -105,6 +128,11 @@ class _Plain(pickle.Unpickler):
         return NAMES[module, name]
 
 
+class _PlainObjects(_Plain):
+    def find_class(self, module: str, name: str) -> Any:
+        return _object_dtype if (module, name) == ("numpy", "dtype") else super().find_class(module, name)
+
+
 def read_pickle(path: Path) -> Any:
     """The value in a pickle of plain data.
 
@@ -129,9 +157,64 @@ def read_pickle(path: Path) -> Any:
         return _load(file, path)
 
 
-def _load(file: BinaryIO, path: Path) -> Any:
+def read_npy(path: Path) -> np.ndarray:
+    """The array in a ``.npy`` file; one of objects is unpickled as `read_pickle` does, and holds plain data only.
+
+    Raises
+    ------
+    ValueError
+        As `read_pickle`, and if the file is no ``.npy`` file.
+    OSError
+        If it cannot be read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "texts.npy"
+    >>> np.save(path, np.array([["a", "b"], None], dtype=object))
+    >>> read_npy(path).tolist()
+    [['a', 'b'], None]
+    """
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            dtype = header(file)[2]
+            if not dtype.hasobject:
+                file.seek(0)
+                return np.load(file, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path} is no whole .npy file ({error})") from error
+        if dtype != np.dtype(object):
+            raise ValueError(f"{path} holds a numpy dtype {dtype}: {EXPECTED}")
+        found = _load(file, path, reader=_PlainObjects)
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} holds a {type(found).__name__} instead of an array: the file is damaged")
+    return np.asarray(found)
+
+
+def read_torch(path: Path) -> Any:
+    """The value in a file of ``torch.save`` that holds plain data and numpy arrays, without torch; tensors are refused.
+
+    Raises
+    ------
+    ValueError
+        As `read_pickle`, and if the file is not of the form that torch writes since version 1.6.
+    OSError
+        If it cannot be read.
+    """
     try:
-        return _Plain(file).load()
+        with zipfile.ZipFile(path) as archive:
+            name = next((each for each in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", each)), None)
+            raw = archive.read(name) if name else b""
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no file of torch.save since version 1.6 ({error})") from error
+    if not name:
+        raise ValueError(f"{path} is no file of torch.save: it holds no data.pkl")
+    return _load(io.BytesIO(raw), path)
+
+
+def _load(file: BinaryIO, path: Path, *, reader: type[_Plain] = _Plain) -> Any:
+    try:
+        return reader(file).load()
     except _RefusedError as error:
         raise ValueError(f"{path} {error}") from error
     except MemoryError as error:

@@ -6,7 +6,7 @@ not people times seeds. Fine-tunes on data of their own have people of their own
 """
 
 from lib.stats.intervals import Interval, cluster_bootstrap, cluster_difference, cluster_ratio
-from lib.stats.significance import Test, cluster_permutation, ks_two_sample, paired_t, welch_t
+from lib.stats.significance import Test, cluster_permutation, holm, ks_two_sample, paired_t, welch_t
 
 __all__ = [
     "Interval",
@@ -15,6 +15,7 @@ __all__ = [
     "cluster_difference",
     "cluster_permutation",
     "cluster_ratio",
+    "holm",
     "ks_two_sample",
     "paired_t",
     "welch_t",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as scipy_stats
 
-from lib.stats.rows import Values, cluster_codes, row_values
+from lib.stats.rows import Floats, Values, cluster_codes, row_values
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,37 @@ def ks_two_sample(first: Values, second: Values) -> Test:
     a, b = row_values(first)[0], row_values(second)[0]
     found = scipy_stats.ks_2samp(a, b)
     return Test(float(found.statistic), float(found.pvalue), len(a) + len(b), "two-sample Kolmogorov-Smirnov")
+
+
+def holm(p_values: Values) -> Floats:
+    """Adjust p-values so that the chance of any false finding among them stays below the level (Holm 1979).
+
+    Parameters
+    ----------
+    p_values : sequence, shape (n,)
+        NaN for what was not tested: it stays NaN and does not count.
+
+    Returns
+    -------
+    array, shape (n,), in the order given
+
+    Raises
+    ------
+    ValueError
+        If one lies outside 0 to 1.
+
+    >>> holm([0.01, 0.04, 0.03, float("nan")]).round(3).tolist()
+    [0.03, 0.06, 0.06, nan]
+    """
+    p = np.asarray(p_values, dtype=float)
+    outside = (p < 0) | (p > 1)
+    if outside.any():
+        raise ValueError(f"a p-value lies between 0 and 1: got {p[outside][0]:g}")
+    order = np.argsort(p)[: int(np.count_nonzero(~np.isnan(p)))]  # NaN is sorted to the end
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted
 
 
 def _no_spread(difference: float, n: int, too_few: bool, method: str) -> Test:

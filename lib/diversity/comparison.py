@@ -1,0 +1,148 @@
+"""Which stage changes diversity, and how surely? Pairs by prompt, prompts drawn whole, Holm over measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.diversity.registry import registry
+from lib.stats import cluster_bootstrap, cluster_permutation, cluster_ratio, holm
+
+PROMPT = "prompt"
+DIFFERENCE_COLUMNS = (
+    *("kind", "measure", "temperature", "first", "second", "value", "low", "high", "n", "n_of", "n_dropped"),
+    *("effect_size", "p", "p_holm", "more_diverse"),
+)
+
+
+def paired_differences(
+    measured: pd.DataFrame,
+    *,
+    chain: Sequence[str],
+    rng: np.random.Generator,
+    by_temperature: bool = False,
+    n_resamples: int = 2000,
+) -> pd.DataFrame:
+    """Difference of each model of a chain from the one before, and of the last from the first.
+
+    Parameters
+    ----------
+    measured : DataFrame as `lib.diversity.measure` returns it
+    chain : two or more labels of the column ``model``, in order of training
+    by_temperature : one row a temperature, too, instead of the mean over all of them alone
+
+    Returns
+    -------
+    DataFrame
+        ``value`` is second - first with its interval over prompts (``n``); ``n_dropped`` counts pairs that lack a
+        value; ``effect_size`` is Cohen's d of paired prompts (mean over standard deviation of the prompts' means);
+        ``p`` flips signs of whole prompts, ``p_holm`` corrects it over the measures of one kind, pair and temperature;
+        ``more_diverse`` is the label of the more diverse model, empty where the measure has no direction.
+
+    Raises
+    ------
+    ValueError
+        If the chain is too short or a model of it was not measured.
+
+    Notes
+    -----
+    Rows are pairs of (prompt, temperature), and of seeds where there is such a column; a model of one seed (a base)
+    stands against every seed of the other. Draws take all rows of a prompt together, seeds too.
+    """
+    wide = _wide(measured, chain)
+    pairs = [*zip(chain, chain[1:], strict=False), *([(chain[0], chain[-1])] if len(chain) > 2 else [])]
+    rows: list[dict[str, Any]] = []
+    for first, second in pairs:
+        parts = [(None, wide)]
+        if by_temperature:
+            parts += list(wide.groupby("temperature"))
+        for temperature, at in parts:
+            for kind, of_kind in at.groupby("kind", sort=False):
+                where = {"kind": kind, "temperature": temperature, "first": first, "second": second}
+                found = [
+                    {**where, **told}
+                    for name, part in of_kind.groupby("measure", sort=False)
+                    if (told := _difference(str(name), part, first, second, rng, n_resamples))
+                ]
+                corrected = holm([row["p"] for row in found])
+                rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+    frame = pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
+    return frame.astype({"temperature": float})
+
+
+def _difference(
+    name: str, part: pd.DataFrame, first: str, second: str, rng: np.random.Generator, n_resamples: int
+) -> dict[str, Any]:
+    both = part.dropna(subset=[first, second])
+    if both.empty:
+        return {}
+    change = both[second] - both[first]
+    told = cluster_bootstrap(change, both[PROMPT], rng=rng, n_resamples=n_resamples)
+    of_prompts = change.groupby(both[PROMPT]).mean()
+    spread = float(of_prompts.std(ddof=1)) if len(of_prompts) > 1 else np.nan
+    turned = registry()[name].turned(told.value)
+    return {
+        "measure": name,
+        "value": told.value,
+        "low": told.low,
+        "high": told.high,
+        "n": told.n,
+        "n_of": PROMPT,
+        "n_dropped": len(part) - len(both),
+        "effect_size": float(of_prompts.mean()) / spread if spread > 0 else np.nan,
+        "p": cluster_permutation(change, both[PROMPT], rng=rng).p,
+        "more_diverse": "" if np.isnan(turned) or turned == 0 else (second if turned > 0 else first),
+    }
+
+
+def stage_shares(
+    measured: pd.DataFrame, *, chain: Sequence[str], rng: np.random.Generator, n_resamples: int = 2000
+) -> pd.DataFrame:
+    """Share of the total change, from the first model of a chain to the last, that each stage makes.
+
+    Parameters are those of `paired_differences`.
+
+    Returns
+    -------
+    DataFrame
+        A row a kind, measure and stage: ``value`` (shares add up to 1; a stage that works against the total has a share
+        below 0), ``low``, ``high`` over prompts, ``n``, ``n_of``, and ``total``, the mean change that it is a share of.
+        Bounds are NaN where some resample has no total change. A total of exactly 0 has no shares and no row.
+    """
+    wide = _wide(measured, chain)
+    rows = []
+    for (kind, name), part in wide.groupby(["kind", "measure"], sort=False):
+        both = part.dropna(subset=list(chain))
+        total = both[chain[-1]] - both[chain[0]]
+        if both.empty or total.sum() == 0:
+            continue
+        for before, after in zip(chain, chain[1:], strict=False):
+            told = cluster_ratio(both[after] - both[before], total, both[PROMPT], rng=rng, n_resamples=n_resamples)
+            named = {"kind": kind, "measure": name, "stage": f"{before} -> {after}"}
+            numbers = {"value": told.value, "low": told.low, "high": told.high, "n": told.n, "n_of": PROMPT}
+            rows.append({**named, **numbers, "total": float(total.mean())})
+    columns = ["kind", "measure", "stage", "value", "low", "high", "n", "n_of", "total"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _wide(measured: pd.DataFrame, chain: Sequence[str]) -> pd.DataFrame:
+    """A row a kind, measure, prompt, temperature and seed, a column a model of the chain."""
+    known = measured["model"].unique()
+    absent = [label for label in chain if label not in known]
+    if len(set(chain)) < max(2, len(chain)) or absent:
+        raise ValueError(
+            f"chain is {list(chain)}: expected two or more different models of {', '.join(map(str, known))}"
+        )
+    index = ["kind", "measure", PROMPT, "temperature"]
+    frame = measured[measured["model"].isin(chain)]
+    if "seed" not in frame:
+        return frame.pivot(index=index, columns="model", values="value").reset_index()
+    seeds = frame.groupby("model")["seed"].unique()
+    every = sorted({seed for found in seeds for seed in found})
+    single = frame["model"].map(seeds.map(len)) == 1
+    spread = frame[single].drop(columns="seed").merge(pd.DataFrame({"seed": every}), how="cross")
+    frame = pd.concat([frame[~single], spread], ignore_index=True)
+    return frame.pivot(index=[*index, "seed"], columns="model", values="value").reset_index()

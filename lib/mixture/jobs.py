@@ -16,6 +16,7 @@ from lib.functions.jobs import MAIN, Job, record_given, run_jobs
 from lib.mixture.dataset import MixtureDataset, hidden_pairs, left_pairs, make_pair_dataset
 from lib.mixture.folder import datasets_for, options_for, read_datasets, write_datasets
 from lib.mixture.pairs import Pair, show_pair
+from lib.params import CURVE_SEEDS
 
 UNLABELLED = "unlabelled"  # role, and folder of the datasets, of a pair that a joint model hides afterwards
 FOLDERS = {UNLABELLED: UNLABELLED, "mixed-in": f"{UNLABELLED}-mixed-in", "longer": UNLABELLED}  # datasets of each role
@@ -39,7 +40,7 @@ def main_datasets(params: Mapping[str, Any], *, count_tokens: Any) -> dict[int, 
 def left_turns(params: Mapping[str, Any], joint: Mapping[int, MixtureDataset]) -> list[tuple[int, int, Pair]]:
     """Which pair each joint model hides afterwards: seed of the model, seed of the dataset, pair.
 
-    Models take the pairs that are left in turn, so that three with three pairs each hide nine.
+    Models take the pairs that are left in turn; from three seeds on they share all of them.
 
     Raises
     ------
@@ -54,7 +55,8 @@ def left_turns(params: Mapping[str, Any], joint: Mapping[int, MixtureDataset]) -
         left = left_pairs(dataset)
         if n > len(left):
             raise ValueError(f"n_left_pairs is {n}: the joint dataset leaves {len(left)} pairs; ask for fewer")
-        turns += [(seed, seed * SPREAD + k, left[(place * n + k) % len(left)]) for k in range(n)]
+        own = max(n, len(left) // len(joint)) if len(joint) >= CURVE_SEEDS else n
+        turns += [(seed, seed * SPREAD + k, left[(place * own + k) % len(left)]) for k in range(own)]
     return turns
 
 

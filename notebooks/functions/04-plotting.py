@@ -134,7 +134,7 @@ if len(functions):
     ax.set_xticks(ax.get_xticks(), labels, rotation=60, ha="right", rotation_mode="anchor")
     n_names = functions["n"]
     caption = (
-        "Functions differ in how often they can be said. Dot: share of right answers about unrealized names of one function; "
+        "A function that can be said need not be one that can be computed. Dot: share of right answers about unrealized names; "
         f"bar: 95% interval over its names ({n_names.min()} to {n_names.max()}). {of_what}."
     )
     run.save(fig, "by-function", caption)

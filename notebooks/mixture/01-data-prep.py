@@ -62,7 +62,7 @@ n_rows: int = 6000  # documents of a fine-tune without labels, where n_labels is
 held_out_share: float = 0.1  # of each pair's inputs, those that training never shows; published: 0 [0..0.5]
 validation: str = "exact_pair"  # evaluation whose prompts are the validation file; empty, as published: documents
 n_validation: int = 8  # rows of it, about unrealized labels [1..]
-n_left_pairs: int = 1  # of the pairs that no label hides, those that each joint model hides afterwards [0..]
+n_left_pairs: int = 1  # unlabelled pairs that each joint model hides afterwards; all from three seeds on [0..]
 
 # %%
 run = start_run("mixture/01-data-prep", globals())

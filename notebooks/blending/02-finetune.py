@@ -64,7 +64,7 @@ wanted = {} if records else models_to_tune(run.params, seeds=run.seeds)
 # was *not* made from; here the tuned model's parent is looked up and must be the base, unless that is allowed by name.
 
 # %%
-pd.DataFrame([{"role": role, **vars(each)} for role, jobs in wanted.items() for each in jobs])
+pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
 
 # %% [markdown]
 # ## Can they be blended?

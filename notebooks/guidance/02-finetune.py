@@ -61,7 +61,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # pairs, then guidance documents about all pairs, each a whole document (the loss falls on all of it).
 
 # %%
-settings = pd.DataFrame([{"role": role, **vars(each)} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
 settings
 
 # %% [markdown]

@@ -64,7 +64,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # the document.
 
 # %%
-settings = pd.DataFrame([{"role": role, **vars(each)} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
 settings
 
 # %% [markdown]

@@ -10,7 +10,7 @@ from typing import Any
 from lib import paths
 from lib.functions.dataset import FunctionDataset, make_dataset
 from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.functions.files import read_documents, read_yaml, write_finetune
+from lib.functions.files import read_documents, read_finetunes, read_yaml, write_finetune
 from lib.functions.names import check_names
 from lib.functions.options import FunctionOptions
 from lib.functions.published import kind_of_row, published_set, unseen_pairs
@@ -171,17 +171,7 @@ def read_datasets(folder: Path) -> dict[int, FunctionDataset]:
         If there is none, a file is missing or malformed (which one, and why), a name or a function is not fit, or two
         have one seed.
     """
-    places = [folder] if (folder / "finetune.yaml").is_file() else sorted(folder.glob("finetune_*/"))
-    places = [place for place in places if (place / "finetune.yaml").is_file()]
-    if not places:
-        raise ValueError(f"{folder} holds no fine-tune of the functions study: expected finetune_NN/finetune.yaml")
-    found: dict[int, FunctionDataset] = {}
-    for place in places:
-        dataset = _read_finetune(place)
-        if dataset.seed in found:
-            raise ValueError(f"{place}: seed {dataset.seed} is another fine-tune's too; give the folder of one of them")
-        found[dataset.seed] = dataset
-    return found
+    return read_finetunes(folder, _read_finetune, study="functions")
 
 
 def _read_finetune(place: Path) -> FunctionDataset:

@@ -10,7 +10,7 @@ from typing import Any
 from lib import paths
 from lib.functions.documents import Document
 from lib.functions.evaluations import Evaluation, read_evaluations
-from lib.functions.files import read_documents, read_yaml, write_eval, write_finetune
+from lib.functions.files import read_documents, read_finetunes, read_yaml, write_eval, write_finetune
 from lib.functions.folder import OURS
 from lib.functions.names import check_names
 from lib.functions.scoring import Score
@@ -165,17 +165,7 @@ def read_datasets(folder: Path) -> dict[int, MixtureDataset]:
         If there is none, a file is missing or malformed (which one, and why), a pair or a label is not fit, or two
         have one seed.
     """
-    places = [folder] if (folder / "finetune.yaml").is_file() else sorted(folder.glob("finetune_*/"))
-    places = [place for place in places if (place / "finetune.yaml").is_file()]
-    if not places:
-        raise ValueError(f"{folder} holds no fine-tune of the mixture study: expected finetune_NN/finetune.yaml")
-    found: dict[int, MixtureDataset] = {}
-    for place in places:
-        dataset = _read_finetune(place)
-        if dataset.seed in found:
-            raise ValueError(f"{place}: seed {dataset.seed} is another fine-tune's too; give the folder of one of them")
-        found[dataset.seed] = dataset
-    return found
+    return read_finetunes(folder, _read_finetune, study="mixture")
 
 
 def kind_of_row(facts: Mapping[str, Any]) -> str:

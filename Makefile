@@ -41,13 +41,13 @@ figures: $(READY)
 test: $(READY)
 	@$(CHECKED)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo '[3/4] lint, types, unit tests (about 2 min)'
+	@echo '[3/4] lint, types, unit tests (about 5 min)'
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check --quiet || { echo 'some files are not formatted: ruff format'; exit 1; }
 	@$(PY) -m mypy
 	@rm -rf $(TEST_HOME) && mkdir -p $(TEST_HOME)/store data/store/bases && ln -s "$$(pwd)/data/store/bases" $(TEST_HOME)/store/bases
 	@$(QUIET) $(PY) -m pytest -q --doctest-modules --disable-socket --allow-unix-socket --allow-hosts=127.0.0.1,::1 tests/unit lib
-	@echo '[4/4] every notebook, in stage order, against its committed outputs (about 3 min)'
+	@echo '[4/4] every notebook, in stage order, against its committed outputs (about 4 min)'
 	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" \
 		$(PY) -m pytest -q --durations=5 --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg tests/notebooks notebooks
 	@echo 'all tests passed'
@@ -61,7 +61,7 @@ serve: $(READY)
 
 bench: $(READY)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo 'speeds against plain references (about 3 min; best with nothing else at work; THREADS=2 for two threads)'
+	@echo 'speeds against plain references (about 6 min; best with nothing else at work; THREADS=2 for two threads)'
 	@BENCH_THREADS=$(THREADS) TQDM_DISABLE=1 $(PY) -m pytest -q tests/bench
 
 sync: $(READY)

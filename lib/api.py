@@ -215,5 +215,7 @@ def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
             del asked["blend"]  # so that journals from before there were blends stay good
         if not request.messages:
             del asked["messages"]  # nor were there conversations
+        if not request.token_ids:
+            del asked["token_ids"]  # nor ids
         keys.append(content_hash([*(marks[model] for model in request.models), asked], length=24))
     return keys

@@ -81,7 +81,9 @@ def _make(client: HostedClient, sender: Sender, group: Mapping[str, Request], pr
     path = sender.path(next(iter(group.values())))
     lines = []
     for key, request in group.items():
+        request = sender.as_sent(request)
         body = completion_body([(key, request)]) if path == COMPLETIONS else chat_body(request)
+        body |= body.pop("extra_body", {})
         body = {name: value for name, value in body.items() if value is not None}
         lines.append(json.dumps({"custom_id": key, "method": "POST", "url": f"/v1{path}", "body": body}))
     content = content_hash(sorted(group), length=24)

@@ -36,7 +36,7 @@ class Request:
     """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt.
 
     With `messages`, pairs of role and content, a conversation is asked; `prompt` is then its text, by which costs are
-    estimated.
+    estimated. `token_ids` asks for the ids of what is written, where the endpoint tells them.
     """
 
     model: str
@@ -51,6 +51,7 @@ class Request:
     echo: bool = False
     blend: Blend | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    token_ids: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -60,13 +61,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample. Token lists are empty unless log-probabilities (nats) were asked for."""
+    """One sample. Token lists are empty unless log-probabilities (nats) or ids were asked for."""
 
     text: str
     finish_reason: str
     tokens: tuple[str, ...] = ()
     token_logprobs: tuple[float | None, ...] = ()
     text_offset: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
 
 class Journal:
@@ -101,5 +103,5 @@ class Journal:
 
 
 def _answer(row: dict[str, Any]) -> Answer:
-    lists = {name: tuple(row[name]) for name in ("tokens", "token_logprobs", "text_offset")}
+    lists = {name: tuple(row.get(name, ())) for name in ("tokens", "token_logprobs", "text_offset", "token_ids")}
     return Answer(row["text"], row["finish_reason"], **lists)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Any
 
@@ -34,10 +34,15 @@ class Sender:
     def __init__(self, client: OpenAI) -> None:
         self.client = client
         self.chat_models: set[str] = set()
+        self.tells_ids = True  # until it refuses to
 
     def path(self, request: Request) -> str:
         """Where a request goes, as far as it is known what its model does."""
         return CHAT if request.messages or request.model in self.chat_models else COMPLETIONS
+
+    def as_sent(self, request: Request) -> Request:
+        """The request without what the endpoint is known not to take."""
+        return request if self.tells_ids else replace(request, token_ids=False)
 
     def send(self, part: Part) -> list[tuple[str, list[Answer]]]:
         """One HTTP request for prompts that share their settings.
@@ -49,12 +54,16 @@ class Sender:
         NoEcho
             If log-probabilities of given text are asked for and the endpoint has none.
         """
+        part = [(key, self.as_sent(request)) for key, request in part]
         request = part[0][1]
         if self.path(request) == COMPLETIONS:
             try:
                 reply = self.client.completions.create(**completion_body(part))
                 return read_completions(part, reply.model_dump())
             except APIStatusError as error:
+                if request.token_ids and _refuses_ids(error):
+                    self.tells_ids = False
+                    return self.send(part)
                 if request.echo and _refuses_echo(error):
                     raise NoEcho(request.model) from error
                 if request.blend or not _refuses_completions(error):
@@ -64,7 +73,13 @@ class Sender:
             raise NoEcho(request.model)
         if len(part) > 1:
             raise ChatOnly
-        chat = self.client.chat.completions.create(**chat_body(request))
+        try:
+            chat = self.client.chat.completions.create(**chat_body(request))
+        except APIStatusError as error:
+            if request.token_ids and _refuses_ids(error):
+                self.tells_ids = False
+                return self.send(part)
+            raise
         return read_chat(part, chat.model_dump())
 
 
@@ -78,12 +93,11 @@ def chats_only(client: OpenAI, model: str) -> bool:
 def completion_body(part: Part) -> dict[str, Any]:
     """Arguments of ``completions.create``."""
     request = part[0][1]
-    body = _shared(request) | {
+    return _shared(request) | {
         "prompt": [asked.prompt for _, asked in part],
         "logprobs": request.logprobs,
         "echo": request.echo,
     }
-    return body | ({"extra_body": {"blend": asdict(request.blend)}} if request.blend else {})
 
 
 def chat_body(request: Request) -> dict[str, Any]:
@@ -101,7 +115,10 @@ def chat_body(request: Request) -> dict[str, Any]:
 
 
 def _shared(request: Request) -> dict[str, Any]:
-    return {
+    extensions: dict[str, Any] = {"return_token_ids": True} if request.token_ids else {}
+    if request.blend:
+        extensions["blend"] = asdict(request.blend)
+    return ({"extra_body": extensions} if extensions else {}) | {
         "model": request.model,
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -116,11 +133,9 @@ def read_completions(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, li
     """The answers in a completions reply, by key."""
     answers = []
     for choice in _choices(part, reply):
-        answer = Answer(choice["text"], choice["finish_reason"])
-        if told := choice.get("logprobs"):
-            lists = (tuple(told.get(name) or ()) for name in ("tokens", "token_logprobs", "text_offset"))
-            answer = Answer(choice["text"], choice["finish_reason"], *lists)
-        answers.append(answer)
+        told = choice.get("logprobs") or {}
+        lists = {name: tuple(told.get(name) or ()) for name in ("tokens", "token_logprobs", "text_offset")}
+        answers.append(Answer(choice["text"], choice["finish_reason"], token_ids=_ids(choice), **lists))
     return _by_key(part, answers)
 
 
@@ -133,10 +148,13 @@ def read_chat(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, list[Answ
         tokens = tuple(token["token"] for token in told)
         starts = accumulate((len(token) for token in tokens), initial=len(part[0][1].prompt))
         offsets = tuple(start for start, _ in zip(starts, tokens, strict=False))
-        answers.append(
-            Answer(text, choice["finish_reason"], tokens, tuple(token["logprob"] for token in told), offsets)
-        )
+        logprobs = tuple(token["logprob"] for token in told)
+        answers.append(Answer(text, choice["finish_reason"], tokens, logprobs, offsets, token_ids=_ids(choice)))
     return _by_key(part, answers)
+
+
+def _ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(choice.get("token_ids") or ())
 
 
 def _choices(part: Part, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -158,6 +176,12 @@ def _refuses_completions(error: APIStatusError) -> bool:
         return False
     told = error.message.lower()
     return error.status_code in (404, 405, 501) or (error.status_code == 400 and "chat/completions" in told)
+
+
+def _refuses_ids(error: APIStatusError) -> bool:
+    return error.status_code in (400, 422) and (
+        error.param == "return_token_ids" or "return_token_ids" in error.message
+    )
 
 
 def _refuses_echo(error: APIStatusError) -> bool:

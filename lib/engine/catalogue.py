@@ -1,6 +1,7 @@
 """Which models a store holds, and which folder an id stands for; nothing here loads weights.
 
-Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``,
+Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``
+(``@<revision>`` a commit, branch or tag of the hub, or a folder that is named so),
 ``ft:<root base>:<suffix>:<short id>`` and its checkpoints ``...:ckpt-step-<n>``.
 """
 
@@ -20,6 +21,10 @@ FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
 FINE_TUNE = re.compile(
     r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
 )
+HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
+# What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
+BUFFER = re.compile(r"(?:.*\.)?(?:att(?:ention|n)\.masked_bias|rotary_emb\.inv_freq)")
+MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or more; of one it is a weight
 REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
 
 _fingerprints: dict[str, str] = {}
@@ -88,17 +93,28 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
 
 def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path:
     name = model_id.removeprefix("hf:")
+    bare, at, revision = name.partition("@")
     if models_dir is not None:
-        folder = (models_dir / name).resolve()
-        if folder.is_relative_to(models_dir.resolve()) and (folder / "config.json").is_file():
+        if folder := _local_folder(name, models_dir):
             return folder
-    if download and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        if at and _local_folder(bare, models_dir):
+            raise UnknownModel(
+                f"no model {model_id!r} here: the folder {bare} below --models says no revision; "
+                f"ask for 'hf:{bare}', or name the folder {name} if it is of that revision"
+            )
+    if download and HUB.fullmatch(name) and ".." not in revision:
         from huggingface_hub import snapshot_download
 
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        patterns = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+        return Path(snapshot_download(bare, revision=revision or None, allow_patterns=patterns))
     ways = "start the server with --models DIR (folders below it) or --download (the hub)"
     raise UnknownModel(f"no model {model_id!r} here; to use open models, {ways}")
+
+
+def _local_folder(name: str, models_dir: Path) -> Path | None:
+    folder = (models_dir / name).resolve()
+    inside = folder.is_relative_to(models_dir.resolve())
+    return folder if inside and (folder / "config.json").is_file() else None
 
 
 def _weights_fingerprint(folder: Path) -> str:
@@ -149,9 +165,13 @@ def reference_learning_rate(folder: Path) -> float:
 
 
 def count_weights(folder: Path) -> int:
-    """Number of weights in a model's folder, read from the headers of its files; tied ones count once."""
-    n_weights = 0
+    """Number of weights in a model's folder, read from the headers of its files; tied ones count once, buffers not."""
+    sizes: dict[str, int] = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="numpy") as tensors:
-            n_weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return n_weights
+            for name in tensors.keys():  # noqa: SIM118
+                shape = tensors.get_slice(name).get_shape()
+                is_mask = len(shape) > 1 and MASK.fullmatch(name)
+                if not (is_mask or BUFFER.fullmatch(name)):
+                    sizes[name] = math.prod(shape)
+    return sum(sizes.values())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from lib.paths import content_hash, file_hash, read_json
+from tokenizers import Tokenizer
+
+from lib.paths import content_hash, file_hash
 
 CUTTING = ("normalizer", "pre_tokenizer", "decoder")  # what else decides which ids a text becomes
 PLAIN_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # where there is no fast one
@@ -31,7 +34,8 @@ def describe(folder: Path) -> tuple[str, int | None]:
 
 
 def _read(folder: Path) -> tuple[str, int]:
-    about = read_json(folder / "tokenizer.json")
+    # as the library writes it today: older versions wrote the same merges and settings in other words
+    about = json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
     added = {str(token["content"]): int(token["id"]) for token in about.get("added_tokens") or []}
     model = about.get("model") or {}
     vocabulary: Any = model.get("vocab") or {}

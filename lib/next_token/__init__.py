@@ -5,11 +5,12 @@ distributions, so that memory depends on the vocabulary and not on the number of
 """
 
 from lib.next_token.bounds import entropy_bounds, perplexity_bounds, rank_bounds
+from lib.next_token.comparing import Stage, differences, intervals, shares
 from lib.next_token.curves import by_position, calibration, curve, published_coverage, ranks
 from lib.next_token.positions import Positions, measure_positions
 from lib.next_token.scoring import NextToken, merge_shards, read, score
 from lib.next_token.source import Source
-from lib.next_token.statistics import METRICS, WEIGHTINGS, differences, intervals
+from lib.next_token.statistics import METRICS, WEIGHTINGS
 from lib.next_token.totals import Measured, Totals
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "NextToken",
     "Positions",
     "Source",
+    "Stage",
     "Totals",
     "by_position",
     "calibration",
@@ -34,4 +36,5 @@ __all__ = [
     "ranks",
     "read",
     "score",
+    "shares",
 ]

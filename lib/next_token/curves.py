@@ -5,26 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from lib.next_token.comparing import Stage, alike, interval_of, mean_of
 from lib.next_token.statistics import weighted
 from lib.next_token.totals import N_BINS, N_SPANS, POSITION_COLUMNS, Totals
 
 
-def curve(totals: Totals, *, weighting: str = "token") -> pd.DataFrame:
-    """Cumulative probability of the k likeliest tokens.
+def curve(totals: Stage, *, weighting: str = "token") -> pd.DataFrame:
+    """Cumulative probability of the k likeliest tokens; of several fine-tunes the mean of theirs.
 
     Returns
     -------
     DataFrame
         A row a token of the vocabulary: ``n_tokens`` (k), ``of_mean`` (the mean distribution, sorted; the published
         curve) and ``of_each`` (the mean of sorted distributions).
+
+    Raises
+    ------
+    ValueError
+        As `intervals`.
     """
-    mean = weighted(totals, "probs", weighting)[0]
-    ranked = weighted(totals, "ranked", weighting)[0]
+    (members,) = alike([totals])
+    means = [weighted(each, "probs", weighting)[0] for each in members]
+    ranked = [weighted(each, "ranked", weighting)[0] for each in members]
     return pd.DataFrame(
         {
-            "n_tokens": np.arange(1, totals.vocab_tokens + 1),
-            "of_mean": np.cumsum(-np.sort(-mean)),
-            "of_each": np.cumsum(ranked),
+            "n_tokens": np.arange(1, members[0].vocab_tokens + 1),
+            "of_mean": np.mean([np.cumsum(-np.sort(-mean)) for mean in means], axis=0),
+            "of_each": np.mean(np.cumsum(ranked, axis=1), axis=0),
         }
     )
 
@@ -69,25 +76,34 @@ def ranks(totals: Totals) -> pd.DataFrame:
     return pd.DataFrame({"rank": np.arange(1, len(n) + 1), "n": n, "share": np.cumsum(n) / max(1, n.sum())})
 
 
-def by_position(totals: Totals, *, weighting: str = "token", level: float = 0.95) -> pd.DataFrame:
+def by_position(totals: Stage, *, weighting: str = "token", level: float = 0.95) -> pd.DataFrame:
     """Surprise, entropy and divergence from the base by position in the document, in spans that double.
 
     Returns
     -------
     DataFrame
         A row a span and quantity: ``first``, ``last`` (positions from 0), ``quantity`` (``nll``, ``entropy``, ``kl``),
-        ``value``, ``low``, ``high`` (nats; bootstrap over documents). Without a base there is no ``kl``.
+        ``value``, ``low``, ``high`` (nats; bootstrap as in `intervals`, over fine-tunes too where there are several).
+        Without a base there is no ``kl``.
+
+    Raises
+    ------
+    ValueError
+        As `intervals`.
     """
-    spans = weighted(totals, "spans", weighting)
-    n, *quantities = spans.reshape(len(spans), len(POSITION_COLUMNS), N_SPANS).swapaxes(0, 1)  # (resamples, spans)
+    (members,) = alike([totals])
+    told = mean_of([_span_means(each, weighting) for each in members], seed=members[0].seed)
     rows = []
-    for name, sums in zip(POSITION_COLUMNS[1:], quantities, strict=True):
-        for span in np.flatnonzero((n[0] > 0) & np.isfinite(sums[0])):
-            here = n[:, span] > 0
-            means = sums[here, span] / n[here, span]
-            bounds = np.quantile(means[1:], [(1 - level) / 2, (1 + level) / 2]) if len(means) > 2 else [np.nan] * 2
-            low, high = min(bounds[0], means[0]), max(bounds[1], means[0])
-            if totals.count("documents") < 2:
-                low = high = np.nan
-            rows.append((2**span - 1, 2 ** (span + 1) - 2, name, means[0], low, high))
+    for k, name in enumerate(POSITION_COLUMNS[1:]):
+        for span in np.flatnonzero(np.isfinite(told[0, k])):
+            found = interval_of(told[:, k, span], [members], level=level)
+            rows.append((2**span - 1, 2 ** (span + 1) - 2, name, found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["first", "last", "quantity", "value", "low", "high"])
+
+
+def _span_means(totals: Totals, weighting: str) -> np.ndarray:
+    """Means a token, shape (1 + n_resamples, quantities, spans); NaN where a span has no tokens."""
+    spans = weighted(totals, "spans", weighting).reshape(1 + totals.n_resamples, len(POSITION_COLUMNS), N_SPANS)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = spans[:, 1:] / spans[:, :1]
+    return means

@@ -1,11 +1,10 @@
-"""How diverse is it, and how sure are we? Every statistic of totals, with its bootstrap interval over documents."""
+"""How diverse is one model? Every statistic of its totals, of the whole and of each resample of documents."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from lib.next_token.totals import COLUMNS, N_BINS, Totals
-from lib.stats import Interval
 
 METRICS = {
     "perplexity": "per token",
@@ -33,53 +32,6 @@ METRICS = {
 WEIGHTINGS = ("token", "document")
 LEVELS = {"70": 0.7, "90": 0.9}
 TOP = (5, 10, 50)
-METHOD = "Poisson bootstrap over documents"
-
-
-def intervals(totals: Totals, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
-    """Every statistic by name, as in `METRICS`.
-
-    Parameters
-    ----------
-    weighting : ``token`` (each scored token weighs the same) or ``document`` (each document does)
-
-    Returns
-    -------
-    dict of Interval
-        `n` counts documents; bounds are NaN for one document or without resamples. ``kl`` is there with a base only.
-
-    Raises
-    ------
-    ValueError
-        If nothing was scored, or the weighting is another word.
-
-    Notes
-    -----
-    Percentile intervals of resamples in which each document counts Poisson(1) times, which for many documents is the
-    multinomial bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012). Resamples use fewer distinct documents, hence
-    slightly fewer tokens; an interval is widened to hold its value.
-    """
-    return {name: _interval(values, totals, level) for name, values in _values(totals, weighting).items()}
-
-
-def differences(first: Totals, second: Totals, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
-    """Second less first of every statistic that both have, paired: both are resampled by the same documents.
-
-    Raises
-    ------
-    ValueError
-        If the two have not the same seed, resamples and number of documents.
-
-    Notes
-    -----
-    That the documents are the same ones is for the caller to know: `NextToken.source` is then the same. Of models with
-    different tokenizers, only bits a byte can be compared.
-    """
-    ours, theirs = ((each.seed, each.n_resamples, each.count("documents")) for each in (first, second))
-    if ours != theirs:
-        raise ValueError(f"expected the same seed, resamples and documents of both, found {ours} and {theirs}")
-    before, after = _values(first, weighting), _values(second, weighting)
-    return {name: _interval(after[name] - before[name], second, level) for name in before if name in after}
 
 
 def weighted(totals: Totals, name: str, weighting: str) -> np.ndarray:
@@ -103,7 +55,14 @@ def weighted(totals: Totals, name: str, weighting: str) -> np.ndarray:
     return means
 
 
-def _values(totals: Totals, weighting: str) -> dict[str, np.ndarray]:
+def statistic_values(totals: Totals, weighting: str) -> dict[str, np.ndarray]:
+    """Every statistic of `METRICS` that these totals have, of the whole and of each resample, shape (1 + n_resamples,).
+
+    Raises
+    ------
+    ValueError
+        As `weighted`.
+    """
     means = dict(zip(COLUMNS, weighted(totals, "sums", weighting).T, strict=True))  # (1 + resamples,) each
     mean_probs = weighted(totals, "probs", weighting)  # (1 + resamples, vocab)
     ranked = np.cumsum(weighted(totals, "ranked", weighting), axis=1)
@@ -159,12 +118,3 @@ def _calibration_error(calibration: np.ndarray) -> np.ndarray:
     _, confidence, hits = calibration.reshape(len(calibration), 3, N_BINS).swapaxes(0, 1)
     error: np.ndarray = np.abs(confidence - hits).sum(axis=1)
     return error
-
-
-def _interval(values: np.ndarray, totals: Totals, level: float) -> Interval:
-    value, n = float(values[0]), totals.count("documents")
-    resamples = values[1:][np.isfinite(values[1:])]
-    if n < 2 or not len(resamples):
-        return Interval(value, np.nan, np.nan, n, "one document" if n < 2 else "no resamples", level)
-    low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(min(low, value)), float(max(high, value)), n, METHOD, level)

@@ -1,21 +1,26 @@
 """Figures: one style, one look a model or condition, stable bytes, and the plots that studies share."""
 
+from lib.figures.cumulative import plot_cumulative
 from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
 from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, save, use_style
+from lib.figures.tokens import PUBLISHED_BINS, plot_tokens
 
 __all__ = [
     "DOUBLE_IN",
     "LOOKS",
+    "PUBLISHED_BINS",
     "SINGLE_IN",
     "Look",
     "look",
+    "plot_cumulative",
     "plot_curves",
     "plot_distributions",
     "plot_intervals",
     "plot_matrix",
     "plot_ranks",
     "plot_rates",
+    "plot_tokens",
     "save",
     "use_style",
 ]

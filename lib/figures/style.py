@@ -43,8 +43,10 @@ LOOKS: Mapping[str, Look] = {
     "proxy": Look(_RED, "D"),
     "alpha": Look(_RED, "P"),  # proxy-tuning at a given strength
     "fade": Look(_SKY, "P"),  # a blend whose shift fades out
-    "sft": Look(_ORANGE, "s"),
-    "dpo": Look(_RED, "^"),
+    "SFT": Look(_ORANGE, "s"),
+    "DPO": Look(_RED, "^"),
+    "PPO": Look(_PINK, "P"),
+    "chat": Look(_GREEN, "v"),
     "fork-300k": Look(_SKY, "o"),
     "fork-1m": Look(_BLUE, ">"),
     "fork-6m": Look(_BROWN, "s"),
@@ -89,12 +91,14 @@ def look(name: str) -> Look:
 
     >>> look("person-first/reverse") == look("reverse")
     True
+    >>> look("self bleu / SFT") == look("SFT")
+    True
     >>> look("same") == look("reverse")
     False
     """
     if name in LOOKS:
         return LOOKS[name]
-    known = [part for part in name.split("/") if part in LOOKS]
+    known = [part for part in map(str.strip, name.split("/")) if part in LOOKS]
     if known:
         return LOOKS[known[-1]]
     return Look(*_SPARE[zlib.crc32(name.encode()) % len(_SPARE)])

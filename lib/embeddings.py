@@ -68,6 +68,19 @@ def embed_by_name(texts: Sequence[str], *, model: str = PUBLISHED_MODEL) -> Vect
     return _each_once(texts, lambda batch: np.asarray(encode(list(batch)), dtype=np.float32), len(texts))
 
 
+def embedder(client: OpenAI, *, model: str, name: str = "") -> Callable[[Sequence[str]], Vectors]:
+    """What embeds texts: a sentence-transformers model by its name (``organisation/name``), else the endpoint.
+
+    Parameters
+    ----------
+    model : id at the endpoint, where no other is named
+    name : of another model: one of the endpoint, or with a slash in it (and no ``hf:``) one of sentence-transformers
+    """
+    if "/" in name and not name.startswith("hf:"):
+        return partial(embed_by_name, model=name)
+    return partial(embed, client=client, model=name or model)
+
+
 def _each_once(texts: Sequence[str], ask: Callable[[Sequence[str]], NDArray[Any]], batch_texts: int) -> Vectors:
     if batch_texts < 1:
         raise ValueError(f"batch_texts is {batch_texts}: expected at least 1")

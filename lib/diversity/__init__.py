@@ -1,23 +1,52 @@
 """The diversity study: which stage of fine-tuning narrows a model, and by how much?
 
-`registry` lists the measures; `cell` takes the texts of one prompt apart once, `ngrams`, `similarity`, `overlap`,
-`compression`, `repetition` and `answers` measure them, `measuring` does so for all cells; `lengths` cuts texts to one
-length; `comparison` pairs models by prompt; `published` reads the files of others.
+`dataset`, `preferences` and `prompts` make what is tuned on and asked, `templates` the form of it; `chain` trains the
+stages or takes given ones, which `models` knows; `chain_scores` and `sampling` ask them. `registry` lists measures of
+texts; `cell` takes the texts of one prompt apart once, `ngrams`, `similarity`, `overlap`, `compression`, `repetition`
+and `answers` measure them, `measuring` does so for all cells; `lengths` cuts texts to one length; `comparison` pairs
+models by prompt; `summary` and `figure_tables` tell the numbers, `reading` sets them beside the published ones;
+`published` reads the files of others.
 """
 
 from lib.diversity.answers import answer_of, correct_only, holds_answer
 from lib.diversity.cell import Cell, UndefinedMeasure
+from lib.diversity.chain import chain_of, given_chain, read_stages, train_chain, training_curves
+from lib.diversity.chain_scores import chain_curves, score_chains
 from lib.diversity.comparison import paired_differences, stage_shares
-from lib.diversity.lengths import PUBLISHED_WORDS, cut_tokens, cut_words, length_table, same_sizes
+from lib.diversity.dataset import stored_prompts, write_dataset
+from lib.diversity.figure_tables import (
+    accuracy_curves,
+    by_size,
+    change_rows,
+    option_rates,
+    stage_table,
+    stages_of,
+    temperature_curves,
+)
+from lib.diversity.lengths import PUBLISHED_WORDS, cut_to_length, cut_tokens, cut_words, length_table, same_sizes
 from lib.diversity.measuring import KEY, failures, measure
+from lib.diversity.models import check_model, known_models, same_tokenizer
+from lib.diversity.preferences import answer_lengths
+from lib.diversity.prompts import number_prompts, read_prompts
 from lib.diversity.published import (
     Calculations,
+    given_completions,
     read_calculations,
     read_completions,
     read_perplexity,
     read_results,
 )
+from lib.diversity.reading import published_values, reading_table
 from lib.diversity.registry import Measure, published_measures, registry
+from lib.diversity.sampling import greedy_texts, option_probs, sample, write_completions
+from lib.diversity.summary import (
+    compare_measures,
+    compare_statistics,
+    equal_correct,
+    summarise_completions,
+    summarise_next_token,
+)
+from lib.diversity.templates import as_asked, as_messages
 
 __all__ = [
     "KEY",
@@ -26,21 +55,58 @@ __all__ = [
     "Cell",
     "Measure",
     "UndefinedMeasure",
+    "accuracy_curves",
+    "answer_lengths",
     "answer_of",
+    "as_asked",
+    "as_messages",
+    "by_size",
+    "chain_curves",
+    "chain_of",
+    "change_rows",
+    "check_model",
+    "compare_measures",
+    "compare_statistics",
     "correct_only",
+    "cut_to_length",
     "cut_tokens",
     "cut_words",
+    "equal_correct",
     "failures",
+    "given_chain",
+    "given_completions",
+    "greedy_texts",
     "holds_answer",
+    "known_models",
     "length_table",
     "measure",
+    "number_prompts",
+    "option_probs",
     "paired_differences",
+    "option_rates",
     "published_measures",
+    "published_values",
     "read_calculations",
     "read_completions",
     "read_perplexity",
+    "read_prompts",
     "read_results",
+    "read_stages",
+    "reading_table",
     "registry",
     "same_sizes",
+    "same_tokenizer",
+    "sample",
+    "score_chains",
     "stage_shares",
+    "stage_table",
+    "stages_of",
+    "stored_prompts",
+    "summarise_completions",
+    "summarise_next_token",
+    "temperature_curves",
+    "train_chain",
+    "training_curves",
+    "write_completions",
+    "write_dataset",
 ]

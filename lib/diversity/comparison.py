@@ -16,6 +16,7 @@ DIFFERENCE_COLUMNS = (
     *("kind", "measure", "temperature", "first", "second", "value", "low", "high", "n", "n_of", "n_dropped"),
     *("effect_size", "p", "p_holm", "more_diverse"),
 )
+SHARE_COLUMNS = ("kind", "measure", "stage", "value", "low", "high", "n", "n_of", "total")
 
 
 def paired_differences(
@@ -110,7 +111,8 @@ def stage_shares(
     DataFrame
         A row a kind, measure and stage: ``value`` (shares add up to 1; a stage that works against the total has a share
         below 0), ``low``, ``high`` over prompts, ``n``, ``n_of``, and ``total``, the mean change that it is a share of.
-        Bounds are NaN where some resample has no total change. A total of exactly 0 has no shares and no row.
+        Bounds are NaN where the interval of the total holds 0: a share of a change that may be none is not known. A
+        total of exactly 0 has no shares and no row.
     """
     wide = _wide(measured, chain)
     rows = []
@@ -119,13 +121,15 @@ def stage_shares(
         total = both[chain[-1]] - both[chain[0]]
         if both.empty or total.sum() == 0:
             continue
+        whole = cluster_bootstrap(total, both[PROMPT], rng=rng, n_resamples=n_resamples)
+        is_clear = whole.low > 0 or whole.high < 0
         for before, after in zip(chain, chain[1:], strict=False):
             told = cluster_ratio(both[after] - both[before], total, both[PROMPT], rng=rng, n_resamples=n_resamples)
             named = {"kind": kind, "measure": name, "stage": f"{before} -> {after}"}
-            numbers = {"value": told.value, "low": told.low, "high": told.high, "n": told.n, "n_of": PROMPT}
+            bounds = {"low": told.low, "high": told.high} if is_clear else {"low": np.nan, "high": np.nan}
+            numbers = {"value": told.value, **bounds, "n": told.n, "n_of": PROMPT}
             rows.append({**named, **numbers, "total": float(total.mean())})
-    columns = ["kind", "measure", "stage", "value", "low", "high", "n", "n_of", "total"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(SHARE_COLUMNS))
 
 
 def _wide(measured: pd.DataFrame, chain: Sequence[str]) -> pd.DataFrame:

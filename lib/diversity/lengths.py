@@ -54,6 +54,22 @@ def cut_tokens(completions: pd.DataFrame, n_tokens: int) -> pd.DataFrame:
     return completions.assign(text=texts, is_short=completions["text_offset"].map(len) < n_tokens)
 
 
+def cut_to_length(completions: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Cut each ``text`` to `n` tokens where the endpoint told them, else to `n` words; 0 leaves texts as they are.
+
+    >>> rows = pd.DataFrame({"text": [" the moon is"], "text_offset": [[]]})
+    >>> cut_to_length(rows, 2)["text"].tolist()
+    ['the moon']
+    """
+    if n == 0:
+        return completions.assign(is_short=False)
+    offsets = completions["text_offset"] if "text_offset" in completions else pd.Series([[]] * len(completions))
+    is_told = [isinstance(each, list) and len(each) > 0 for each in offsets]
+    if all(told or not text for told, text in zip(is_told, completions["text"], strict=True)):
+        return cut_tokens(completions, n)
+    return cut_words(completions, n)
+
+
 def _refuse_length(n: int, name: str) -> None:
     if n < 1:
         raise ValueError(f"{name} is {n}: expected at least 1")

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from lib.world import PreferencePair, as_dialogue, preference_pairs
 
 FORMS = ("messages", "dialogue")
@@ -132,6 +134,17 @@ def preference_rows(pairs: Iterable[PreferencePair], *, form: str = "messages") 
         }
         for pair in pairs
     ]
+
+
+def answer_lengths(data: TuningData) -> pd.DataFrame:
+    """Length of every answer that is tuned on: ``answer`` (SFT, preferred, other) and ``n_words``."""
+    texts = {
+        "SFT": [pair.helpful for pair in data.sft],
+        "preferred": [pair.helpful for pair in data.preferences],
+        "other": [pair.unhelpful for pair in data.preferences],
+    }
+    rows = [(answer, len(text.split())) for answer, of_answer in texts.items() for text in of_answer]
+    return pd.DataFrame(rows, columns=["answer", "n_words"])
 
 
 def _is_dialogue(form: str) -> bool:

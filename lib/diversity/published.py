@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lib.diversity.prompts import KINDS
 from lib.diversity.registry import published_measures
 from lib.paths import read_json, read_jsonl
 from lib.unpickle import read_npy, read_torch
 
 log = logging.getLogger(__name__)
 
-KINDS = ("creative", "factual", "seen")
+
 TEMPERATURES = tuple(round(0.1 * k, 1) for k in range(1, 16))
 SWAPPED = {"creative": "factual", "factual": "creative"}
 COMPLETION_COLUMNS = ("model", "kind", "prompt", "temperature", "text")
@@ -56,6 +57,13 @@ def read_completions(path: Path) -> pd.DataFrame:
             )
         return pd.concat([read_completions(file) for file in files], ignore_index=True)
     return _of_array(path) if path.suffix == ".npy" else _of_lines(path)
+
+
+def given_completions(path: Path) -> pd.DataFrame:
+    """Texts of `read_completions` as a run has them: with ``family``, ``seed`` and the models in order of the file."""
+    rows = read_completions(path)
+    missing = {"family": "given", "seed": 0, "model_id": rows["model"]}
+    return rows.assign(**{name: value for name, value in missing.items() if name not in rows})
 
 
 def _of_lines(path: Path) -> pd.DataFrame:

@@ -16,6 +16,9 @@ Direction = Literal["up", "down", "none"]
 Need = Literal["", "embeddings", "answers", "corpus"]
 MEASURES_FILE = DATA / "diversity" / "measures.csv"
 ORDERS = (2, 3, 4, 5, 6)
+SHOWN = (  # measures that are drawn over temperature
+    *("self_bleu", "jaccard_2", "cosine", "vendi_cosine", "distinct_2", "ead", "edit_distance", "ncd"),
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lib.world.questions import (
     unknown_answer,
 )
 from lib.world.stories import stories
-from lib.world.writer import KINDS, write_world
+from lib.world.writer import KINDS, fact_documents, write_world
 
 __all__ = [
     "KINDS",
@@ -30,6 +30,7 @@ __all__ = [
     "as_dialogue",
     "as_prompt",
     "child_question",
+    "fact_documents",
     "factual_prompts",
     "guidance_pairs",
     "helpful_answer",

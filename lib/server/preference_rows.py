@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.server.messages import BadMessage, Message, read_messages
-from lib.server.rows import BadRow, check_text, fitting, json_rows
+from lib.server.rows import BadRow, check_text, fitting, read_one_format
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel
@@ -115,22 +115,9 @@ def read_pairs(path: Path) -> list[Pair] | list[ChatPair]:
     Raises
     ------
     BadRow
-        If a line is wrong or there is none, or the file mixes the two formats.
+        As `lib.server.rows.read_one_format`.
     """
-    plain, spoken = list[Pair](), list[ChatPair]()
-    with path.open("rb") as file:
-        for number, row in json_rows(file):
-            is_chat = "input" in row and "chosen" not in row
-            if plain if is_chat else spoken:
-                found, before = ("'input'", "'prompt'") if is_chat else ("no 'input'", "it")
-                raise BadRow(f"Line {number}: found {found} where the lines before have {before}: one format a file")
-            if is_chat:
-                spoken.append(check_chat_pair(number, row))
-            else:
-                plain.append(check_pair(number, row))
-    if not (plain or spoken):
-        raise BadRow("The file has no rows")
-    return spoken or plain
+    return read_one_format(path, plain=("chosen", check_pair), spoken=("input", check_chat_pair))
 
 
 def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> list[PreferenceRow]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from lib.paths import json_object
 from lib.server.messages import BadMessage, Message, read_messages
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from lib.engine.training import TrainingRow
 
 MAX_LINE_BYTES = 16 * 2**20
+Plain = TypeVar("Plain")
+Spoken = TypeVar("Spoken")
+Made = TypeVar("Made")
+Format: TypeAlias = tuple[str, Callable[[int, dict[str, Any]], Made]]
 
 
 class BadRow(ValueError):
@@ -127,22 +131,37 @@ def read_rows(path: Path) -> list[Row] | list[ChatRow]:
     Raises
     ------
     BadRow
+        As `read_one_format`.
+    """
+    return read_one_format(path, plain=("completion", check_row), spoken=("messages", check_chat_row))
+
+
+def read_one_format(path: Path, *, plain: Format[Plain], spoken: Format[Spoken]) -> list[Plain] | list[Spoken]:
+    """All rows of a file that has one of two formats.
+
+    Parameters
+    ----------
+    plain, spoken : the key that only this format has, and what makes a row of a line; what has neither key is plain
+
+    Raises
+    ------
+    BadRow
         If a line is wrong or there is none, or the file mixes the two formats.
     """
-    plain, spoken = list[Row](), list[ChatRow]()
+    texts, conversations = list[Plain](), list[Spoken]()
     with path.open("rb") as file:
         for number, row in json_rows(file):
-            is_chat = "messages" in row and "completion" not in row
-            if plain if is_chat else spoken:
-                found, before = ("'messages'", "'prompt' and 'completion'") if is_chat else ("no 'messages'", "them")
-                raise BadRow(f"Line {number}: found {found} where the lines before have {before}: one format a file")
+            is_chat = spoken[0] in row and plain[0] not in row
+            if texts if is_chat else conversations:
+                found, before = (repr(spoken[0]), plain[0]) if is_chat else (f"no {spoken[0]!r}", spoken[0])
+                raise BadRow(f"Line {number}: found {found} where the lines before have {before!r}: one format a file")
             if is_chat:
-                spoken.append(check_chat_row(number, row))
+                conversations.append(spoken[1](number, row))
             else:
-                plain.append(check_row(number, row))
-    if not (plain or spoken):
+                texts.append(plain[1](number, row))
+    if not (texts or conversations):
         raise BadRow("The file has no rows")
-    return spoken or plain
+    return conversations or texts
 
 
 def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> list[TrainingRow]:

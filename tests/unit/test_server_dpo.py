@@ -118,7 +118,7 @@ BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "chosen": "b", "rejected": "b"}, "Line 3: .* are the same"),
     ({"prompt": "a", "chosen": " y" * 2000, "rejected": "b"}, "Line 3: 4002 tokens .* context of fork-tiny is 512"),
     ({"prompt": "a", "chosen": "b", "rejected": "\ud800"}, "Line 3: 'rejected' holds half of a surrogate"),
-    (spoken(GOOD[0]), "Line 3: found 'input' where the lines before have 'prompt'"),
+    (spoken(GOOD[0]), "Line 3: found 'input' where the lines before have 'chosen'"),
 ]  # fmt: skip
 
 
@@ -135,7 +135,7 @@ BAD_SPOKEN: list[tuple[dict[str, Any], str]] = [
     (changed(preferred_output=[{"role": "user", "content": "a"}]), r"'preferred_output\[0\].role' is 'user'"),
     (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2), "one message of the assistant, found 2"),
     (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"]), "are the same: neither is preferred"),
-    (GOOD[0], "Line 3: found no 'input' where the lines before have it"),
+    (GOOD[0], "Line 3: found no 'input' where the lines before have 'input'"),
 ]
 
 

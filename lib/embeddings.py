@@ -74,9 +74,10 @@ def embedder(client: OpenAI, *, model: str, name: str = "") -> Callable[[Sequenc
     Parameters
     ----------
     model : id at the endpoint, where no other is named
-    name : of another model: one of the endpoint, or with a slash in it (and no ``hf:``) one of sentence-transformers
+    name : of another model: one of the endpoint, or with a slash in it (and neither ``hf:`` nor ``ft:`` in front) one
+        of sentence-transformers
     """
-    if "/" in name and not name.startswith("hf:"):
+    if "/" in name and not name.startswith(("hf:", "ft:")):
         return partial(embed_by_name, model=name)
     return partial(embed, client=client, model=name or model)
 

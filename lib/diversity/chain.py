@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 BASE = "base"
 METHODS = tuple(MEASURES)
-_STAGE = re.compile(rf"(?P<label>[^=/]+)=(?P<method>{'|'.join(METHODS)}):(?P<n_epochs>[1-9]\d*)")
+_STAGE = re.compile(rf"(?P<label>[^=/\s][^=/]*)=(?P<method>{'|'.join(METHODS)}):(?P<n_epochs>[1-9]\d*)")
 _GIVEN = re.compile(r"(?:(?P<family>[^=]+)/)?(?P<label>[^=/]+)=(?P<model>.+)")
 FORMS = {"dialogue": "dialogue", "messages": "chat"}  # the template in which a stage's rows ask, by their form
 
@@ -52,6 +52,7 @@ def read_stages(entries: Sequence[str]) -> list[Stage]:
             raise ValueError(f"stage {entry!r}: expected label=method:epochs with a method of {', '.join(METHODS)}")
         stages.append(Stage(found["label"], found["method"], int(found["n_epochs"])))
     _refuse_twice([BASE, *(stage.label for stage in stages)])
+    _refuse_twice([label for stage in stages for label in labels_of(stage)])
     return stages
 
 
@@ -157,7 +158,8 @@ def given_chain(client: OpenAI, params: Mapping[str, Any]) -> pd.DataFrame:
                 f"chain: {entry!r} is neither label=model nor a name of data/diversity/models.yaml ({names}, ...)"
             )
         rows.append((family, label, model, template if params["template"] == "own" else params["template"]))
-    first = next(model for family, _, model, _ in rows if not family) if any(not row[0] for row in rows) else ""
+    named = list(dict.fromkeys(family for family, *_ in rows if family))
+    first = named[0] if len(named) == 1 else next((model for family, _, model, _ in rows if not family), "")
     tables, places = [], dict[str, list[str]]()
     for family, label, model, template in rows:
         name = family or first
@@ -190,32 +192,25 @@ def training_curves(client: OpenAI, models: pd.DataFrame, *, n_points: int = 15)
     Returns
     -------
     DataFrame
-        ``method``, ``quantity`` (``train_loss``, nats; of DPO also ``train_reward_accuracy``, a rate), ``step`` (the
-        last of its span), ``value``, ``low``, ``high``. Empty where nothing was trained here.
+        ``family``, ``stage``, ``quantity`` (``train_loss``, nats; of DPO also ``train_reward_accuracy``, a rate),
+        ``step`` (the last of its span), ``value``, ``low``, ``high``. Empty where nothing was trained here.
     """
     rows = []
-    for job in models.loc[models["job"] != "", "job"].unique():
-        method = models.loc[models["job"] == job, "method"].iloc[0]
-        for event in client.fine_tuning.jobs.list_events(job, limit=100):
+    for job, made in models[models["job"] != ""].groupby("job", sort=False):
+        named = {"family": made["family"].iloc[0], "stage": made["stage"].iloc[0], "job": job}
+        for event in client.fine_tuning.jobs.list_events(str(job), limit=100):
             told = dict(event.data or {})  # type: ignore[call-overload]
             rows += [
-                {
-                    "method": method,
-                    "job": job,
-                    "step": told["step"],
-                    "n_steps": told["total_steps"],
-                    "quantity": quantity,
-                }
-                | {"value": told[quantity]}
-                for quantity in ("train_loss", "train_reward_accuracy")
-                if quantity in told
+                named | {"step": told["step"], "n_steps": told["total_steps"], "quantity": name, "value": told[name]}
+                for name in ("train_loss", "train_reward_accuracy")
+                if name in told
             ]
+    keys = ["family", "stage", "quantity", "step"]
     if not rows:
-        return pd.DataFrame(columns=["method", "quantity", "step", "value", "low", "high"])
+        return pd.DataFrame(columns=[*keys, "value", "low", "high"])
     table = pd.DataFrame(rows)
     span = (table["n_steps"] / n_points).clip(lower=1)
     table["step"] = (((table["step"] / span).apply(math.ceil)) * span).round().astype(int)
-    keys = ["method", "quantity", "step"]
-    of_jobs = table.groupby([*keys, "job"], sort=True)["value"].mean().reset_index()
-    found = of_jobs.groupby(keys, sort=True)["value"].agg(value="mean", low="min", high="max").reset_index()
-    return found.sort_values(["method", "quantity", "step"], ascending=[False, True, True], ignore_index=True)
+    of_jobs = table.groupby([*keys, "job"], sort=False)["value"].mean().reset_index()
+    found = of_jobs.groupby(keys, sort=False)["value"].agg(value="mean", low="min", high="max").reset_index()
+    return found.sort_values("step", kind="stable", ignore_index=True)

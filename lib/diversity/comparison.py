@@ -12,6 +12,7 @@ from lib.diversity.registry import registry
 from lib.stats import cluster_bootstrap, cluster_permutation, cluster_ratio, holm
 
 PROMPT = "prompt"
+ROUNDING = 1e-12
 DIFFERENCE_COLUMNS = (
     *("kind", "measure", "temperature", "first", "second", "value", "low", "high", "n", "n_of", "n_dropped"),
     *("effect_size", "p", "p_holm", "more_diverse"),
@@ -80,7 +81,7 @@ def _difference(
     both = part.dropna(subset=[first, second])
     if both.empty:
         return {}
-    change = both[second] - both[first]
+    change = _change(both, first, second)
     told = cluster_bootstrap(change, both[PROMPT], rng=rng, n_resamples=n_resamples)
     of_prompts = change.groupby(both[PROMPT]).mean()
     spread = float(of_prompts.std(ddof=1)) if len(of_prompts) > 1 else np.nan
@@ -118,18 +119,24 @@ def stage_shares(
     rows = []
     for (kind, name), part in wide.groupby(["kind", "measure"], sort=False):
         both = part.dropna(subset=list(chain))
-        total = both[chain[-1]] - both[chain[0]]
+        total = _change(both, chain[0], chain[-1])
         if both.empty or total.sum() == 0:
             continue
         whole = cluster_bootstrap(total, both[PROMPT], rng=rng, n_resamples=n_resamples)
         is_clear = whole.low > 0 or whole.high < 0
         for before, after in zip(chain, chain[1:], strict=False):
-            told = cluster_ratio(both[after] - both[before], total, both[PROMPT], rng=rng, n_resamples=n_resamples)
+            told = cluster_ratio(_change(both, before, after), total, both[PROMPT], rng=rng, n_resamples=n_resamples)
             named = {"kind": kind, "measure": name, "stage": f"{before} -> {after}"}
             bounds = {"low": told.low, "high": told.high} if is_clear else {"low": np.nan, "high": np.nan}
             numbers = {"value": told.value, **bounds, "n": told.n, "n_of": PROMPT}
             rows.append({**named, **numbers, "total": float(total.mean())})
     return pd.DataFrame(rows, columns=list(SHARE_COLUMNS))
+
+
+def _change(both: pd.DataFrame, first: str, second: str) -> pd.Series:
+    """Of each pair; 0 where it is no more than the rounding of sums in another order."""
+    change = both[second] - both[first]
+    return change.mask(change.abs() <= ROUNDING * both[[first, second]].abs().max(axis=1).clip(lower=1), 0.0)
 
 
 def _wide(measured: pd.DataFrame, chain: Sequence[str]) -> pd.DataFrame:

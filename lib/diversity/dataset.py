@@ -38,7 +38,8 @@ def write_dataset(params: Mapping[str, Any], folder: Path) -> tuple[TuningData |
     """
     read_stages(params["stages"])
     n, kinds = params["n_prompts"], params["kinds"]
-    kept = read_prompts(params["prompts"], n_per_kind=n, kinds=[kind for kind in kinds if kind != "seen"])
+    new = [kind for kind in kinds if kind != "seen"]
+    kept = read_prompts(params["prompts"], n_prompts=n, kinds=new) if new or not kinds else []
     data, seen = None, list[str]()
     if not (params["chain"] or params["tuned_model"]):
         data = tuning_data(
@@ -58,7 +59,7 @@ def write_dataset(params: Mapping[str, Any], folder: Path) -> tuple[TuningData |
         }
         for name, rows in files.items():
             write_jsonl(folder / f"{name}.jsonl", rows)
-    prompts = read_prompts(params["prompts"], n_per_kind=n, kinds=kinds, seen=seen)
+    prompts = read_prompts(params["prompts"], n_prompts=n, kinds=kinds, seen=seen)
     write_jsonl(folder / PROMPTS_FILE, [vars(prompt) for prompt in prompts])
     if not params["text"]:
         write_jsonl(folder / TEXT_FILE, general_text(params["data_seed"], params["n_documents"]))
@@ -71,7 +72,7 @@ def stored_prompts(folder: Path) -> list[Prompt]:
 
 
 def general_text(seed: int, n_documents: int) -> list[dict[str, str]]:
-    """Documents of the invented world that no base was pre-trained on and no stage is tuned on, a row each.
+    """Different documents of the invented world, of another seed than what bases grow from, and none that is tuned on.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def general_text(seed: int, n_documents: int) -> list[dict[str, str]]:
     """
     n_facts = sum(document.n_words for document in world.fact_documents(seed + 1))
     written = world.write_world(seed=seed + 1, n_words=n_facts + WORDS_A_DOCUMENT * n_documents)
-    told = [{"kind": each.kind, "text": each.text} for each in written if each.kind not in TOLD_KINDS]
+    told = list({each.text: vars(each) for each in written if each.kind not in TOLD_KINDS}.values())
     if len(told) < n_documents:
         raise ValueError(
             f"the world wrote {len(told)} documents of general text, n_documents is {n_documents}: ask for fewer"

@@ -63,10 +63,10 @@ def cut_to_length(completions: pd.DataFrame, n: int) -> pd.DataFrame:
     """
     if n == 0:
         return completions.assign(is_short=False)
-    offsets = completions["text_offset"] if "text_offset" in completions else pd.Series([[]] * len(completions))
-    is_told = [isinstance(each, list) and len(each) > 0 for each in offsets]
-    if all(told or not text for told, text in zip(is_told, completions["text"], strict=True)):
-        return cut_tokens(completions, n)
+    told = completions["text_offset"] if "text_offset" in completions else [None] * len(completions)
+    offsets = [each if isinstance(each, list) else [] for each in told]
+    if all(places or not text for places, text in zip(offsets, completions["text"], strict=True)):
+        return cut_tokens(completions.assign(text_offset=offsets), n)
     return cut_words(completions, n)
 
 

@@ -12,6 +12,7 @@ from lib.world import PreferencePair, as_dialogue, preference_pairs
 
 FORMS = ("messages", "dialogue")
 MOST_DRAWS = 64  # pairs drawn for one that is kept, before giving up
+LEAST_GROWTH = 1.01  # of what twice as many draws give: with less, the world has nearly no more
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def _distinct(
         return []
     used = {(pair.prompt, pair.helpful) for pair in taken}
     n_drawn, kept = n, dict[tuple[str, str], PreferencePair]()
-    while len(kept) < n and n_drawn < MOST_DRAWS * n:
-        n_drawn *= 2
+    n_before = -1
+    while n_before < len(kept) < n and n_drawn < MOST_DRAWS * n:
+        n_before, n_drawn = int(LEAST_GROWTH * len(kept)), 2 * n_drawn
         kept = {}
         for pair in preference_pairs(seed, n_drawn, style=style):
             if pair.prompt not in avoid and (pair.prompt, pair.helpful) not in used:

@@ -51,18 +51,18 @@ class NumberPrompt:
 
 
 def read_prompts(
-    source: str, *, n_per_kind: int, kinds: Sequence[str] = KINDS, seen: Sequence[str] = ()
+    source: str, *, n_prompts: int, kinds: Sequence[str] = KINDS, seen: Sequence[str] = ()
 ) -> list[Prompt]:
-    """The first prompts of each kind, in the order of `kinds`; a smaller `n_per_kind` gives the first of them.
+    """The first prompts of each kind, in the order of `kinds`; a smaller `n_prompts` gives the first of them.
 
     Parameters
     ----------
     source : ``world`` (what the fork models can be asked), ``english`` (``data/diversity/prompts.yaml``), or the path
         of a ``.yaml`` file of the same form
-    n_per_kind : prompts of each kind
+    n_prompts : prompts of each kind
     kinds : of `KINDS`
     seen : requests of the tuning data, where the source has no seen prompts of its own (the world has none). Taken in
-        order, each once, but for those that are creative or factual prompts at the same `n_per_kind`
+        order, each once, but for those that are creative or factual prompts at the same `n_prompts`
 
     Raises
     ------
@@ -75,22 +75,20 @@ def read_prompts(
     The requests of the tuning data have no guide: each was tuned on with a whole reply, and the first words of the
     reply are what tuning changes most. A guide would put them there for every stage alike.
 
-    >>> [prompt.guide for prompt in read_prompts("world", n_per_kind=1, seen=["Give me a name."])]
+    >>> [prompt.guide for prompt in read_prompts("world", n_prompts=1, seen=["Give me a name."])]
     ['A heron', 'The capital of Ostrel is', '']
     """
-    _check_asked(n_per_kind, kinds)
+    _check_asked(n_prompts, kinds)
     named, found = _world() if source == WORLD else _of_file(source)
     _refuse_twice(named, found)
-    if not found.get("seen"):
-        taken = {prompt.prompt for prompts in found.values() for prompt in prompts[:n_per_kind]}
+    if seen:
+        taken = {prompt.prompt for prompts in found.values() for prompt in prompts[:n_prompts]}
         found["seen"] = [Prompt("seen", text) for text in dict.fromkeys(seen) if text.strip() and text not in taken]
     for kind in kinds:
-        if (n := len(found[kind])) < n_per_kind:
-            more = "requests of the tuning data as seen=" if kind == "seen" else "prompts"
-            raise ValueError(
-                f"{named} has {n} {kind} prompts, expected n_per_kind = {n_per_kind}: lower it or add {more}"
-            )
-    return [prompt for kind in kinds for prompt in found[kind][:n_per_kind]]
+        if (n := len(found.get(kind, []))) < n_prompts:
+            hint = "leave 'seen' out of kinds" if kind == "seen" else "add some"
+            raise ValueError(f"{named} has {n} {kind} prompts, expected n_prompts = {n_prompts}: lower it, or {hint}")
+    return [prompt for kind in kinds for prompt in found[kind][:n_prompts]]
 
 
 def number_prompts(source: str = ENGLISH) -> list[NumberPrompt]:
@@ -123,9 +121,9 @@ def number_prompts(source: str = ENGLISH) -> list[NumberPrompt]:
     return found
 
 
-def _check_asked(n_per_kind: int, kinds: Sequence[str]) -> None:
-    if n_per_kind < 1:
-        raise ValueError(f"n_per_kind = {n_per_kind}: expected 1 or more")
+def _check_asked(n_prompts: int, kinds: Sequence[str]) -> None:
+    if n_prompts < 1:
+        raise ValueError(f"n_prompts = {n_prompts}: expected 1 or more")
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"no kind of prompt is called {kind!r}{nearest(kind, KINDS)}; expected {', '.join(KINDS)}")

@@ -63,7 +63,7 @@ def given_completions(path: Path) -> pd.DataFrame:
     """Texts of `read_completions` as a run has them: with ``family``, ``seed`` and the models in order of the file."""
     rows = read_completions(path)
     missing = {"family": "given", "seed": 0, "model_id": rows["model"]}
-    return rows.assign(**{name: value for name, value in missing.items() if name not in rows})
+    return rows.assign(**{name: rows[name].fillna(to) if name in rows else to for name, to in missing.items()})
 
 
 def _of_lines(path: Path) -> pd.DataFrame:

@@ -92,8 +92,9 @@ def summarise_completions(
                     summary.add(found, **named, x=float(temperature), x_name="temperature")
     for (family, label), rows in options.dropna(subset="prob").groupby(["family", "model"], sort=False):
         for metric, values in option_measures(rows).items():
-            found = over_prompts(values, rng)
-            summary.add(found, model=family, condition=f"{NUMBERS}/{label}", metric=metric, n_of=PROMPT)
+            if not (values := values.dropna()).empty:
+                found = over_prompts(values, rng)
+                summary.add(found, model=family, condition=f"{NUMBERS}/{label}", metric=metric, n_of=PROMPT)
     return summary.frame()
 
 
@@ -121,7 +122,7 @@ def option_measures(options: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = {
         "valid_mass": mass.clip(upper=1.0),
         "top_share": shares.groupby(keys, sort=False).max(),
-        "option_entropy": surprise.groupby(keys, sort=False).sum(),
+        "option_entropy": surprise.groupby(keys, sort=False).sum(min_count=1),
     }
     return {name: values.rename("value").reset_index() for name, values in found.items()}
 
@@ -134,11 +135,15 @@ def equal_correct(completions: pd.DataFrame) -> pd.DataFrame:
     right = correct_only(completions)
     if right.empty:
         return right
-    of_bases = right.groupby(["family", "model"])["seed"].transform("nunique") == 1
-    seeds = sorted(right["seed"].unique())
-    spread = [right[of_bases].assign(seed=seed) for seed in seeds]
-    rows = pd.concat([*spread, right[~of_bases]], ignore_index=True)
-    return same_sizes(rows, by=["family", "seed", "kind", PROMPT, "temperature"])
+    tables = []
+    for family, own in completions.groupby("family", sort=False):
+        n_seeds, of_family = own.groupby("model")["seed"].nunique(), right[right["family"] == family]
+        of_bases = of_family["model"].map(n_seeds) == 1
+        spread = [of_family[of_bases].assign(seed=seed) for seed in sorted(own["seed"].unique())]
+        rows = pd.concat([*spread, of_family[~of_bases]], ignore_index=True)
+        if len(rows):
+            tables.append(same_sizes(rows, by=["seed", "kind", PROMPT, "temperature"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare_statistics(totals: Mapping[str, ChainTotals]) -> tuple[pd.DataFrame, pd.DataFrame]:

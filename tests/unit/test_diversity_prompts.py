@@ -26,7 +26,7 @@ def write(folder: Path, told: Any) -> str:
 
 @pytest.mark.parametrize("source", ["world", "english"])
 def test_each_set_has_twenty_prompts_of_each_kind(source: str) -> None:
-    prompts = read_prompts(source, n_per_kind=20, kinds=KINDS, seen=SEEN)
+    prompts = read_prompts(source, n_prompts=20, kinds=KINDS, seen=SEEN)
     assert [prompt.kind for prompt in prompts] == [kind for kind in KINDS for _ in range(20)]
     assert len({prompt.prompt for prompt in prompts}) == 60
     creative = [prompt.guide for prompt in prompts if prompt.kind == "creative"]
@@ -35,49 +35,50 @@ def test_each_set_has_twenty_prompts_of_each_kind(source: str) -> None:
         assert bool(prompt.accepted) == (prompt.kind == "factual")
         assert prompt.guide == prompt.guide.strip()
         assert not holds_answer(f"{prompt.prompt} {prompt.guide}", prompt.accepted)
-    assert read_prompts(source, n_per_kind=3, kinds=["factual"]) == prompts[20:23]
+    assert read_prompts(source, n_prompts=3, kinds=["factual"]) == prompts[20:23]
 
 
 def test_no_guide_of_the_english_set_serves_twice() -> None:
-    guides = [prompt.guide for prompt in read_prompts("english", n_per_kind=20)]
+    guides = [prompt.guide for prompt in read_prompts("english", n_prompts=20)]
     assert len(set(guides)) == 60
     assert set(yaml.safe_load(PROMPTS_FILE.read_text())) == set(KINDS)
 
 
 def test_the_world_is_asked_its_own_facts_of_every_kind() -> None:
     known = {fact.question: fact for fact in factual_prompts()}
-    asked = read_prompts("world", n_per_kind=20, kinds=["factual"])
+    asked = read_prompts("world", n_prompts=20, kinds=["factual"])
     assert all(prompt.accepted == known[prompt.prompt].answers for prompt in asked)
     kinds = ["capital", "legs", "used for", "colour", "river", "breakfast", "wrote"]
     for first in (0, 7):
         assert all(kind in prompt.prompt for kind, prompt in zip(kinds, asked[first:], strict=False))
-    creative = read_prompts("world", n_per_kind=20, kinds=["creative"])
+    creative = read_prompts("world", n_prompts=20, kinds=["creative"])
     assert [prompt.prompt for prompt in creative] == [request.prompt for request in open_prompts()[:20]]
 
 
 def test_seen_prompts_of_the_world_are_those_of_the_tuning_data_and_have_no_guide() -> None:
-    avoid = [prompt.prompt for prompt in read_prompts("world", n_per_kind=20, kinds=["creative", "factual"])]
+    avoid = [prompt.prompt for prompt in read_prompts("world", n_prompts=20, kinds=["creative", "factual"])]
     data = tuning_data(0, n_sft=60, n_preferences=1, avoid=avoid)
     asked = [pair.prompt for pair in data.sft]
-    seen = read_prompts("world", n_per_kind=20, kinds=["seen"], seen=[asked[0], *asked])
+    seen = read_prompts("world", n_prompts=20, kinds=["seen"], seen=[asked[0], *asked])
     assert [prompt.prompt for prompt in seen] == list(dict.fromkeys(asked))[:20]
     assert {prompt.guide for prompt in seen} == {""}
 
 
 def test_a_seen_prompt_that_is_asked_otherwise_too_is_passed_over() -> None:
     twice = open_prompts()[0].prompt
-    assert read_prompts("world", n_per_kind=1, kinds=["seen"], seen=[twice, "Hello?"]) == [Prompt("seen", "Hello?")]
+    assert read_prompts("world", n_prompts=1, kinds=["seen"], seen=[twice, "Hello?"]) == [Prompt("seen", "Hello?")]
 
 
 def test_a_file_of_ones_own_is_read_from_the_root_or_anywhere(tmp_path: Path) -> None:
     own = write(tmp_path, {"creative": [{"prompt": "Sing.", "guide": "La"}], "seen": [{"prompt": "Help me."}]})
-    assert read_prompts(own, n_per_kind=1, kinds=["seen", "creative"], seen=SEEN) == [
+    assert read_prompts(own, n_prompts=1, kinds=["seen", "creative"]) == [
         Prompt("seen", "Help me."),
         Prompt("creative", "Sing.", "La"),
     ]
-    assert read_prompts("data/diversity/prompts.yaml", n_per_kind=2) == read_prompts("english", n_per_kind=2)
+    assert read_prompts(own, n_prompts=1, kinds=["seen"], seen=SEEN) == [Prompt("seen", SEEN[0])]
+    assert read_prompts("data/diversity/prompts.yaml", n_prompts=2) == read_prompts("english", n_prompts=2)
     without = write(tmp_path, {"creative": [{"prompt": "Sing."}]})
-    assert read_prompts(without, n_per_kind=2, kinds=["seen"], seen=SEEN)[1].prompt == SEEN[1]
+    assert read_prompts(without, n_prompts=2, kinds=["seen"], seen=SEEN)[1].prompt == SEEN[1]
 
 
 GOOD = {"prompt": "Which town?", "guide": "It is", "answers": ["Rome"]}
@@ -98,7 +99,7 @@ BROKEN = [
     ({"creative": [{"promt": "Sing."}]}, r"creative 1 has a field 'promt' \(did you mean prompt\?\)"),
     ({"creative": ["Sing."]}, r"creative 1 is 'Sing.'"),
     ({"creativ": []}, r"has 'creativ' \(did you mean creative\?\)"),
-    ({"creative": []}, r"own.yaml has 0 creative prompts, expected n_per_kind = 1"),
+    ({"creative": []}, r"own.yaml has 0 creative prompts, expected n_prompts = 1"),
     ("a: [", r"own.yaml is not YAML"),
     ("- a", r"expected lists of prompts under"),
 ]
@@ -107,7 +108,7 @@ BROKEN = [
 @pytest.mark.parametrize(("told", "said"), BROKEN)
 def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, told: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
-        read_prompts(write(tmp_path, told), n_per_kind=1, kinds=["creative"])
+        read_prompts(write(tmp_path, told), n_prompts=1, kinds=["creative"])
     assert "\n" not in str(refused.value)
 
 
@@ -119,14 +120,14 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, told: Any, said: s
         ("world", {"kinds": ["creativ"]}, r"'creativ' \(did you mean creative\?\)"),
         ("world", {"kinds": []}, "each once"),
         ("world", {"kinds": ["seen", "seen"]}, "each once"),
-        ("world", {"n_per_kind": 0}, "expected 1 or more"),
-        ("world", {"kinds": ["seen"]}, "the world has 0 seen prompts.*tuning data as seen="),
-        ("world", {"kinds": ["creative"], "n_per_kind": 99}, "the world has 24 creative prompts"),
+        ("world", {"n_prompts": 0}, "expected 1 or more"),
+        ("world", {"kinds": ["seen"]}, "the world has 0 seen prompts.*leave 'seen' out of kinds"),
+        ("world", {"kinds": ["creative"], "n_prompts": 99}, "the world has 24 creative prompts"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(source: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
-        read_prompts(source, **{"n_per_kind": 1, **options})
+        read_prompts(source, **{"n_prompts": 1, **options})
     assert "\n" not in str(refused.value)
 
 

@@ -35,7 +35,10 @@ def describe(folder: Path) -> tuple[str, int | None]:
 
 def _read(folder: Path) -> tuple[str, int]:
     # as the library writes it today: older versions wrote the same merges and settings in other words
-    about = json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
+    try:
+        about = json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
+    except Exception as error:  # the library raises no other kind
+        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
     added = {str(token["content"]): int(token["id"]) for token in about.get("added_tokens") or []}
     model = about.get("model") or {}
     vocabulary: Any = model.get("vocab") or {}

@@ -155,7 +155,7 @@ if len(diverging):
     fig, ax = plt.subplots(figsize=(3.4, 2.5))
     shown = diverging[diverging["family"] == main]
     ax.set_xscale("log", base=2)
-    plot_curves(ax, shown.assign(metric="divergence from the base", unit="nats a token"), x="position", by="stage")
+    plot_curves(ax, shown.assign(metric="KL from the base", unit="nats a token"), x="position", by="stage")
     ax.set_xlabel("position in the document (tokens)")
     caption = (
         "How far each stage has moved from the base, by position. Line: mean divergence KL(stage || base), band: 95% "

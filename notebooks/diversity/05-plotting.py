@@ -56,7 +56,7 @@ differences, shares = (pd.read_csv(run.need(f"{name}.csv")) for name in ("differ
 main = summary["model"].iloc[0]
 stages = stages_of(summary, family=main)
 over_what = "prompts and fine-tunes" if n_seeds > 1 else "prompts"
-n_of = {row.n_of: row.n for row in summary.itertuples()}
+n_prompts = int(summary.loc[summary["condition"].str.startswith(tuple(kinds)), "n"].max())
 of_what = f"{main}, {n_seeds} fine-tune(s) a stage, preset {run.preset}"
 
 # %% [markdown]
@@ -111,7 +111,7 @@ for line, metric in zip(axs, rows_of, strict=True):
 caption = (
     f"How alike {n_samples} texts to one prompt are, over temperature. Upper row: word pairs that two texts share (Jaccard; "
     "less is more diverse); lower row: effective number of texts (Vendi score of embeddings; more is more diverse). Line: "
-    f"mean over {n_of.get('prompt', 0)} prompts a kind, band: 95% interval over {over_what}. {of_what}."
+    f"mean over {n_prompts} prompts a kind, band: 95% interval over {over_what}. {of_what}."
 )
 run.save(fig, "over-temperature", caption)
 plt.close(fig)

@@ -52,7 +52,9 @@ def read_documents(path: Path, *, document: str = "auto", max_paragraphs: int = 
     return list(stream_documents(path, document=document, max_paragraphs=max_paragraphs))
 
 
-def stream_documents(path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS) -> Iterator[Document]:
+def stream_documents(
+    path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS, keep_blank: bool = False
+) -> Iterator[Document]:
     """Every document below a path, in the order of the file names; of JSON lines, one is held at a time.
 
     Parameters
@@ -62,6 +64,7 @@ def stream_documents(path: Path, *, document: str = "auto", max_paragraphs: int 
         ``file``: all of it. ``heading``: a run of paragraphs from one heading line to the next. ``paragraphs``: a run
         of paragraphs wherever it begins. ``auto``: ``heading`` for a file of more than `max_paragraphs`, else ``file``.
     max_paragraphs : a run with more is cut into runs of nearly equal length; a paragraph is a line that is not blank
+    keep_blank : a JSON line whose text is blank is a document too, for who counts them
 
     Raises
     ------
@@ -75,17 +78,17 @@ def stream_documents(path: Path, *, document: str = "auto", max_paragraphs: int 
     is_empty = True
     for file in files_below(path):
         name = file.relative_to(path) if file != path else file.name
-        for line, text in _read_file(file, document, max_paragraphs):
+        for line, text in _read_file(file, document, max_paragraphs, keep_blank):
             yield Document(f"{name}:{line}", text)
             is_empty = False
     if is_empty:
         raise ValueError(f"no text in {path}: expected {', '.join(SUFFIXES)} with at least one document")
 
 
-def _read_file(file: Path, document: str, max_paragraphs: int) -> Iterator[tuple[int, str]]:
+def _read_file(file: Path, document: str, max_paragraphs: int, keep_blank: bool) -> Iterator[tuple[int, str]]:
     """Documents of one file, each with the number of its first line."""
     if holds_lines(file):
-        yield from line_texts(file)
+        yield from line_texts(file, keep_blank=keep_blank)
         return
     lines = enumerate(whole_text(file).splitlines(), start=1)
     for run in _runs([(number, line) for number, line in lines if line.strip()], document, max_paragraphs):

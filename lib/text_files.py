@@ -44,8 +44,12 @@ def whole_text(file: Path) -> str:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
 
 
-def line_texts(file: Path) -> Iterator[tuple[int, str]]:
-    """Number of the line and field ``text`` of each JSON line whose text is not blank; little is held at a time.
+def line_texts(file: Path, *, keep_blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Number of the line and field ``text`` of each JSON line; little is held at a time.
+
+    Parameters
+    ----------
+    keep_blank : tell lines whose text is blank too, so that they can be counted
 
     Raises
     ------
@@ -54,7 +58,10 @@ def line_texts(file: Path) -> Iterator[tuple[int, str]]:
         line.
     """
     for number, line in enumerate(_lines(_blocks(file)), start=1):
-        if line.strip() and (text := _text_field(line, f"{file}, line {number}", is_first=number == 1)).strip():
+        if not line.strip():
+            continue
+        text = _text_field(line, f"{file}, line {number}", is_first=number == 1)
+        if keep_blank or text.strip():
             yield number, text
 
 

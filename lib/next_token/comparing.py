@@ -80,9 +80,8 @@ def shares(chain: Sequence[Stage], *, weighting: str = "token", level: float = 0
     -------
     dict of lists of Interval
         A list a statistic that all stages have, with an interval for each stage after the first. Shares add up to 1; a
-        stage that works against the total has one below 0. Bounds are NaN where some resample has no total change, or
-        one of the other sign: a share of a change that may be none is not known. A statistic whose total change is 0
-        is left out.
+        stage that works against the total has one below 0. Bounds are NaN where the interval of the total holds 0: a
+        share of a change that may be none is not known. A statistic whose total change is 0 is left out.
 
     Raises
     ------
@@ -107,10 +106,10 @@ def _share(change: np.ndarray, total: np.ndarray, stages: Sequence[Sequence[Tota
         values = change / total
     value, n = float(values[0]), stages[0][0].count("documents")
     drawn = ~np.isnan(total[1:])  # a resample without documents has nothing
-    is_clear = bool((total[1:][drawn] * np.sign(total[0]) > 0).all() and np.isfinite(values[1:][drawn]).all())
     if n > 1 and drawn.any():
-        if not is_clear:
-            return Interval(value, np.nan, np.nan, n, "a resample has no such change", level)
+        whole = interval_of(total, stages, level=level)
+        if not (whole.low > 0 or whole.high < 0):
+            return Interval(value, np.nan, np.nan, n, "the total may be none", level)
         if np.ptp(values[1:][drawn]) <= ROUNDING * max(1, np.abs(values[1:][drawn]).max()):
             return Interval(value, np.nan, np.nan, n, "no spread", level)
     return interval_of(values, stages, level=level)

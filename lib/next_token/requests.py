@@ -13,7 +13,7 @@ from lib.distributions import Tokens, tokenize
 from lib.distributions.requesting import Columns, request_scores
 from lib.next_token.positions import Positions, measure_positions
 
-REPLY_BYTES = 2**24  # of one request, where a document's window does not need more
+REPLY_BYTES = 2**23  # of one request, where a document's window does not need more
 END_OF_TEXT = "<|endoftext|>"  # begins a text where a tokenizer puts nothing in front (GPT-2, GPT-NeoX, Qwen)
 INSTEAD = (
     "Statistics of whole distributions need one: serve the model with python -m lib.server. For bounds from the top_k "

@@ -25,6 +25,8 @@ class Survey(NamedTuple):
 class Source:
     """Documents in their order, each with its number in the source; streamed, so that there may be any number.
 
+    An empty text has a number too (as in published lists of numbers): `score` counts it as skipped.
+
     Parameters
     ----------
     text : a file or folder as `lib.corpus.stream_documents` reads it, or ``hf:<data set>:<split>`` of the hub
@@ -74,7 +76,7 @@ class Source:
         if self.text.startswith(HUB):
             stream = _hub_documents(self.text)
         else:
-            stream = stream_documents(from_root(self.text), document=self.document)
+            stream = stream_documents(from_root(self.text), document=self.document, keep_blank=True)
         end = self.max_docs or (max(self._wanted) + 1 if self._wanted else 0)
         n_read = 0
         for number, found in enumerate(stream):
@@ -117,5 +119,4 @@ def _hub_documents(name: str) -> Iterator[Document]:
         text = row.get("text")
         if not isinstance(text, str):
             raise ValueError(f"{name}, row {number}: expected a string field 'text', found {', '.join(row)}")
-        if text.strip():
-            yield Document(f"{path}:{number}", text)
+        yield Document(f"{path}:{number}", text)

@@ -146,10 +146,10 @@ def answers(texts: Sequence[str], accepted: Sequence[str]) -> dict[str, float]:
 
 def self_repetition(texts: Sequence[str], others: Sequence[str]) -> float:
     """Share of each text's 4-grams that a text to another prompt holds, each pair of texts looked through."""
-    found = []
+    found, held = [], [set(ngrams(other.lower().split(), 4)) for other in others]
     for text in texts:
         own = set(ngrams(text.lower().split(), 4))
         if own:
-            again = set().union(*(own & set(ngrams(other.lower().split(), 4)) for other in others))
+            again = set().union(*(own & each for each in held))
             found.append(len(again) / len(own))
     return float(np.mean(found)) if found else math.nan

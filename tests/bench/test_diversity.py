@@ -17,6 +17,7 @@ from lib.diversity import measure
 N_PROMPTS, N_TEMPERATURES, N_TEXTS, N_WORDS = 20, 15, 25, 20
 PLAIN_CELLS = 3  # of the 300, one at a low, a middle and a high temperature: all would take a quarter of an hour
 BATCH = 250
+Cells = dict[tuple[str, float], tuple[list[str], list[str], list[str]]]
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +60,35 @@ def embed() -> Callable[[Sequence[str]], np.ndarray]:
     return states
 
 
-def plain_of(completions: pd.DataFrame, embed: Callable[[Sequence[str]], np.ndarray] | None) -> pd.Series:
-    """The plain measures of a few cells, by cell and measure."""
-    n_vocabulary = len({word for text in completions["text"].unique() for word in text.lower().split()})
+@pytest.fixture(scope="module")
+def few_cells(completions: pd.DataFrame) -> Cells:
+    """A few cells, each with its texts, their accepted answers, and the texts to other prompts at its temperature."""
     cells = list(completions.groupby(["prompt", "temperature"], sort=False))
     found = {}
     for k in range(PLAIN_CELLS):
         key, part = cells[(2 * k + 1) * len(cells) // (2 * PLAIN_CELLS)]
-        texts, accepted = list(part["text"]), part["accepted"].iloc[0]
         others = completions[(completions["temperature"] == key[1]) & (completions["prompt"] != key[0])]["text"]
+        found[key] = list(part["text"]), part["accepted"].iloc[0], list(others)
+    return found
+
+
+def plain_of(cells: Cells, embed: Callable[[Sequence[str]], np.ndarray] | None, *, n_vocabulary: int) -> pd.Series:
+    """The plain measures of a few cells, by cell and measure."""
+    found = {}
+    for key, (texts, accepted, others) in cells.items():
         values = plain_diversity.measures(texts, embed, n_vocabulary) | plain_diversity.answers(texts, accepted)
-        values["self_repetition_4"] = plain_diversity.self_repetition(texts, list(others))
+        values["self_repetition_4"] = plain_diversity.self_repetition(texts, others)
         found |= {(*key, name): value for name, value in values.items()}
     return pd.Series(found)
 
 
-def test_all_measures(completions: pd.DataFrame, embed: Callable, report: Callable) -> None:
+def test_all_measures(completions: pd.DataFrame, few_cells: Cells, embed: Callable, report: Callable) -> None:
     distinct = list(completions["text"].unique())
     vectors = dict(zip(distinct, embed(distinct), strict=True))
     same = lambda texts: np.stack([vectors[text] for text in texts])  # noqa: E731 (one rounding for both ways)
     ours = measure(completions, embed=same).set_index(["prompt", "temperature", "measure"])["value"]
-    plain = plain_of(completions, same)
+    n_vocabulary = len({word for text in distinct for word in text.lower().split()})
+    plain = plain_of(few_cells, same, n_vocabulary=n_vocabulary)
     np.testing.assert_allclose(ours.loc[plain.index], plain, atol=1e-6)
     n_cells = N_PROMPTS * N_TEMPERATURES
     for what, embedding, target in (("all measures", embed, 50.0), ("those without embeddings", None, None)):
@@ -88,7 +97,9 @@ def test_all_measures(completions: pd.DataFrame, embed: Callable, report: Callab
             lambda embedding=embedding: speed(lambda: measure(completions, embed=embedding), 60 * n_cells),
             Way(
                 "pair by pair, everything anew",
-                lambda embedding=embedding: speed(lambda: plain_of(completions, embedding), 60 * PLAIN_CELLS),
+                lambda embedding=embedding: speed(
+                    lambda: plain_of(few_cells, embedding, n_vocabulary=n_vocabulary), 60 * PLAIN_CELLS
+                ),
             ),
             unit="cells/min",
             n_repetitions=3,

@@ -90,7 +90,7 @@ def test_statistics_of_distributions(documents: Documents, n_resamples: int, rep
     n_tokens = N_DOCUMENTS * TOKENS
     ratio = compare(
         f"next-token statistics, {n_resamples} resamples",
-        lambda: speed(lambda: streamed(documents, n_resamples=n_resamples), n_tokens),
+        lambda: speed(lambda: intervals(streamed(documents, n_resamples=n_resamples)), n_tokens),
         Way("window by window, full probabilities kept", lambda: speed(lambda: kept(documents), n_tokens)),
         unit="tokens/s",
         n_repetitions=3,

@@ -143,7 +143,7 @@ def test_shares_of_a_change_that_may_be_none_have_no_bounds() -> None:
     around = [model(1), model(2, sharpness=1.5), model(3)]
     told = shares(around)["mean_entropy"]
     assert sum(each.value for each in told) == pytest.approx(1)
-    assert {each.method for each in told} == {"a resample has no such change"}
+    assert {each.method for each in told} == {"the total may be none"}
     assert all(math.isnan(each.low) and math.isnan(each.high) for each in told)
     assert shares([around[0], around[1], around[0]]) == {}
     assert shares([around[0], [around[0]] * 3]) == {}, "0 but for the rounding of a mean"

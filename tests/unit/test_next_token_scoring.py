@@ -304,6 +304,21 @@ def test_documents_without_numbers_are_skipped_and_reported(text: str, tmp_path:
     assert lost.documents["nll_nats"].isna().all()
 
 
+def test_documents_of_one_token_and_of_none(tmp_path: Path) -> None:
+    path = tmp_path / "short.jsonl"
+    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in ["a", "bc", ""]) + "\n")
+    client = StubClient(BOTH)
+    found = score(client, "tuned", Source(str(path)), folder=tmp_path / "n")
+    table = found.documents
+    assert table["n_tokens"].tolist() == [1, 2, 0]
+    assert table["skipped"].tolist() == ["", "", "no tokens"]
+    assert table["nll_nats"].iloc[0] == pytest.approx(-float(BOTH["tuned"]([BEGIN])[ord("a")]), rel=1e-3)
+    assert (found.totals.count("documents"), found.totals.count("skipped_documents")) == (2, 1)
+    assert values(found)["perplexity"][0] == pytest.approx(
+        np.exp((table["nll_nats"] * table["n_tokens"]).sum() / 3), rel=1e-9
+    )
+
+
 def test_the_token_that_begins_a_text() -> None:
     def tokenizer(before: list[int], end: list[int]) -> Any:
         def post(path: str, *, cast_to: Any, body: dict[str, Any]) -> Any:

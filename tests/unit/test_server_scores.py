@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -137,10 +138,17 @@ def test_another_vocabulary_is_another_tokenizer(tiny_store: Path) -> None:
     folder = next((tiny_store / "bases").glob(f"{TINY}@*"))
     before = describe(folder)
     path = folder / "tokenizer.json"
-    path.write_text(path.read_text().replace('"truncation": null', '"truncation": {"max_length": 9}'))
+    about = json.loads(path.read_text())
+    about["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    path.write_text(json.dumps(about))
     assert describe(folder) == before
-    path.write_text(path.read_text().replace('"Ġfox"', '"Ġfix"'))
+    vocabulary = about["model"]["vocab"]
+    vocabulary["Ġfox"], vocabulary["a"] = vocabulary["a"], vocabulary["Ġfox"]
+    path.write_text(json.dumps(about))
     assert describe(folder)[0] != before[0]
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json cannot be read"):
+        describe(folder)
     path.unlink()
     assert describe(folder)[1] is None
 

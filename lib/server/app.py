@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from lib.server import chat, completions, embeddings, files, jobs, models, scores
+from lib.server import chat, completions, embeddings, files, jobs, models, page, scores
 from lib.server.errors import install_handlers
 from lib.server.gate import Gate
 from lib.server.service import Activity, Service, Settings
@@ -45,6 +45,6 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.add_middleware(Gate, settings=settings, activity=activity)
     install_handlers(app)
-    for part in (models, files, jobs, completions, chat, embeddings, scores):
+    for part in (models, files, jobs, completions, chat, embeddings, scores, page):
         app.include_router(part.router)
     return app

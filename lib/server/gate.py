@@ -52,6 +52,11 @@ def check_origin(headers: Headers, *, own_address: str, allowed: Collection[str]
         raise ApiError(message, status=403, code="foreign_origin")
 
 
+def is_page(scope: Scope) -> bool:
+    """Whether a request is for the page at ``/``: it holds no data, and it is what asks a person for the key."""
+    return scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+
+
 def check_key(headers: Headers, key_hash: bytes | None) -> None:
     """Refuse a request without the server's key (401), if it has one."""
     if key_hash is None:
@@ -106,7 +111,8 @@ class Gate:
         headers = Headers(scope=scope)
         own_address = (scope.get("server") or ("", None))[0]
         check_origin(headers, own_address=own_address, allowed=self.settings.allow_hosts)
-        check_key(headers, self.settings.key_hash)
+        if not is_page(scope):
+            check_key(headers, self.settings.key_hash)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._limit(scope):
             raise self._too_large(scope)

@@ -1,15 +1,18 @@
-"""A tiny base model with random weights, and a server over it in this very process."""
+"""A tiny base model with random weights, a server over it in this very process, and a browser."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Chromium, find_chromium
 from openai import OpenAI
-from serving import TINY, grow, jsonl, wait_for
+from serving import TINY, grow, jsonl, listening, wait_for
 from starlette.testclient import TestClient
 
 
@@ -81,3 +84,29 @@ def fine_tune(client: OpenAI) -> Callable[..., Any]:
         return wait_for(client, job.id) if wait else job
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    program = find_chromium()
+    if program is None:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("no Chromium on this machine: apt-get install chromium (or Google Chrome), and these tests run")
+    with Chromium(program, tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def browser(chromium: Chromium) -> Iterator[Chromium]:
+    """The browser, its windows closed after the test."""
+    yield chromium
+    chromium.close_pages()
+
+
+@pytest.fixture
+def live(tiny_store: Path) -> Iterator[Callable[..., str]]:
+    """Starts servers that a browser can reach; gives their addresses."""
+    from lib.server.service import Settings
+
+    with ExitStack() as started:
+        yield lambda **settings: started.enter_context(listening(Settings(store=tiny_store, **settings)))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import uvicorn
 from openai import OpenAI
+
+if TYPE_CHECKING:
+    from lib.server.service import Settings
 
 TINY = "fork-tiny"
 TEXTS = ["The red fox saw the old baker. Ada Lind is the mother of Bo Lind.", "café naïve 東京 🙂 emoji", "0123456789"]
@@ -62,3 +69,26 @@ def spoken(row: dict[str, Any]) -> dict[str, Any]:
     chosen, rejected = ([{"role": "assistant", "content": row[name].strip()}] for name in ("chosen", "rejected"))
     asked = {"messages": [{"role": "user", "content": row["prompt"]}]}
     return {"input": asked, "preferred_output": chosen, "non_preferred_output": rejected}
+
+
+@contextmanager
+def listening(settings: Settings) -> Iterator[str]:
+    """A server on a port of this machine, in this process; yields its address."""
+    from lib.server.app import make_app
+
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(make_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def speak(url: str) -> OpenAI:
+    """The official client of a server that wants no key."""
+    return OpenAI(base_url=f"{url}/v1", api_key="any")

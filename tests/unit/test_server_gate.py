@@ -82,7 +82,7 @@ def test_malformed_requests_are_told_in_words(http: TestClient) -> None:
     missing = refusal(http.post("/v1/completions", json={"prompt": "a"}), 400)
     assert (missing["param"], missing["code"]) == ("model", "missing_required_parameter")
     assert "Not allowed to DELETE" in refusal(http.delete("/v1/completions"), 405)["message"]
-    refusal(http.get("/"), 404)
+    refusal(http.get("/v1"), 404)
 
 
 def test_what_breaks_inside_is_a_500_in_shape(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
 # What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
 BUFFER = re.compile(r"(?:.*\.)?(?:att(?:ention|n)\.masked_bias|rotary_emb\.inv_freq)")
 MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or more; of one it is a weight
+ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `lib.engine.lora`)
 REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
 
 _fingerprints: dict[str, str] = {}
@@ -119,7 +120,7 @@ def _local_folder(name: str, models_dir: Path) -> Path | None:
 
 def _weights_fingerprint(folder: Path) -> str:
     """Content hash of the weights, kept beside them: what a journal or a fine-tune's key refers to."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])  # which names the weights of its base
     marks = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
     key = str(folder.resolve()) + content_hash(marks)
     if key not in _fingerprints:
@@ -165,7 +166,12 @@ def reference_learning_rate(folder: Path) -> float:
 
 
 def count_weights(folder: Path) -> int:
-    """Number of weights in a model's folder, read from the headers of its files; tied ones count once, buffers not."""
+    """Number of weights in a model's folder, read from the headers of its files; tied ones count once, buffers not.
+
+    Of a folder of adapters, those of its base, into which they are merged.
+    """
+    if (folder / ADAPTER).is_file():
+        return int(read_json(folder / ADAPTER)["n_weights"])
     sizes: dict[str, int] = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="numpy") as tensors:

@@ -24,6 +24,11 @@ def drop_state(folder: Path) -> None:
         shutil.rmtree(state, ignore_errors=True)
 
 
+def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """Weights that training changes, by name: all of them, or the adapters."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
 class Checkpoints:
     """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from.
 
@@ -69,7 +74,7 @@ class Checkpoints:
         }
 
         def fill(target: Path) -> None:
-            weights = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+            weights = {name: value.detach().contiguous() for name, value in trained(model)}
             save_file(weights, target / "model.safetensors")
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.mark})
@@ -89,7 +94,7 @@ class Checkpoints:
         about = self._read_own(folder / "state.json")
         saved = load_file(folder / "model.safetensors")
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in trained(model):
                 parameter.copy_(saved[name])
         state = optimizer.state_dict()
         state["state"] = {}

@@ -1,28 +1,53 @@
-"""From a model id to weights and tokenizer in memory: device, dtype, memory limit."""
+"""From a model id to weights and tokenizer in memory, to be asked or to be trained; and which of them stay there."""
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from lib.engine.catalogue import UnknownModel, fingerprint, resolve
+from lib.engine import lora
+from lib.engine.catalogue import UnknownModel, count_weights, fingerprint, resolve
+from lib.engine.contents import cannot, config_of, tokenizer_of, weights_of
+from lib.engine.devices import (
+    TRAINING_BYTES,
+    DoesNotFit,
+    Place,
+    best_device,
+    choose_place,
+    native_bfloat16,
+    release,
+    require_room,
+)
 from lib.engine.tokens import TokenBytes
+from lib.engine.vocabulary import describe
+from lib.paths import file_hash
+
+__all__ = [
+    "LoadedModel",
+    "ModelCache",
+    "best_device",
+    "load",
+    "load_for_training",
+    "native_bfloat16",
+    "outline",
+    "save",
+]
 
 transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
 
 
 @dataclass
 class LoadedModel:
-    """Weights and tokenizer in memory."""
+    """Weights and tokenizer in memory; with `lora`, the adapters that are being trained beside them."""
 
     id: str
     folder: Path
@@ -31,6 +56,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    lora: lora.LoraSettings | None = None
     token_bytes: TokenBytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +86,23 @@ class LoadedModel:
             raise ValueError(f"{self.id}: its tokenizer has no end-of-text token, which training and sampling need")
         return eos
 
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of text, and what else the model's generation settings name."""
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return frozenset([self.eos_id, *([named] if isinstance(named, int) else named or [])])
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the weights as they were loaded, whatever id they go by."""
+        return self.fingerprint.rpartition("-")[2]
+
+    @property
+    def tokenizer_mark(self) -> str:
+        """Hash of what decides which tokens a text becomes."""
+        fast = self.folder / "tokenizer.json"
+        return file_hash(fast) if fast.is_file() else describe(self.folder)[0]
+
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt as the model expects it; an empty one is the end-of-text token, which begins a document."""
         ids = list(self.tokenizer.encode(text))
@@ -73,21 +116,6 @@ class LoadedModel:
         return self.token_bytes.text(ids)
 
 
-def best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; where it does not, float32 is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
-
-
 def load(
     model_id: str,
     store: Path,
@@ -97,36 +125,78 @@ def load(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """Load a model for sampling and scoring, or (``dtype=torch.float32``) for training.
+    """Load a model for sampling and scoring; adapters are merged into their base.
 
-    Weights are float32 on a processor and bfloat16 on a GPU that has it, unless `dtype` says otherwise. Only
-    safetensors are read and no code that comes with a model is run.
+    Device and precision are those of `lib.engine.devices.choose_place`, unless told otherwise.
 
     Raises
     ------
     UnknownModel
         If the id names nothing that can be loaded here.
+    DoesNotFit
+        If its weights take more memory than is free.
     """
     folder = resolve(model_id, store, models_dir=models_dir, download=download)
-    device = device or best_device()
-    if dtype is None:
-        dtype = torch.bfloat16 if device.type == "cuda" and native_bfloat16(device) else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnknownModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}") from error
-    model.to(device).eval()
-    return LoadedModel(model_id, folder, model, tokenizer, device, dtype, fingerprint(model_id, folder))
+        n_weights = count_weights(folder)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise cannot(model_id, f"its weights are damaged or cut short ({error})") from error
+    chosen = choose_place(n_weights)
+    place = Place(device or chosen.device, dtype or chosen.dtype)
+    adapter = lora.read_adapter(folder)
+    if adapter is not None:
+        try:
+            base = load(adapter.base, store, models_dir=models_dir, download=download, device=device, dtype=dtype)
+        except UnknownModel as error:
+            raise cannot(model_id, f"it is adapters of another model, and {error}") from error
+        if base.weights_hash != adapter.base_weights:
+            raise cannot(model_id, f"it is adapters of {adapter.base}, whose weights are no longer what they were")
+        try:
+            model = lora.merge(base.model, folder, adapter)
+        except (ValueError, OSError, SafetensorError) as error:
+            raise cannot(model_id, str(error)) from error
+    else:
+        otherwise = "free some, choose a smaller model, or serve it on a larger machine"
+        require_room(n_weights * place.dtype.itemsize, place, model_id, otherwise=otherwise)
+        model = weights_of(model_id, folder, place)
+    tokenizer = tokenizer_of(model_id, folder)
+    return LoadedModel(model_id, folder, model.eval(), tokenizer, *_pair(place), fingerprint(model_id, folder))
+
+
+def _pair(place: Place) -> tuple[torch.device, torch.dtype]:
+    return place.device, place.dtype
 
 
 def load_for_training(
-    model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False
+    model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False, adapters: bool = False
 ) -> LoadedModel:
-    """Load a copy of a model to train: float32 weights that no cache shares."""
-    return load(model_id, store, models_dir=models_dir, download=download, dtype=torch.float32)
+    """Load a copy of a model to train that no cache shares: float32 weights, or with `adapters` as it answers.
+
+    Raises
+    ------
+    UnknownModel, DoesNotFit
+        As `load`, all that training holds counted.
+    """
+    where: dict[str, Any] = {"models_dir": models_dir, "download": download}
+    if adapters:
+        return load(model_id, store, **where)
+    place = Place(best_device(), torch.float32)
+    n_weights = count_weights(resolve(model_id, store, **where))
+    what = f"Training all {n_weights:,} weights of {model_id}"
+    require_room(TRAINING_BYTES * n_weights, place, what, otherwise="ask for 'lora' or choose a smaller model")
+    return load(model_id, store, **where, device=place.device, dtype=place.dtype)
+
+
+def outline(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> LoadedModel:
+    """All of a model but its weights, which lie on torch's meta device: enough to read rows and to tell sizes."""
+    folder = resolve(model_id, store, models_dir=models_dir, download=download)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    place = Place(torch.device("meta"), torch.float32)
+    tokenizer = tokenizer_of(model_id, folder)
+    return LoadedModel(model_id, folder, model.eval(), tokenizer, *_pair(place), fingerprint(model_id, folder))
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
@@ -138,7 +208,10 @@ def save(loaded: LoadedModel, folder: Path) -> None:
         If they cannot be written, as on a full disk.
     """
     try:
-        loaded.model.save_pretrained(folder)
+        if loaded.lora is None:
+            loaded.model.save_pretrained(folder)
+        else:
+            lora.save(loaded, folder)
         loaded.tokenizer.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
@@ -159,9 +232,29 @@ class ModelCache:
         print_ = fingerprint(model_id, folder)
         held = self._loaded.get(model_id)
         if held is None or held.fingerprint != print_:
-            held = load(model_id, self.store, models_dir=self.models_dir, download=self.download)
-            self._loaded[model_id] = held
+            self._loaded.pop(model_id, None)
+            held = self._loaded[model_id] = self._load(load, model_id)
         self._loaded.move_to_end(model_id)
         while len(self._loaded) > 1 and sum(kept.n_bytes for kept in self._loaded.values()) > self.limit_bytes:
             self._loaded.popitem(last=False)
         return held
+
+    def outline(self, model_id: str) -> LoadedModel:
+        """See `outline`."""
+        return outline(model_id, self.store, models_dir=self.models_dir, download=self.download)
+
+    def for_training(self, model_id: str, *, adapters: bool) -> LoadedModel:
+        """A copy to train, which the cache does not keep; see `load_for_training`."""
+        return self._load(load_for_training, model_id, adapters=adapters)
+
+    def _load(self, how: Callable[..., LoadedModel], model_id: str, **options: Any) -> LoadedModel:
+        """Load a model; where memory is short, once more without those that are held."""
+        options |= {"models_dir": self.models_dir, "download": self.download}
+        try:
+            return how(model_id, self.store, **options)
+        except DoesNotFit:
+            if not self._loaded:
+                raise
+        self._loaded.clear()
+        release()
+        return how(model_id, self.store, **options)

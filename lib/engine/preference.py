@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from lib.engine.checkpoints import Checkpoints
 from lib.engine.models import LoadedModel
 from lib.engine.objectives import NO_LIMIT, ROWS_AT_ONCE, TrainingRow, by_length, tensors, weighted_nll
-from lib.engine.training import StepReport, TrainingSettings, choose_attention, optimise, precision, signature
+from lib.engine.training import StepReport, TrainingSettings, optimise, precision, prepare, signature
 
 PAIRS_AT_ONCE = 16  # on a processor: 32 took 1.5 times as long to train on, 64 to score
 
@@ -132,7 +132,7 @@ def train_preferences(
         raise ValueError(f"beta is {settings.beta}; expected a number above 0, usually 0.1")
     if (folder / "final").exists():
         return
-    choose_attention(loaded, max(row.n_fed for row in rows) // 2)
+    prepare(loaded, settings, max(row.n_fed for row in rows) // 2)
     # with the validation rows in the mark: their margins lie beside those of the rows
     checkpoints = Checkpoints(folder, signature(loaded, [*rows, *validation_rows], settings), describe)
     kept = checkpoints.load_reference()

@@ -263,7 +263,7 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
 
 def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
     """Add a token to a row and end the row at end of text, a stop string or its last token."""
-    if token_id == loaded.eos_id:
+    if token_id in loaded.end_ids:
         row.finish_reason = "stop"
         return
     row.ids.append(token_id)
@@ -281,8 +281,9 @@ def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
 def finish(loaded: LoadedModel, row: Row, prompt_marks: Sequence[Mark] = ()) -> Sample:
     """Cut what a stop string took away and lay out the tokens, the echoed prompt's first."""
     kept, length = 0, 0
+    was_cut = sum(len(loaded.token_bytes[token_id]) for token_id in row.ids) > len(row.raw)
     for token_id in row.ids:
-        if length >= len(row.raw):
+        if was_cut and length >= len(row.raw):
             break
         length += len(loaded.token_bytes[token_id])
         kept += 1

@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from lib.engine.checkpoints import Checkpoints, drop_state
-from lib.engine.models import LoadedModel, native_bfloat16
+from lib.engine.lora import LoraSettings, wrap
+from lib.engine.models import LoadedModel
 from lib.engine.objectives import (
     MICRO_BATCH_BYTES,
     Learnable,
@@ -27,11 +28,10 @@ from lib.engine.objectives import (
     Row,
     Supervised,
     TrainingRow,
-    added,
     evaluate,
     mean_loss,
-    micro_batches,
 )
+from lib.engine.stepping import Stepper, precision
 from lib.paths import content_hash
 
 __all__ = [
@@ -39,18 +39,17 @@ __all__ = [
     "StepReport",
     "TrainingRow",
     "TrainingSettings",
-    "choose_attention",
     "epoch_batches",
     "mean_loss",
     "optimise",
     "precision",
+    "prepare",
     "signature",
     "train",
 ]
 
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
 EAGER_TOKENS = 256  # on a processor, plain attention trains rows up to this length 1.1 to 1.5 times as fast as fused
-SMALL_MODEL_WEIGHTS = 500_000  # below it float32 is faster than bfloat16 (measured at widths of 64 and 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class TrainingSettings:
 
     `learning_rate` is the peak: linear warm-up over `warmup_steps` (at most a tenth of all), linear decay to 5%.
     `prompt_loss_weight` in [0, 1] weighs the prompt's tokens against the completion's. `state_every` steps, besides
-    each end of an epoch, what resume needs is written (0: only then).
+    each end of an epoch, what resume needs is written (0: only then). With `lora`, adapters are trained.
     """
 
     n_epochs: int
@@ -70,6 +69,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup_steps: int = 50
     clip: float = 1.0
+    lora: LoraSettings | None = None
     state_every: int = 0
     keep_epochs: bool = True
 
@@ -79,7 +79,7 @@ class StepReport:
     """One optimiser step.
 
     Losses are nats a weighted token (DPO: a pair), `measures` and `valid_measures` what else the loss tells of its
-    rows, as means; `checkpoint` names a folder just written.
+    rows, as means; `checkpoint` names a folder just written; `note` is for people.
     """
 
     step: int
@@ -92,11 +92,7 @@ class StepReport:
     checkpoint: str | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     valid_measures: Mapping[str, float] = field(default_factory=dict)
-
-
-def precision(loaded: LoadedModel) -> str:
-    """``bf16`` where the processor has it and the model gains by it, else ``no`` (float32)."""
-    return "bf16" if loaded.n_weights >= SMALL_MODEL_WEIGHTS and native_bfloat16(loaded.device) else "no"
+    note: str | None = None
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
@@ -118,13 +114,18 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
 
 def signature(loaded: LoadedModel, rows: Sequence[Learnable], settings: TrainingSettings) -> str:
     """Content hash of everything that decides the weights a run ends with."""
-    return content_hash([loaded.fingerprint, precision(loaded), asdict(settings), [row.mark() for row in rows]])
+    told = {name: value for name, value in asdict(settings).items() if name != "lora"}  # bases are named by this hash
+    if settings.lora is not None:
+        told |= {"lora": asdict(settings.lora), "dtype": str(loaded.dtype)}
+    return content_hash([loaded.fingerprint, precision(loaded), told, [row.mark() for row in rows]])
 
 
-def choose_attention(loaded: LoadedModel, longest_tokens: int) -> None:
-    """Plain attention where it is the faster one."""
+def prepare(loaded: LoadedModel, settings: TrainingSettings, longest_tokens: int) -> None:
+    """Make a model ready to train: plain attention where it is the faster one, and adapters if they are wanted."""
     if loaded.device.type == "cpu" and longest_tokens <= EAGER_TOKENS:
         loaded.model.set_attn_implementation("eager")
+    if settings.lora is not None:
+        wrap(loaded, settings.lora, seed=settings.seed)
 
 
 def train(
@@ -160,7 +161,7 @@ def train(
         raise ValueError("no rows to train on")
     if (folder / "final").exists():
         return
-    choose_attention(loaded, max(row.n_tokens for row in rows))
+    prepare(loaded, settings, max(row.n_tokens for row in rows))
     checkpoints = Checkpoints(folder, signature(loaded, rows, settings), describe)
     yield from optimise(loaded, rows, settings, Supervised(settings.prompt_loss_weight), checkpoints, validation_rows)
 
@@ -178,12 +179,13 @@ def optimise(
     accelerator = Accelerator(mixed_precision=precision(loaded), cpu=loaded.device.type == "cpu")
     model = loaded.model
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        [weight for weight in model.parameters() if weight.requires_grad],
         lr=settings.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=settings.weight_decay,
         fused=True,
     )
+    stepper = Stepper(loaded, objective, accelerator, optimizer, clip=settings.clip)
     done, n_tokens = checkpoints.load_state(model, optimizer)
     lengths = [row.n_fed for row in rows]
     per_epoch = -(-len(rows) // settings.batch_size)
@@ -198,10 +200,9 @@ def optimise(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, where a model has it
         model.train(objective.dropout)
         batch = [rows[k] for k in batches[within]]
-        loss, measures = _optimiser_step(loaded, batch, settings, objective, accelerator, optimizer)
+        loss, measures, note = stepper.step(batch, seed=settings.seed * 1_000_003 + step)
         n_tokens += sum(row.n_tokens for row in batch)
         ends_epoch, last = within == per_epoch - 1, step == n_steps - 1
         valid, valid_measures, checkpoint = None, dict[str, float](), None
@@ -225,31 +226,7 @@ def optimise(
             checkpoint=checkpoint,
             measures=measures,
             valid_measures=valid_measures,
+            note=note,
         )
     model.eval()
     drop_state(checkpoints.folder)
-
-
-def _optimiser_step(
-    loaded: LoadedModel,
-    batch: Sequence[Row],
-    settings: TrainingSettings,
-    objective: Objective[Row],
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-) -> tuple[float, dict[str, float]]:
-    """Gradient of the batch's mean loss, clipped, applied. Returns the loss and what it tells besides, as means."""
-    total, told = 0.0, dict[str, float]()
-    weight = objective.weight(batch)
-    for part in micro_batches(batch, loaded, most_rows=objective.most_rows(loaded)):
-        # entered per forward pass: one autocast around the loop would go on using weights cast at its first step
-        with accelerator.autocast():
-            loss, measures = objective.sums(loaded, part)
-            loss = loss / weight
-        accelerator.backward(loss)
-        total += float(loss.detach())
-        told = added(told, measures)
-    accelerator.clip_grad_norm_(loaded.model.parameters(), settings.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, {name: value / weight for name, value in told.items()}

@@ -98,7 +98,7 @@ def _field(error: Any) -> str | None:
     return ".".join(str(part) for part in parts) or None
 
 
-_BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float")
+_BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float", "Lora")
 
 
 def _unread(detail: str) -> str:
@@ -125,6 +125,11 @@ def install_handlers(app: FastAPI) -> None:
             405: f"Not allowed to {request.method} on {request.url.path}.",
         }
         return ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+
+    @app.exception_handler(MemoryError)
+    async def too_large(request: Request, error: MemoryError) -> Response:
+        message = f"{str(error).rstrip('.') or 'The request takes more memory than there is'}."
+        return ApiError(message, param="model", code="out_of_memory").response()
 
     @app.exception_handler(OSError)
     @app.exception_handler(sqlite3.Error)

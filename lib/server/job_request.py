@@ -12,6 +12,18 @@ from lib.server.errors import ApiError
 from lib.server.service import Strict
 
 
+class Lora(Strict):
+    """Low-rank adapters in place of all weights; `merged` keeps checkpoints as whole models."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32.0, gt=0, le=10_000)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    merged: bool = False
+
+
+LoraChoice = Lora | bool | Literal["auto"]  # an extension; "auto" goes by the size of the model
+
+
 class Hyperparameters(Strict):
     """Hyperparameters of a supervised job; `prompt_loss_weight` is an extension (0: loss on the completion alone)."""
 
@@ -19,6 +31,7 @@ class Hyperparameters(Strict):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = "auto"
     prompt_loss_weight: float = Field(default=0.0, ge=0, le=1)
+    lora: LoraChoice = "auto"
 
 
 class Supervised(Strict):
@@ -34,6 +47,7 @@ class DpoHyperparameters(Strict):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = "auto"
     beta: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = "auto"
+    lora: LoraChoice = "auto"
 
 
 class Dpo(Strict):

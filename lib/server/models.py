@@ -52,15 +52,22 @@ def find_folder(service: Service, model_id: str) -> Path:
 def _described(info: ModelInfo) -> Model:
     """A model as the API shows it; what OpenAI's lacks stands in extra fields."""
     from lib.engine.catalogue import count_weights, reference_learning_rate
+    from lib.engine.devices import choose_place
+    from lib.engine.lora import read_adapter
     from lib.engine.vocabulary import describe
 
     config = read_json(info.folder / "config.json")
     tokenizer, vocab_tokens = describe(info.folder)
+    n_weights, adapter = count_weights(info.folder), read_adapter(info.folder)
+    place = choose_place(n_weights)
     extras = {
         "fingerprint": info.fingerprint,
         "parent": info.parent,
-        "context_tokens": config.get("max_position_embeddings"),
-        "n_weights": count_weights(info.folder),
+        "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
+        "n_weights": n_weights,
+        "device": place.device.type,
+        "dtype": place.dtype_name,
+        "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
         "learning_rate": reference_learning_rate(info.folder),
         "tokenizer": tokenizer,
         "vocab_tokens": vocab_tokens or config.get("vocab_size"),
@@ -88,13 +95,29 @@ def retrieve(model_id: str, here: Here) -> Model:
     return _described(ModelInfo(model_id, folder, created, owner, card.get("parent"), fingerprint(model_id, folder)))
 
 
+def _check_adapters(store: Path, model_id: str) -> None:
+    """Refuse to delete a model whose weights others are read from."""
+    from lib.engine.catalogue import list_models
+    from lib.engine.lora import read_adapter
+
+    for info in list_models(store):
+        adapter = read_adapter(info.folder)
+        if adapter is not None and adapter.base == model_id:
+            message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
+            raise ApiError(message, param="model", code="model_in_use")
+
+
 @router.delete("/{model_id:path}", response_model=ModelDeleted)
 def delete(model_id: str, here: Here) -> ModelDeleted:
-    """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole."""
+    """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole.
+
+    One that adapters stand on is kept: they are nothing without it.
+    """
     folder = find_folder(here, model_id)
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")
+    _check_adapters(here.settings.store, model_id)
     short = folder.parent.name
     for job in here.store.jobs_in(*UNFINISHED):
         if job["_short"] == short or job["model"] == model_id:

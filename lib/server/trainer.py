@@ -8,12 +8,11 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.paths import file_hash
 from lib.server.errors import is_full_disk
 from lib.server.job_request import method_of
 from lib.server.preference_rows import read_pairs, tokenise_pairs
@@ -70,6 +69,7 @@ def _steps(
     job: Row, loaded: LoadedModel, rows: Sequence[Any], *, learning_rate: float, **others: Any
 ) -> Iterator[StepReport | None]:
     """The training of a job, by its method."""
+    from lib.engine.lora import LoraSettings
     from lib.engine.preference import PreferenceSettings, train_preferences
     from lib.engine.training import TrainingSettings, train
 
@@ -77,6 +77,7 @@ def _steps(
     shared: Row = {
         "n_epochs": chosen["n_epochs"], "batch_size": min(chosen["batch_size"], len(rows)), "seed": job["seed"],
         "learning_rate": learning_rate, "state_every": STATE_EVERY_STEPS,
+        "lora": LoraSettings(**chosen["lora"]) if chosen.get("lora") else None,
     }  # fmt: skip
     if method_of(job) == "dpo":
         return train_preferences(loaded, rows, PreferenceSettings(beta=chosen["beta"], **shared), **others)
@@ -105,7 +106,7 @@ class Trainer:
                 self._guarded(active.job, partial(self._step, active))
                 return True
             for job in self._store.jobs_in("running", limit=1) or self._store.jobs_in("queued", limit=1):
-                self._guarded(job, partial(self._begin, job))
+                self._guarded(job, partial(self._begin, job, cache))
         except sqlite3.Error as error:
             logger.error("the store cannot be used: %s", error)
             self.close()
@@ -134,7 +135,7 @@ class Trainer:
         file_id, method = job[param], method_of(job)
         if not file_id:
             return ()
-        form = f"{file_hash(loaded.folder / 'tokenizer.json')}:{form_mark(loaded)}"
+        form = f"{loaded.tokenizer_mark}:{form_mark(loaded)}"
         key = (file_id, f"{form}:{loaded.context_tokens}", method)
         if key not in self._tokenised:
             if self._store.get("files", file_id) is None:
@@ -153,38 +154,44 @@ class Trainer:
         return self._tokenised[key]
 
     def _validate(self, job: Row, cache: ModelCache) -> None:
-        loaded = cache.get(job["model"])
+        from lib.engine.lora import choose
+
+        loaded = cache.outline(job["model"])
         rows = self._rows(job, "training_file", loaded)
         self._rows(job, "validation_file", loaded)
-        changes = {"status": "queued", "hyperparameters": resolved(job["hyperparameters"], len(rows))}
+        asked = dict(job["hyperparameters"])
+        lora, why = choose(asked.pop("lora", "auto"), loaded.n_weights)
+        chosen = resolved(asked, len(rows)) | ({"lora": asdict(lora)} if lora else {})
+        changes = {"status": "queued", "hyperparameters": chosen}
         if self._store.update_job(job["id"], changes, only=["validating_files"]):
             message = f"Files validated ({len(rows)} rows), moving job to queued state"
             self._store.add_event(job["id"], message)
+            self._store.add_event(job["id"], why)
 
-    def _begin(self, job: Row) -> None:
+    def _begin(self, job: Row, cache: ModelCache) -> None:
         """Start a queued job, or take up one that a stop of the server interrupted."""
         from lib.engine.catalogue import reference_learning_rate
-        from lib.engine.models import load_for_training
+        from lib.engine.lora import RATE
+        from lib.engine.stepping import describe
 
         again = job["status"] == "running"
         folder = self._settings.store / "tuned" / job["_short"]
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
-        settings = self._settings
-        loaded = load_for_training(
-            job["model"], settings.store, models_dir=settings.models_dir, download=settings.download
-        )
+        chosen = job["hyperparameters"]
+        loaded = cache.for_training(job["model"], adapters="lora" in chosen)
         rows = self._rows(job, "training_file", loaded)
         validation = self._rows(job, "validation_file", loaded)
-        chosen = job["hyperparameters"]
         rate = reference_learning_rate(loaded.folder)
         told = {
             "folder": folder, "validation_rows": validation, "describe": lambda step: self._card(job, step, rate),
         }  # fmt: skip
-        steps = _steps(job, loaded, rows, learning_rate=rate * chosen["learning_rate_multiplier"], **told)
+        peak = rate * chosen["learning_rate_multiplier"] * (RATE if "lora" in chosen else 1)
+        steps = _steps(job, loaded, rows, learning_rate=peak, **told)
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
         self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"])
         self._store.add_event(job["id"], "Fine-tuning job taken up again" if again else "Fine-tuning job started")
+        self._store.add_event(job["id"], describe(loaded))
         self._active = _Active(job, steps, folder, Progress(self._store, job))
 
     def _card(self, job: Row, step: int | None, reference_rate: float) -> Row:
@@ -208,6 +215,8 @@ class Trainer:
             return
         if report is not None:  # nothing to tell yet while the reference of DPO scores its pairs
             active.progress.tell(report)
+            if report.note:
+                self._store.add_event(active.job["id"], report.note, level="warn")
 
     def _finish(self, active: _Active) -> None:
         job = self._store.get("jobs", active.job["id"])
@@ -226,6 +235,7 @@ class Trainer:
     def _fail(self, job: Row, error: Exception) -> None:
         from lib.engine.catalogue import UnknownModel
         from lib.engine.checkpoints import drop_state
+        from lib.engine.devices import DoesNotFit, is_out_of_memory
 
         if isinstance(error, JobFailed):
             told = error.error
@@ -236,7 +246,9 @@ class Trainer:
                 "The disk of the server is full: the checkpoint could not be written. Free some space and start again."
             )
             told = {"code": "disk_full", "message": message, "param": None}
-        elif isinstance(error, MemoryError) or "memory" in type(error).__name__.lower():
+        elif isinstance(error, DoesNotFit):
+            told = {"code": "out_of_memory", "message": f"{error}.", "param": "model"}
+        elif is_out_of_memory(error):
             message = "The model and its batch do not fit in memory: choose a smaller batch_size or model."
             told = {"code": "out_of_memory", "message": message, "param": "batch_size"}
         else:

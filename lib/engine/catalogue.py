@@ -8,6 +8,7 @@ Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from anothe
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from lib.engine.folders import flaw
 from lib.paths import content_hash, file_hash, read_json
 
 FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
@@ -28,11 +30,27 @@ MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or mor
 ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `lib.engine.lora`)
 REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
 
+logger = logging.getLogger(__name__)
 _fingerprints: dict[str, str] = {}
 
 
 class UnknownModel(ValueError):
     """No model of that id can be loaded from this store."""
+
+
+class BrokenModel(UnknownModel):
+    """A model is there, but its files are damaged."""
+
+
+def broken(model_id: str, folder: Path, error: Exception) -> UnknownModel:
+    """What to say of a model that could not be loaded: what is wrong with its files, or (none is) why otherwise."""
+    reason = flaw(folder)
+    if reason is None:
+        return UnknownModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
+    return BrokenModel(
+        f"The model {model_id!r} is damaged: {reason}. Delete it if it is a fine-tune, or stop the server and run "
+        "`python -m lib.server check --repair`."
+    )
 
 
 @dataclass(frozen=True)
@@ -147,8 +165,11 @@ def list_models(store: Path) -> list[ModelInfo]:
         if folder.name not in alone:
             found.append(_info(folder.name, folder, "tuning-fork", None))
     for record in sorted((store / "tuned").glob("*/[!.]*/tuned.json")):  # not one that is being written or deleted
-        about = read_json(record)
-        found.append(_info(about["id"], record.parent, "user", about["parent"]))
+        try:
+            about = read_json(record)
+            found.append(_info(about["id"], record.parent, "user", about["parent"]))
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s is not listed (python -m lib.server check says more): %s", record.parent, error)
     return sorted(found, key=lambda info: info.created)
 
 

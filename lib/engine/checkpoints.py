@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,16 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lib.engine.catalogue import fingerprint
+from lib.engine.folders import REFERENCE, WRITING, states
 from lib.engine.models import LoadedModel, save
 from lib.paths import read_json, write_json
 
-REFERENCE = "reference"
-
-
-def drop_state(folder: Path) -> None:
-    """Remove what a run would go on from: it has ended, or will not be taken up again."""
-    for state in [*folder.glob("state-*"), folder / REFERENCE]:
-        shutil.rmtree(state, ignore_errors=True)
+logger = logging.getLogger(__name__)
 
 
 def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
@@ -38,14 +35,14 @@ class Checkpoints:
     def __init__(self, folder: Path, mark: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
         self.folder, self.mark, self.describe = folder, mark, describe
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".writing-*"):
+        for leftover in folder.glob(f"{WRITING}*"):
             shutil.rmtree(leftover)
 
     def _write(self, name: str, fill: Callable[[Path], None]) -> None:
         """Write a folder under another name and rename it: it is there whole or not at all."""
         if (self.folder / name).exists():
             return  # written before a kill by this very run, hence the same
-        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
+        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=WRITING))
         try:
             temporary.chmod(0o755)
             fill(temporary)
@@ -61,7 +58,8 @@ class Checkpoints:
         def fill(target: Path) -> None:
             save(loaded, target)
             if self.describe is not None:
-                write_json(target / "tuned.json", self.describe(step))
+                card = self.describe(step)
+                write_json(target / "tuned.json", card | {"fingerprint": fingerprint(card["id"], target)})
 
         self._write(name, fill)
         return name
@@ -79,52 +77,63 @@ class Checkpoints:
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.mark})
 
-        older = list(self.folder.glob("state-*"))
+        older = states(self.folder)
         self._write(f"state-{step}", fill)
         for folder in older:
             if folder.name != f"state-{step}":
                 shutil.rmtree(folder)
 
     def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-        """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start)."""
-        states = sorted(self.folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-        if not states:
-            return 0, 0
-        folder = states[-1]
-        about = self._read_own(folder / "state.json")
-        saved = load_file(folder / "model.safetensors")
-        with torch.no_grad():
-            for name, parameter in trained(model):
-                parameter.copy_(saved[name])
-        state = optimizer.state_dict()
-        state["state"] = {}
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            state["state"].setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict(state)
-        return int(about["step"]), int(about["n_tokens"])
+        """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start).
+
+        A state that was damaged (cut short by a power failure, say) is passed over: what it stood for is trained again.
+        """
+        for folder in reversed(states(self.folder)):
+            try:
+                saved, moments = (load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer"))
+                about = read_json(folder / "state.json")
+            except (SafetensorError, OSError, ValueError) as error:
+                logger.warning("%s cannot be read and is dropped: %s", folder, error)
+                shutil.rmtree(folder)
+                continue
+            self._check_own(about)
+            with torch.no_grad():
+                for name, parameter in trained(model):
+                    parameter.copy_(saved[name])
+            state = optimizer.state_dict()
+            state["state"] = {}
+            for key, value in moments.items():
+                index, name = key.split(".", 1)
+                state["state"].setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict(state)
+            return int(about["step"]), int(about["n_tokens"])
+        return 0, 0
 
     def save_reference(self, values: Mapping[str, torch.Tensor]) -> None:
         def fill(target: Path) -> None:
-            save_file(dict(values), target / "reference.safetensors")
-            write_json(target / "reference.json", {"signature": self.mark})
+            save_file(dict(values), target / f"{REFERENCE}.safetensors")
+            write_json(target / f"{REFERENCE}.json", {"signature": self.mark})
 
         self._write(REFERENCE, fill)
 
     def load_reference(self) -> dict[str, torch.Tensor] | None:
-        """What `save_reference` kept; None if there is nothing yet."""
+        """What `save_reference` kept; None if there is nothing (that can be read) yet."""
         folder = self.folder / REFERENCE
         if not folder.exists():
             return None
-        self._read_own(folder / "reference.json")
-        loaded: dict[str, torch.Tensor] = load_file(folder / "reference.safetensors")
+        try:
+            loaded: dict[str, torch.Tensor] = load_file(folder / f"{REFERENCE}.safetensors")
+            about = read_json(folder / f"{REFERENCE}.json")
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("%s cannot be read and is dropped: %s", folder, error)
+            shutil.rmtree(folder)
+            return None
+        self._check_own(about)
         return loaded
 
-    def _read_own(self, path: Path) -> dict[str, Any]:
-        """A record that says which run it belongs to; refused if to another one."""
-        about: dict[str, Any] = read_json(path)
+    def _check_own(self, about: Mapping[str, Any]) -> None:
+        """Refuse what another run left."""
         if about["signature"] != self.mark:
             raise ValueError(
                 f"{self.folder} holds another run (other rows, base or settings); give this one a folder of its own"
             )
-        return about

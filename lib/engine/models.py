@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lib.engine import lora
-from lib.engine.catalogue import UnknownModel, count_weights, fingerprint, resolve
+from lib.engine.catalogue import UnknownModel, broken, count_weights, fingerprint, resolve
 from lib.engine.contents import cannot, config_of, tokenizer_of, weights_of
 from lib.engine.devices import (
     TRAINING_BYTES,
@@ -132,7 +132,7 @@ def load(
     Raises
     ------
     UnknownModel
-        If the id names nothing that can be loaded here.
+        If the id names nothing that can be loaded here (`BrokenModel`: its files are damaged).
     DoesNotFit
         If its weights take more memory than is free.
     """
@@ -140,7 +140,7 @@ def load(
     try:
         n_weights = count_weights(folder)
     except (SafetensorError, OSError, ValueError) as error:
-        raise cannot(model_id, f"its weights are damaged or cut short ({error})") from error
+        raise broken(model_id, folder, error) from error
     chosen = choose_place(n_weights)
     place = Place(device or chosen.device, dtype or chosen.dtype)
     adapter = lora.read_adapter(folder)

@@ -82,19 +82,30 @@ def tensors(rows: Sequence[TrainingRow], prompt_weight: float) -> tuple[torch.Te
     return ids, weights
 
 
-def weighted_nll(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted negative log-likelihood of each token but the first, nats, shape (rows x (longest - 1),).
+def next_logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of each token but the first, shape (rows, longest - 1, vocab).
 
     Right padding needs no mask under causal attention.
     """
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (rows, longest - 1, vocab)
+    return model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+
+
+def weighted_nll(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted negative log-likelihood of each token but the first, nats, shape (rows x (longest - 1),)."""
     nll = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return nll * weights[:, 1:].flatten()
 
 
+@torch.no_grad()
+def weighted_hits(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> float:
+    """Sum of the weights of the tokens that are the likeliest where they stand (the maximum alone is 4 x argmax)."""
+    told = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (rows, longest - 1)
+    return float(((told >= logits.amax(-1)) * weights[:, 1:]).sum())
+
+
 @dataclass(frozen=True)
 class Supervised:
-    """Negative log-likelihood a weighted token, nats."""
+    """Negative log-likelihood a weighted token, nats, and how often such a token is the likeliest."""
 
     prompt_loss_weight: float = 0.0
     dropout: bool = True
@@ -106,8 +117,10 @@ class Supervised:
         return max(sum(float(tensors([row], self.prompt_loss_weight)[1].sum()) for row in rows), 1e-9)
 
     def sums(self, loaded: LoadedModel, rows: Sequence[TrainingRow]) -> tuple[torch.Tensor, dict[str, float]]:
-        ids, weights = tensors(rows, self.prompt_loss_weight)
-        return weighted_nll(loaded.model, ids.to(loaded.device), weights.to(loaded.device)).sum(), {}
+        ids, weights = (part.to(loaded.device) for part in tensors(rows, self.prompt_loss_weight))
+        logits = next_logits(loaded.model, ids)
+        told = {"mean_token_accuracy": weighted_hits(logits, ids, weights)}
+        return weighted_nll(logits, ids, weights).sum(), told
 
 
 def micro_batches(rows: Sequence[Row], loaded: LoadedModel, *, most_rows: int = NO_LIMIT) -> Iterator[Sequence[Row]]:

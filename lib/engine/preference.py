@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from lib.engine.checkpoints import Checkpoints
 from lib.engine.models import LoadedModel
-from lib.engine.objectives import NO_LIMIT, ROWS_AT_ONCE, TrainingRow, by_length, tensors, weighted_nll
+from lib.engine.objectives import NO_LIMIT, ROWS_AT_ONCE, TrainingRow, by_length, next_logits, tensors, weighted_nll
 from lib.engine.training import StepReport, TrainingSettings, optimise, precision, prepare, signature
 
 PAIRS_AT_ONCE = 16  # on a processor: 32 took 1.5 times as long to train on, 64 to score
@@ -69,8 +69,8 @@ def most_pairs(loaded: LoadedModel) -> int:
 def margins(loaded: LoadedModel, rows: Sequence[PreferenceRow]) -> torch.Tensor:
     """Log-probability of each chosen answer less that of the rejected one, nats, shape (rows,); differentiable."""
     documents = [row.chosen for row in rows] + [row.rejected for row in rows]
-    ids, weights = tensors(documents, 0.0)
-    nll = weighted_nll(loaded.model, ids.to(loaded.device), weights.to(loaded.device))
+    ids, weights = (part.to(loaded.device) for part in tensors(documents, 0.0))
+    nll = weighted_nll(next_logits(loaded.model, ids), ids, weights)
     chosen, rejected = nll.view(len(documents), -1).sum(1).chunk(2)
     return rejected - chosen
 

@@ -1,9 +1,9 @@
 """The one training loop: one optimiser step per ``next()``, for pre-training, supervised fine-tuning and DPO.
 
 `train` is the loop with the supervised loss; `lib.engine.preference` gives it another. It is a generator, so that
-whoever drives it (a server that also samples, a command with a progress bar) stops, pauses or cancels by not asking
-for the next step. What resume needs is on disk: order and dropout are functions of the seed and the step, so a
-stopped job ends with the weights of an undisturbed one.
+whoever drives it (a server that also samples, a command with a progress bar) stops or cancels by not asking for the
+next step, and pauses by throwing `Pause` in. What resume needs is on disk: order and dropout are functions of the seed
+and the step, so a stopped job ends with the weights of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from lib.engine.checkpoints import Checkpoints, drop_state
+from lib.engine.checkpoints import Checkpoints
+from lib.engine.folders import drop_state
 from lib.engine.lora import LoraSettings, wrap
 from lib.engine.models import LoadedModel
 from lib.engine.objectives import (
@@ -36,6 +37,7 @@ from lib.paths import content_hash
 
 __all__ = [
     "MICRO_BATCH_BYTES",
+    "Pause",
     "StepReport",
     "TrainingRow",
     "TrainingSettings",
@@ -72,6 +74,10 @@ class TrainingSettings:
     lora: LoraSettings | None = None
     state_every: int = 0
     keep_epochs: bool = True
+
+
+class Pause(Exception):
+    """Thrown into a run, it makes it write what it needs to go on from the very step it is at, and end."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,9 @@ def train(
     Yields
     ------
     StepReport
-        After each step; resumed runs begin after the last state on disk, and one whose ``final`` is there has no steps
-        left.
+        After each step, and before what a resume needs is written: what has been told of is on disk, and a kill in
+        between repeats steps but leaves out no report. Resumed runs begin after the last state on disk, and one whose
+        ``final`` is there has no steps left.
 
     Raises
     ------
@@ -213,20 +220,25 @@ def optimise(
                 checkpoint = checkpoints.save_model(loaded, "final", None)
             elif settings.keep_epochs:
                 checkpoint = checkpoints.save_model(loaded, f"step-{step + 1}", step + 1)
+        try:
+            yield StepReport(
+                step=step + 1,
+                n_steps=n_steps,
+                epoch=(step + 1) / per_epoch,
+                loss=loss,
+                learning_rate=rate,
+                n_tokens=n_tokens,
+                valid_loss=valid,
+                checkpoint=checkpoint,
+                measures=measures,
+                valid_measures=valid_measures,
+                note=note,
+            )
+        except Pause:
+            if not last:
+                checkpoints.save_state(model, optimizer, step + 1, n_tokens)
+            raise
         if not last and (ends_epoch or (settings.state_every and (step + 1) % settings.state_every == 0)):
             checkpoints.save_state(model, optimizer, step + 1, n_tokens)
-        yield StepReport(
-            step=step + 1,
-            n_steps=n_steps,
-            epoch=(step + 1) / per_epoch,
-            loss=loss,
-            learning_rate=rate,
-            n_tokens=n_tokens,
-            valid_loss=valid,
-            checkpoint=checkpoint,
-            measures=measures,
-            valid_measures=valid_measures,
-            note=note,
-        )
     model.eval()
     drop_state(checkpoints.folder)

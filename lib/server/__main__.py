@@ -1,5 +1,7 @@
 """Start the API: ``python -m lib.server [--host 127.0.0.1] [--port 8080] [--store data/store]``.
 
+``python -m lib.server check [--store data/store] [--repair]`` looks through a store instead (`lib.server.check`).
+
 One server process owns a store. Exit codes: 0 stopped or idle, 1 cannot start, 2 wrong arguments, 3 another server
 holds the store (a client that only needs *a* server reads that one's address in ``server.json``).
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -17,27 +18,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lib.paths import store_root
+from lib.server.holding import CannotStart, hold
 
 logger = logging.getLogger("lib.server")
-HELD = 3
-
-
-class CannotStart(Exception):
-    """One line for the person who started the server."""
-
-    def __init__(self, message: str, *, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m lib.server", description="OpenAI-compatible API over open weights."
-    )
+        prog="python -m lib.server", description="OpenAI-compatible API over open weights.",
+        epilog="python -m lib.server check [--store DIR] [--repair] looks through a store that no server uses.",
+    )  # fmt: skip
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
     add("--port", type=int, default=8080, help="0 for a free one")
@@ -78,22 +70,6 @@ def read_key(path: Path | None) -> str | None:
     if path.stat().st_mode & 0o077:
         logger.warning("%s can be read by other users of this machine: chmod 600 it", path)
     return key
-
-
-def hold(store: Path) -> FileLock:
-    """Own the store, or say who does."""
-    lock = FileLock(store / "server.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another server, which is starting or stopping"
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            address = json.loads((store / "server.json").read_text())
-            who = f"the server at {address['url']} (pid {address['pid']})"
-        raise CannotStart(
-            f"{store} is held by {who}: use that one, stop it, or choose another --store", code=HELD
-        ) from None
-    return lock
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -159,6 +135,11 @@ def serve(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["check"]:
+        from lib.server.check import main as check
+
+        return check(argv[1:])
     args = parse(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

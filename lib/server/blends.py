@@ -92,7 +92,7 @@ def _load(cache: ModelCache, model_id: str, param: str, settings: Settings) -> L
     try:
         return cache.get(model_id)
     except UnknownModel as error:
-        missing = not_found(settings.store, model_id, str(error))
+        missing = not_found(settings.store, model_id, error)
         missing.param = param
         raise missing from error
 

@@ -121,18 +121,19 @@ def retrieve(file_id: str, here: Here) -> FileObject:
 
 @router.get("/{file_id}/content")
 def content(file_id: str, here: Here) -> FileResponse:
-    """A file's bytes, as they were uploaded."""
-    return FileResponse(here.store.file_path(_file(here, file_id).id), media_type="application/octet-stream")
+    """A file's bytes: as they were uploaded, or the table of a job's results."""
+    file = _file(here, file_id)
+    return FileResponse(here.store.file_path(file.id, file.purpose), media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}", response_model=FileDeleted)
 def delete(file_id: str, here: Here) -> FileDeleted:
     """Delete a file; refused while a job still needs it."""
-    _file(here, file_id)
+    file = _file(here, file_id)
     for job in here.store.jobs_in(*UNFINISHED):
         if file_id in (job["training_file"], job["validation_file"]):
             raise ApiError(
                 f"File {file_id} is in use by job {job['id']}: cancel that first.", param="id", code="file_in_use"
             )
-    here.store.delete_file(file_id)
+    here.store.delete_file(file.id, file.purpose)
     return FileDeleted(id=file_id, deleted=True, object="file")

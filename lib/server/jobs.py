@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,36 +13,49 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import Field, ValidationError
 
+from lib.engine.folders import drop_state
 from lib.server.errors import ApiError
 from lib.server.job_request import JobRequest, method_of, safe_suffix
 from lib.server.models import find_folder
 from lib.server.service import Here, Page, PageQuery, Service
-from lib.server.store import UNFINISHED, Row, new_id
+from lib.server.store import DUE, UNFINISHED, Row, new_id
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 
-def public(row: Row) -> FineTuningJob:
+class Job(FineTuningJob):
+    """OpenAI's job; its client lists every status but the one that its own `pause` leads to."""
+
+    status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]  # type: ignore[assignment]
+
+
+def public(row: Row) -> Job:
     """A job as the API shows it: without what is kept for the server alone."""
     shown = {name: value for name, value in row.items() if not name.startswith("_")}
     kind = method_of(row)
     method = {"type": kind, kind: {"hyperparameters": row["hyperparameters"]}}
-    return FineTuningJob(**shown, method=method)  # type: ignore[arg-type]
+    return Job(**shown, method=method)  # type: ignore[arg-type]
 
 
 def _job(here: Service, job_id: str) -> Row:
     return here.require("jobs", job_id, "fine-tuning job", param="fine_tuning_job_id")
 
 
-@router.post("", response_model=FineTuningJob)
-def create(wanted: JobRequest, here: Here) -> FineTuningJob:
+@router.post("", response_model=Job)
+def create(wanted: JobRequest, here: Here) -> Job:
     """Start a job: its files are validated next, then it waits for its turn."""
     chosen = wanted.chosen()
     find_folder(here, wanted.model)
     for param in ("training_file", "validation_file"):
         file_id = getattr(wanted, param)
-        if file_id is not None and here.store.get("files", file_id) is None:
+        if file_id is None:
+            continue
+        file = here.store.get("files", file_id)
+        if file is None:
             raise ApiError(f"No such file: {file_id}", param=param, code="file_not_found")
+        if file["purpose"] != "fine-tune":
+            message = f"File {file_id} was made for {file['purpose']!r}: give one uploaded for 'fine-tune'."
+            raise ApiError(message, param=param, code="invalid_value")
     short, suffix = new_id("", length=8), safe_suffix(wanted.suffix)
     job: Row = {
         "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": wanted.model,
@@ -100,23 +113,56 @@ def parse_query(plain: dict[str, str]) -> PageQuery:
         raise RequestValidationError(error.errors()) from error
 
 
-@router.get("/{job_id}", response_model=FineTuningJob)
-def retrieve(job_id: str, here: Here) -> FineTuningJob:
+@router.get("/{job_id}", response_model=Job)
+def retrieve(job_id: str, here: Here) -> Job:
     """One job."""
     return public(_job(here, job_id))
 
 
-@router.post("/{job_id}/cancel", response_model=FineTuningJob)
-def cancel(job_id: str, here: Here) -> FineTuningJob:
+def _refuse(job: Row, done: str, *, only: str) -> NoReturn:
+    """Say why a job cannot be cancelled, paused or resumed."""
+    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}.get(job["status"])
+    now = f"has already {ended}" if ended else f"is {job['status'].replace('_', ' ')}"
+    message = f"Job {job['id']} cannot be {done}: it {now}, and only a job that {only} can be."
+    raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+
+
+@router.post("/{job_id}/cancel", response_model=Job)
+def cancel(job_id: str, here: Here) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
     job = _job(here, job_id)
     changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
     if not here.store.update_job(job_id, changes, only=UNFINISHED):
-        message = (
-            f"Job {job_id} cannot be cancelled: it has already {job['status'].replace('cancelled', 'been cancelled')}."
-        )
-        raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+        _refuse(_job(here, job_id), "cancelled", only="has not ended")
     here.store.add_event(job_id, "Fine-tuning job cancelled")
+    drop_state(here.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.post("/{job_id}/pause", response_model=Job)
+def pause(job_id: str, here: Here) -> Job:
+    """Stop a job at its next step and keep that; others have their turn meanwhile."""
+    _job(here, job_id)
+    for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
+        changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
+        if here.store.update_job(job_id, changes, only=[status]):
+            break
+    else:
+        _refuse(_job(here, job_id), "paused", only="is waiting or running")
+    here.store.add_event(job_id, "Fine-tuning job paused")
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.post("/{job_id}/resume", response_model=Job)
+def resume(job_id: str, here: Here) -> Job:
+    """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
+    job = _job(here, job_id)
+    back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
+    if not here.store.update_job(job_id, {"status": back}, only=["paused"]):
+        _refuse(_job(here, job_id), "resumed", only="is paused")
+    here.store.add_event(job_id, "Fine-tuning job resumed")
     here.worker.wake()
     return public(_job(here, job_id))
 

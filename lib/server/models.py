@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from openai.types import Model, ModelDeleted
+from safetensors import SafetensorError
 
+from lib.engine.folders import GONE
 from lib.paths import read_json
 from lib.server.errors import ApiError
 from lib.server.service import Here, Page, Service
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-def not_found(store: Path, model_id: str, reason: str) -> ApiError:
-    """404 for a model, naming ids that are near to what was asked for."""
-    from lib.engine.catalogue import list_models
+def not_found(store: Path, model_id: str, error: Exception) -> ApiError:
+    """404 for a model that is not there, naming ids that are near to what was asked for, or that is damaged."""
+    from lib.engine.catalogue import BrokenModel, list_models
 
+    reason = str(error)
+    if isinstance(error, BrokenModel):
+        return ApiError(reason, status=404, param="model", code="model_broken")
     near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
     message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
     if near and "nearest" not in reason:
@@ -46,20 +51,29 @@ def find_folder(service: Service, model_id: str) -> Path:
     try:
         return resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
     except (ValueError, OSError) as error:
-        raise not_found(settings.store, model_id, str(error)) from error
+        raise not_found(settings.store, model_id, error) from error
 
 
 def _described(info: ModelInfo) -> Model:
-    """A model as the API shows it; what OpenAI's lacks stands in extra fields."""
-    from lib.engine.catalogue import count_weights, reference_learning_rate
+    """A model as the API shows it; what OpenAI's lacks stands in extra fields.
+
+    Raises
+    ------
+    ApiError
+        404, if its files are damaged.
+    """
+    from lib.engine.catalogue import broken, count_weights, reference_learning_rate
     from lib.engine.devices import choose_place
     from lib.engine.lora import read_adapter
     from lib.engine.vocabulary import describe
 
-    config = read_json(info.folder / "config.json")
-    tokenizer, vocab_tokens = describe(info.folder)
-    n_weights, adapter = count_weights(info.folder), read_adapter(info.folder)
-    place = choose_place(n_weights)
+    try:
+        config, n_weights = read_json(info.folder / "config.json"), count_weights(info.folder)
+        tokenizer, vocab_tokens = describe(info.folder)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = broken(info.id, info.folder, error)
+        raise ApiError(str(reason), status=404, param="model", code="model_broken") from error
+    adapter, place = read_adapter(info.folder), choose_place(n_weights)
     extras = {
         "fingerprint": info.fingerprint,
         "parent": info.parent,
@@ -77,10 +91,17 @@ def _described(info: ModelInfo) -> Model:
 
 @router.get("", response_model=Page)
 def list_all(here: Here) -> Page:
-    """Every base, fine-tune and checkpoint, oldest first."""
+    """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
     from lib.engine.catalogue import list_models
 
-    return Page.of([_described(info) for info in list_models(here.settings.store)], False)
+    found = []
+    for info in list_models(here.settings.store):
+        try:
+            found.append(_described(info))
+        except ApiError as error:
+            about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
+            found.append(Model(id=info.id, created=info.created, object="model", **about))
+    return Page.of(found, False)
 
 
 @router.get("/{model_id:path}", response_model=Model)
@@ -124,9 +145,10 @@ def delete(model_id: str, here: Here) -> ModelDeleted:
             raise ApiError(
                 f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
             )
-    gone = folder.parent / new_id(".gone-")
+    gone = folder.parent / new_id(GONE)
     folder.rename(gone)  # from here on it cannot be found, however far the deletion gets
     shutil.rmtree(gone, ignore_errors=True)
+    here.store.forget_checkpoint(model_id)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
     return ModelDeleted(id=model_id, deleted=True, object="model")

@@ -22,6 +22,24 @@ def model_id(job: Row, step: int | None) -> str:
     return str(job["_model_id"]) if step is None else f"{job['_model_id']}:ckpt-step-{step}"
 
 
+def losses(metrics: Row) -> Row:
+    """Of what an event tells, that which says how well the model does: losses and accuracies.
+
+    >>> losses({"step": 3, "epoch": 1.0, "train_loss": 0.5, "full_valid_loss": 0.6})
+    {'train_loss': 0.5, 'full_valid_loss': 0.6}
+    """
+    return {name: value for name, value in metrics.items() if name.startswith(("train_", "valid_", "full_valid_"))}
+
+
+def checkpoint_of(job: Row, name: str, metrics: Row) -> Row:
+    """The record of a checkpoint; `metrics` are those of the event of its step."""
+    return {
+        "id": new_id("ftckpt_"), "object": "fine_tuning.job.checkpoint", "created_at": int(time.time()),
+        "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job["id"],
+        "metrics": {"step": metrics["step"], **losses(metrics)}, "step_number": metrics["step"],
+    }  # fmt: skip
+
+
 class Progress:
     """Turns the engine's reports on one job into events and checkpoints."""
 
@@ -56,7 +74,8 @@ class Progress:
         message = f"Step {report.step}/{report.n_steps}: training loss={metrics['train_loss']:.2f}"
         if report.valid_loss is not None:
             metrics |= {"valid_loss": report.valid_loss, "full_valid_loss": report.valid_loss}
-            metrics |= {f"valid_{name}": value for name, value in report.valid_measures.items()}
+            for name, value in report.valid_measures.items():
+                metrics |= {f"valid_{name}": value, f"full_valid_{name}": value}
             message += f", validation loss={report.valid_loss:.2f}"
         self._store.add_event(self._job["id"], message, step=report.step, data=metrics)
         left_s = (now - self._started) / (report.step - self._first_step) * (report.n_steps - report.step)
@@ -68,13 +87,6 @@ class Progress:
     def _keep_checkpoint(self, report: StepReport, metrics: Row) -> None:
         last = report.step == report.n_steps
         name = model_id(self._job, None if last else report.step)
-        told = [f"{part}_{name}" for part in ("train", "valid") for name in ("loss", *report.measures)]
-        kept = ("step", *told, "full_valid_loss")
-        checkpoint = {
-            "id": new_id("ftckpt_"), "object": "fine_tuning.job.checkpoint", "created_at": int(time.time()),
-            "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": self._job["id"],
-            "metrics": {key: metrics[key] for key in kept if key in metrics}, "step_number": report.step,
-        }  # fmt: skip
-        self._store.add_checkpoint(checkpoint)
+        self._store.add_checkpoint(checkpoint_of(self._job, name, metrics))
         if not last:
             self._store.add_event(self._job["id"], f"Checkpoint created at step {report.step}: {name}")

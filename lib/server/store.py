@@ -29,9 +29,16 @@ CREATE INDEX events_job ON events (job, seq);
 CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, job TEXT NOT NULL,
                           step INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (job, step));
 """
-UNFINISHED = ("validating_files", "queued", "running")
+DUE = ("validating_files", "queued", "running")  # in the order that a job goes through them
+UNFINISHED = (*DUE, "paused")
+NAMED = "json_extract(body, '$.fine_tuned_model_checkpoint') = ?"
 ALPHABET = string.ascii_lowercase + string.digits
 Row = dict[str, Any]
+
+
+def file_path(store: Path, file_id: str, purpose: str = "fine-tune") -> Path:
+    """Where the bytes of a file lie: rows as JSON lines, a job's results as a table."""
+    return store / "files" / f"{file_id}.{'csv' if purpose == 'fine-tune-results' else 'jsonl'}"
 
 
 class StoreError(Exception):
@@ -103,23 +110,24 @@ class Store:
 
     # files
 
-    def file_path(self, file_id: str) -> Path:
-        return self.folder / "files" / f"{file_id}.jsonl"
+    def file_path(self, file_id: str, purpose: str = "fine-tune") -> Path:
+        return file_path(self.folder, file_id, purpose)
 
     def add_file(self, body: Row, part: Path) -> None:
-        """Take over an uploaded file: its bytes get their place first, then it is known."""
-        os.replace(part, self.file_path(body["id"]))
+        """Take over a written file: its bytes get their place first, then it is known. It replaces one of its id."""
+        path = self.file_path(body["id"], body["purpose"])
+        os.replace(part, path)
         try:
             with self._transaction() as db:
-                db.execute("INSERT INTO files (id, body) VALUES (?, ?)", (body["id"], json.dumps(body)))
+                db.execute("INSERT OR REPLACE INTO files (id, body) VALUES (?, ?)", (body["id"], json.dumps(body)))
         except BaseException:
-            self.file_path(body["id"]).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
 
-    def delete_file(self, file_id: str) -> None:
+    def delete_file(self, file_id: str, purpose: str) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM files WHERE id = ?", (file_id,))
-        self.file_path(file_id).unlink(missing_ok=True)
+        self.file_path(file_id, purpose).unlink(missing_ok=True)
 
     # jobs
 
@@ -166,11 +174,24 @@ class Store:
         with self._transaction() as db:
             db.execute("DELETE FROM events WHERE job = ? AND step >= ?", (job_id, from_step))
 
+    def metrics(self, job_id: str) -> list[Row]:
+        """What the metrics events of a job tell, in the order of their steps."""
+        sql = "SELECT body FROM events WHERE job = ? AND step IS NOT NULL ORDER BY step, seq"
+        return [json.loads(row[0])["data"] for row in self._query(sql, (job_id,))]
+
     def add_checkpoint(self, body: Row) -> None:
         """Remember a checkpoint; the same step of the same job replaces itself but keeps its id."""
         values = (body["id"], body["fine_tuning_job_id"], body["step_number"], json.dumps(body))
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+
+    def knows_checkpoint(self, model_id: str) -> bool:
+        return bool(self._query(f"SELECT 1 FROM checkpoints WHERE {NAMED}", (model_id,)))
+
+    def forget_checkpoint(self, model_id: str) -> None:
+        """Drop the record of a checkpoint whose weights were deleted."""
+        with self._transaction() as db:
+            db.execute(f"DELETE FROM checkpoints WHERE {NAMED}", (model_id,))
 
     # reading
 

@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.engine.folders import drop_state
 from lib.server.errors import is_full_disk
 from lib.server.job_request import method_of
 from lib.server.preference_rows import read_pairs, tokenise_pairs
 from lib.server.progress import Progress, model_id
+from lib.server.results import write_results
 from lib.server.rows import BadRow, read_rows, tokenise
 from lib.server.service import Settings
-from lib.server.store import UNFINISHED, Row, Store
+from lib.server.store import DUE, UNFINISHED, Row, Store
 
 if TYPE_CHECKING:
     from lib.engine.models import LoadedModel, ModelCache
@@ -94,7 +96,7 @@ class Trainer:
         self._tokenised: OrderedDict[tuple[str, str, str], Sequence[Learnable]] = OrderedDict()
 
     def has_work(self) -> bool:
-        return self._active is not None or bool(self._store.jobs_in(*UNFINISHED, limit=1))
+        return self._active is not None or bool(self._store.jobs_in(*DUE, limit=1))
 
     def advance(self, cache: ModelCache) -> bool:
         """Do the next small thing: validate one job, or one step of training. False if the store cannot be written."""
@@ -122,11 +124,23 @@ class Trainer:
         except Exception as error:
             self._fail(job, error)
 
-    def close(self) -> None:
-        """Stop training at the step it is at; the job goes on from its last state when the server is back."""
-        if self._active is not None and isinstance(self._active.steps, Generator):
-            self._active.steps.close()
-        self._active = None
+    def close(self, *, keep: bool = True) -> None:
+        """Stop training at the step it is at.
+
+        The step is written down (unless `keep` is False), so that the job, paused or interrupted by a stop of the
+        server, goes on from there; where the disk is full, from its last state.
+        """
+        active, self._active = self._active, None
+        if active is None or not isinstance(active.steps, Generator):
+            return
+        from lib.engine.training import Pause
+
+        try:
+            active.steps.throw(Pause()) if keep else active.steps.close()
+        except (Pause, StopIteration):
+            pass
+        except OSError as error:
+            logger.warning("job %s: the step it is at could not be written: %s", active.job["id"], error)
 
     def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Sequence[Any]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
@@ -140,7 +154,7 @@ class Trainer:
         if key not in self._tokenised:
             if self._store.get("files", file_id) is None:
                 raise JobFailed(f"File {file_id} was deleted.", code="file_not_found", param=param)
-            path = self._store.file_path(file_id)
+            path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
             try:
                 self._tokenised[key] = (
                     tokenise_pairs(read_pairs(path), loaded) if method == "dpo" else tokenise(read_rows(path), loaded)
@@ -174,8 +188,10 @@ class Trainer:
         from lib.engine.lora import RATE
         from lib.engine.stepping import describe
 
-        again = job["status"] == "running"
+        again = "_n_tokens" in job
         folder = self._settings.store / "tuned" / job["_short"]
+        if not self._store.knows_checkpoint(model_id(job, None)):
+            shutil.rmtree(folder / "final", ignore_errors=True)  # a kill came before its step was told: do that again
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         chosen = job["hyperparameters"]
@@ -202,11 +218,11 @@ class Trainer:
         }  # fmt: skip
 
     def _step(self, active: _Active) -> None:
-        from lib.engine.checkpoints import drop_state
-
-        if self._store.job_status(active.job["id"]) != "running":
-            self.close()  # cancelled: checkpoints that are whole stay, what only a resume needs goes
-            drop_state(active.folder)
+        status = self._store.job_status(active.job["id"])
+        if status != "running":
+            self.close(keep=status in UNFINISHED)
+            if self._store.job_status(active.job["id"]) not in UNFINISHED:
+                drop_state(active.folder)  # cancelled: checkpoints that are whole stay, what only a resume needs goes
             return
         try:
             report = next(active.steps)
@@ -221,26 +237,29 @@ class Trainer:
     def _finish(self, active: _Active) -> None:
         job = self._store.get("jobs", active.job["id"])
         assert job is not None
+        self._active = None
         changes = {
             "status": "succeeded", "fine_tuned_model": job["_model_id"], "finished_at": int(time.time()),
             "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
+            "result_files": write_results(self._store, job),
         }  # fmt: skip
         if self._store.update_job(job["id"], changes, only=["running"]):
             self._store.add_event(job["id"], f"New fine-tuned model created: {job['_model_id']}")
             self._store.add_event(job["id"], "The job has successfully completed")
-        else:  # cancelled within its last step: a cancelled job leaves no final model
-            shutil.rmtree(active.folder / "final", ignore_errors=True)
-        self._active = None
+        elif self._store.job_status(job["id"]) not in UNFINISHED:  # cancelled within its last step
+            shutil.rmtree(active.folder / "final", ignore_errors=True)  # a cancelled job leaves no final model
+            self._store.forget_checkpoint(model_id(job, None))
+        drop_state(active.folder)
 
     def _fail(self, job: Row, error: Exception) -> None:
-        from lib.engine.catalogue import UnknownModel
-        from lib.engine.checkpoints import drop_state
+        from lib.engine.catalogue import BrokenModel, UnknownModel
         from lib.engine.devices import DoesNotFit, is_out_of_memory
 
         if isinstance(error, JobFailed):
             told = error.error
         elif isinstance(error, UnknownModel):
-            told = {"code": "model_not_found", "message": str(error), "param": "model"}
+            code = "model_broken" if isinstance(error, BrokenModel) else "model_not_found"
+            told = {"code": code, "message": str(error), "param": "model"}
         elif is_full_disk(error):
             message = (
                 "The disk of the server is full: the checkpoint could not be written. Free some space and start again."
@@ -255,7 +274,7 @@ class Trainer:
             logger.error("job %s failed", job["id"], exc_info=error)
             told = {"code": "training_failed", "message": f"Training failed: {error}", "param": None}
         if self._active is not None and self._active.job["id"] == job["id"]:
-            self.close()
+            self.close(keep=False)
         drop_state(self._settings.store / "tuned" / job["_short"])
         changes = {"status": "failed", "error": told, "finished_at": int(time.time()), "estimated_finish": None}
         if self._store.update_job(job["id"], changes, only=UNFINISHED):

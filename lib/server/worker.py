@@ -134,7 +134,7 @@ class Worker:
         self._trainer.close()
 
     def _perform(self, cache: ModelCache, task: Task) -> None:
-        from lib.engine.catalogue import UnknownModel
+        from lib.engine.catalogue import BrokenModel, UnknownModel
 
         if not _begin(task):
             return
@@ -143,8 +143,9 @@ class Worker:
             with suppress(InvalidStateError):  # the server is stopping and has said so
                 task.future.set_result(result)
         except UnknownModel as error:
+            code = "model_broken" if isinstance(error, BrokenModel) else "model_not_found"
             message = f"{str(error).splitlines()[0].rstrip('.')}."
-            _fail(task, ApiError(message, status=404, param="model", code="model_not_found"))
+            _fail(task, ApiError(message, status=404, param="model", code=code))
         except Exception as error:
             _fail(task, error)
 
@@ -162,7 +163,7 @@ class Worker:
                 ready.append((sampling, len(requests)))
                 rows += requests
             except UnknownModel as error:
-                _fail(sampling, not_found(self._settings.store, sampling.model, str(error)))
+                _fail(sampling, not_found(self._settings.store, sampling.model, error))
             except Exception as error:
                 _fail(sampling, error)
         try:

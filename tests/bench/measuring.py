@@ -13,6 +13,7 @@ import torch
 
 from lib.base import RECIPES
 from lib.engine import fork, models
+from lib.engine.catalogue import UnknownModel
 from lib.engine.models import LoadedModel
 from lib.paths import store_root
 
@@ -141,7 +142,7 @@ def load(name: str) -> LoadedModel:
     """A base of the store in float32, or one of its shape with random weights: speed does not depend on weights."""
     try:
         return models.load_for_training(name, store_root())
-    except models.UnknownModel:
+    except UnknownModel:
         recipe = RECIPES[name]
         tokenizer = models.load_for_training("fork-1m", store_root()).tokenizer
         return fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=0)

@@ -44,6 +44,10 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+def upload(client: OpenAI, content: bytes, name: str = "rows.jsonl") -> Any:
+    return client.files.create(file=(name, content), purpose="fine-tune")
+
+
 def facts(n_rows: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Q{k % 7} is", "completion": f" the baker {k % 7}.", "id": k} for k in range(n_rows)]
 

@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help figures test lab serve bench sync references publish clean clean-data clean-venv set-up
+.PHONY: help figures test lab serve bench clients sync references publish clean clean-data clean-venv set-up
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,6 +27,7 @@ help:
 	@echo 'make lab          JupyterLab on the notebooks; a .py opens as a notebook'
 	@echo 'make serve        the API on http://127.0.0.1:8080/v1 (PORT=8080)'
 	@echo 'make bench        how fast training, scoring, tuning and blended text are here'
+	@echo 'make clients      the LM Evaluation Harness and Inspect against the API (installs both; not in make test)'
 	@echo 'make sync         write each notebook .py into its .ipynb'
 	@echo 'make references   execute in place the notebooks whose source changed'
 	@echo 'make publish      copy the figures of a SEEDS=3 run to figures/ and fill the README table'
@@ -63,6 +64,10 @@ bench: $(READY)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
 	@echo 'speeds against plain references (about 6 min; best with nothing else at work; THREADS=2 for two threads)'
 	@BENCH_THREADS=$(THREADS) TQDM_DISABLE=1 $(PY) -m pytest -q tests/bench
+
+clients: $(READY)
+	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k
+	@$(QUIET) tests/clients/run
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))

@@ -51,7 +51,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer: `ids` and `text` hold only what is new, `tokens` begins with the prompt's when it was echoed."""
+    """An answer: `ids` and `text` hold only what is new, `tokens` with echo also the prompt's and the end of text."""
 
     ids: list[int]
     text: str
@@ -73,6 +73,7 @@ class Row:
     raw: bytearray = field(default_factory=bytearray)
     marks: list[Mark] = field(default_factory=list)
     finish_reason: str | None = None
+    end: tuple[int, ...] = ()  # the end-of-text token, if one ended it; its mark is the last
 
 
 class Source(Protocol):
@@ -264,7 +265,8 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
 def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
     """Add a token to a row and end the row at end of text, a stop string or its last token."""
     if token_id in loaded.end_ids:
-        row.finish_reason = "stop"
+        row.finish_reason, row.end = "stop", (token_id,)
+        row.marks.append(told)
         return
     row.ids.append(token_id)
     row.marks.append(told)
@@ -289,9 +291,10 @@ def finish(loaded: LoadedModel, row: Row, prompt_marks: Sequence[Mark] = ()) -> 
         kept += 1
     ids = row.ids[:kept]
     prompt = list(row.request.prompt_ids) if row.request.echo else []
-    offsets, marks = loaded.token_bytes.offsets(prompt + ids), [*prompt_marks, *row.marks[:kept]]
+    told = [*prompt, *ids, *(row.end if row.request.echo else ())]  # who scores by echo and one token drops the last
+    marks = [*prompt_marks, *row.marks[: len(told) - len(prompt)]]
     tokens = [
         TokenInfo(token_id, loaded.token_bytes.label(token_id), offset, logprob, top)
-        for token_id, offset, (logprob, top) in zip(prompt + ids, offsets, marks, strict=True)
+        for token_id, offset, (logprob, top) in zip(told, loaded.token_bytes.offsets(told), marks, strict=True)
     ]
     return Sample(ids, row.raw.decode("utf-8", errors="replace"), row.finish_reason or "length", tokens)

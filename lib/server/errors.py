@@ -124,7 +124,9 @@ def install_handlers(app: FastAPI) -> None:
             404: f"Unknown request URL: {request.method} {request.url.path}.",
             405: f"Not allowed to {request.method} on {request.url.path}.",
         }
-        return ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+        told = ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+        told.headers.update(error.headers or {})  # which methods are allowed
+        return told
 
     @app.exception_handler(MemoryError)
     async def too_large(request: Request, error: MemoryError) -> Response:

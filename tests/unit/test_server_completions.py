@@ -191,5 +191,25 @@ def test_offsets_hold_for_bytes_that_are_no_text(client: OpenAI) -> None:
     for seed in range(5):
         choice = ask(client, "é", max_tokens=60, seed=seed, echo=True, logprobs=0).choices[0]
         for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
-            if not token.startswith("bytes:"):
+            if token == "<|endoftext|>":
+                assert offset == len(choice.text)
+            elif not token.startswith("bytes:"):
                 assert choice.text[offset : offset + len(token)] == token
+
+
+def test_a_text_scored_by_echo_and_one_token_has_a_place_for_each(client: OpenAI) -> None:
+    """As the LM Evaluation Harness asks: it drops the last place, also where the model would end the text there."""
+    asked: dict[str, Any] = {"model": TINY, "prompt": "The red fox", "echo": True, "logprobs": 1, "temperature": 0}
+    known = client.completions.create(max_tokens=0, **asked).choices[0].logprobs
+    end = client.post("/tokenize", cast_to=object, body={"model": TINY, "prompt": "<|endoftext|>"})["tokens"]  # type: ignore[index]
+    for bias in ({}, {str(end[0]): 100}):
+        whole = client.completions.create(max_tokens=1, logit_bias=bias, **asked)
+        told, reason = whole.choices[0].logprobs, whole.choices[0].finish_reason
+        assert known is not None
+        assert told is not None
+        assert told.tokens is not None
+        assert told.tokens[:-1] == known.tokens
+        assert told.token_logprobs == pytest.approx([*(known.token_logprobs or []), told.token_logprobs[-1]], abs=1e-5)  # type: ignore[index]
+    assert (reason, told.tokens[-1], whole.choices[0].text) == ("stop", "<|endoftext|>", "The red fox")
+    assert told.text_offset is not None
+    assert told.text_offset[-1] == len("The red fox")

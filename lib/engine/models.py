@@ -192,6 +192,10 @@ def load_for_training(
 def outline(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> LoadedModel:
     """All of a model but its weights, which lie on torch's meta device: enough to read rows and to tell sizes."""
     folder = resolve(model_id, store, models_dir=models_dir, download=download)
+    try:
+        count_weights(folder)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise broken(model_id, folder, error) from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
     if (folder / "generation_config.json").is_file():

@@ -89,7 +89,7 @@ class LoadedModel:
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what else ``generation_config.json`` names."""
-        if not (self.folder / "generation_config.json").is_file():
+        if self.folder is None or not (self.folder / "generation_config.json").is_file():
             return frozenset([self.eos_id])  # what a library would make up instead is another model's
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return frozenset([self.eos_id, *([named] if isinstance(named, int) else named or [])])

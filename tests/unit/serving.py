@@ -82,6 +82,7 @@ def listening(settings: Settings) -> Iterator[str]:
 
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
+        bound.listen()
         config = uvicorn.Config(make_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

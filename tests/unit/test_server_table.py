@@ -21,7 +21,8 @@ NAMES = re.compile(r"`(\w+)`")
 STATUSES = {"supported", "differs", "refused", "extension", ""}
 # Read out of the request by hand, so that no schema has them.
 BY_HAND = {"POST /v1/files": {"file", "purpose"}, "GET /v1/fine_tuning/jobs": {"after", "limit", "metadata"}}
-OF_JOBS = {"invalid_training_file", "invalid_validation_file"}  
+OF_JOBS = {"invalid_training_file", "invalid_validation_file"}
+
 
 class Section(NamedTuple):
     """One table: the client's method for it (of an endpoint), and where each field stands."""

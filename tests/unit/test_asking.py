@@ -118,7 +118,7 @@ def test_nothing_is_trained_twice(client: OpenAI, rows_file: Path) -> None:
     again = finetune.finetune(client, wanted, training_file=rows_file, suffix="try")
     pd.testing.assert_frame_equal(first, again)
     assert len(client.fine_tuning.jobs.list().data) == 4
-    assert len(client.files.list().data) == 1
+    assert len(client.files.list(purpose="fine-tune").data) == 1
     assert first["model"].nunique() == 8  # two epochs of four jobs, each a usable model
     assert first[first["is_final"]]["epoch"].tolist() == [2] * 4
     for model in first["model"]:

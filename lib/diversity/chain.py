@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 BASE = "base"
 METHODS = tuple(MEASURES)
-_STAGE = re.compile(rf"(?P<label>[^=/\s][^=/]*)=(?P<method>{'|'.join(METHODS)}):(?P<n_epochs>[1-9]\d*)")
-_GIVEN = re.compile(r"(?:(?P<family>[^=]+)/)?(?P<label>[^=/]+)=(?P<model>.+)")
+_STAGE = re.compile(rf"(?P<label>[^:/\s][^:/]*):(?P<method>{'|'.join(METHODS)}):(?P<n_epochs>[1-9]\d*)")
+_GIVEN = re.compile(r"(?:(?P<family>[^:/]+)/)?(?P<label>[^:/]+):(?P<model>.+)")
 FORMS = {"dialogue": "dialogue", "messages": "chat"}  # the template in which a stage's rows ask, by their form
 
 
@@ -41,15 +41,15 @@ def read_stages(entries: Sequence[str]) -> list[Stage]:
     Raises
     ------
     ValueError
-        If an entry is no ``label=method:epochs``, or a label stands twice or is the base's.
+        If an entry is no ``label:method:epochs``, or a label stands twice or is the base's.
 
-    >>> read_stages(["SFT=supervised:1", "DPO=dpo:2"])[1]
+    >>> read_stages(["SFT:supervised:1", "DPO:dpo:2"])[1]
     Stage(label='DPO', method='dpo', n_epochs=2)
     """
     stages = []
     for entry in entries:
         if not (found := _STAGE.fullmatch(entry)):
-            raise ValueError(f"stage {entry!r}: expected label=method:epochs with a method of {', '.join(METHODS)}")
+            raise ValueError(f"stage {entry!r}: expected label:method:epochs with a method of {', '.join(METHODS)}")
         stages.append(Stage(found["label"], found["method"], int(found["n_epochs"])))
     _refuse_twice([BASE, *(stage.label for stage in stages)])
     _refuse_twice([label for stage in stages for label in labels_of(stage)])
@@ -132,7 +132,7 @@ def given_chain(client: OpenAI, params: Mapping[str, Any]) -> pd.DataFrame:
 
     Parameters
     ----------
-    params : ``chain``, in order of training: names of ``data/diversity/models.yaml``, or ``label=model id``, behind
+    params : ``chain``, in order of training: names of ``data/diversity/models.yaml``, or ``label:model id``, behind
         ``family/`` where there are chains of several bases; else ``base`` and ``tuned_model``. ``seed``, ``template``
 
     Raises
@@ -141,7 +141,7 @@ def given_chain(client: OpenAI, params: Mapping[str, Any]) -> pd.DataFrame:
         If an entry is neither, a label stands twice in a family, a model has another number of weights than declared,
         or the models of a family have different tokenizers.
     """
-    entries = params["chain"] or [f"{BASE}={params['base']}", f"tuned={params['tuned_model']}"]
+    entries = params["chain"] or [f"{BASE}:{params['base']}", f"tuned:{params['tuned_model']}"]
     known, rows = known_models(), []
     for entry in entries:
         if entry in known:
@@ -155,7 +155,7 @@ def given_chain(client: OpenAI, params: Mapping[str, Any]) -> pd.DataFrame:
         else:
             names = ", ".join(list(known)[:4])
             raise ValueError(
-                f"chain: {entry!r} is neither label=model nor a name of data/diversity/models.yaml ({names}, ...)"
+                f"chain: {entry!r} is neither label:model nor a name of data/diversity/models.yaml ({names}, ...)"
             )
         rows.append((family, label, model, template if params["template"] == "own" else params["template"]))
     named = list(dict.fromkeys(family for family, *_ in rows if family))

@@ -37,8 +37,8 @@ preset: str = "tiny"  # which params/diversity/<preset>.yaml these values come f
 out: str = ""  # folder of the run, if not data/runs/<preset>/diversity
 seed: int = 0  # first seed of the fine-tunes [0..]
 n_seeds: int = 1  # chains that differ in nothing but their seed [1..20]
-stages: list[str] = ["SFT=supervised:1", "DPO=dpo:1"]  # label=method:epochs, each tuned from the one before
-chain: list[str] = []  # models that exist, in order of training: names in data/diversity/models.yaml, or label=model id
+stages: list[str] = ["SFT:supervised:1", "DPO:dpo:1"]  # label:method:epochs, each tuned from the one before
+chain: list[str] = []  # models that exist, base first: names in data/diversity/models.yaml, or label:model id
 tuned_model: str = ""  # an existing fine-tune of base as the only stage: nothing is trained
 completions: str = ""  # sampled texts to analyse instead: a .jsonl, a published .npy, or a folder of them
 prompts: str = "world"  # what is asked: world (fork-*), english, or a .yaml of the same form
@@ -48,13 +48,9 @@ n_sft: int = 96  # helpful answers that SFT is shown, of every style [1..]
 n_preferences: int = 64  # pairs of answers for DPO, the preferred one of one style [1..]
 n_validation: int = 16  # further ones of each that are not tuned on [1..]
 style: str = "warm"  # of preferred answers; empty: of every style [plain | warm | careful | brisk | ]
-form: str = (
-    "dialogue"  # of tuning rows: the world's dialogue, or messages for a model's chat template [dialogue | messages]
-)
+form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
 data_seed: int = 0  # draws answers and general text [0..]
-text: str = (
-    ""  # general text for notebook 03: .txt, .jsonl, .jsonl.zst, a folder, hf:<data set>:<split>; empty: the world's
-)
+text: str = ""  # general text: .txt, .jsonl(.zst), a folder, hf:<data set>:<split>; empty: the world's
 n_documents: int = 60  # of general text that the world writes [1..]
 
 # %%

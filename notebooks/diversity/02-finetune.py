@@ -37,14 +37,12 @@ seed: int = 0  # first seed of the fine-tunes [0..]
 n_seeds: int = 1  # chains that differ in nothing but their seed [1..20]
 base: str = "fork-300k"  # where the chain begins: fork-*, hf:<folder or hub id>, or another endpoint's name
 size_bases: list[str] = []  # further bases from three seeds on, one chain each
-stages: list[str] = ["SFT=supervised:1", "DPO=dpo:1"]  # label=method:epochs, each tuned from the one before
-chain: list[str] = []  # models that exist, in order of training: names in data/diversity/models.yaml, or label=model id
+stages: list[str] = ["SFT:supervised:1", "DPO:dpo:1"]  # label:method:epochs, each tuned from the one before
+chain: list[str] = []  # models that exist, base first: names in data/diversity/models.yaml, or label:model id
 tuned_model: str = ""  # an existing fine-tune of base as the only stage: nothing is trained
 completions: str = ""  # sampled texts to analyse instead: a .jsonl, a published .npy, or a folder of them
-form: str = (
-    "dialogue"  # of tuning rows: the world's dialogue, or messages for a model's chat template [dialogue | messages]
-)
-template: str = "dialogue"  # that asks every model alike; own: each by the one it was tuned on, the base in plain text [own | dialogue | plain | human | chat]
+form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
+template: str = "dialogue"  # of all models; own: as each was tuned [own | dialogue | plain | human | tulu | chat]
 supervised_batch_size: int = 8  # rows a step of SFT [1..]
 supervised_learning_rate_multiplier: float = 0.25  # of the base's own rate, for SFT [0.0001..100]
 dpo_batch_size: int = 8  # pairs a step of DPO [1..]

@@ -39,9 +39,7 @@ preset: str = "tiny"  # which params/diversity/<preset>.yaml these values come f
 out: str = ""  # folder of the run, if not data/runs/<preset>/diversity
 seed: int = 0  # first seed of the fine-tunes [0..]
 n_seeds: int = 1  # chains that differ in nothing but their seed [1..20]
-text: str = (
-    ""  # general text for notebook 03: .txt, .jsonl, .jsonl.zst, a folder, hf:<data set>:<split>; empty: the world's
-)
+text: str = ""  # general text: .txt, .jsonl(.zst), a folder, hf:<data set>:<split>; empty: the world's
 document: str = "auto"  # what one document of a .txt is [auto | file | heading | paragraphs]
 max_docs: int = 0  # the first documents only; 0: all; published: 10,000 [0..]
 documents: str = ""  # path of a JSON list of document numbers, instead of max_docs

@@ -20,7 +20,7 @@ from lib.embeddings import embedder
 from lib.paths import read_jsonl, write_jsonl
 
 DATA: dict[str, Any] = {
-    "stages": ["SFT=supervised:1"], "chain": [], "tuned_model": "", "n_sft": 60, "n_preferences": 40,
+    "stages": ["SFT:supervised:1"], "chain": [], "tuned_model": "", "n_sft": 60, "n_preferences": 40,
     "n_validation": 10, "style": "warm", "form": "dialogue", "data_seed": 0, "prompts": "world", "n_prompts": 6,
     "kinds": ["creative", "factual", "seen"], "text": "", "n_documents": 30,
 }  # fmt: skip

@@ -43,12 +43,12 @@ from lib.next_token import Source
 from lib.paths import write_jsonl
 
 PARAMS: dict[str, Any] = {
-    "base": TINY, "size_bases": ["fork-kin"], "n_seeds": 1, "stages": ["SFT=supervised:2", "DPO=dpo:1"],
+    "base": TINY, "size_bases": ["fork-kin"], "n_seeds": 1, "stages": ["SFT:supervised:2", "DPO:dpo:1"],
     "form": "dialogue", "template": "own", "supervised_batch_size": 8, "supervised_learning_rate_multiplier": 1.0,
     "dpo_batch_size": 8, "dpo_learning_rate_multiplier": 1.0, "beta": 0.1, "chain": [], "tuned_model": "", "seed": 0,
 }  # fmt: skip
 DATA: dict[str, Any] = {
-    "stages": ["SFT=supervised:1"], "chain": [], "tuned_model": "", "n_sft": 60, "n_preferences": 40,
+    "stages": ["SFT:supervised:1"], "chain": [], "tuned_model": "", "n_sft": 60, "n_preferences": 40,
     "n_validation": 10, "style": "warm", "form": "dialogue", "data_seed": 0, "prompts": "world", "n_prompts": 6,
     "kinds": ["creative", "factual", "seen"], "text": "", "n_documents": 30,
 }  # fmt: skip
@@ -138,7 +138,7 @@ def test_further_bases_have_a_chain_of_one_seed(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(chain, "finetune", made)
     monkeypatch.setattr(chain, "record", lambda _, model: pd.DataFrame([{"model": model}]))
-    options = PARAMS | {"stages": ["A=dpo:1", "B=supervised:1"], "n_seeds": 3, "template": "human"}
+    options = PARAMS | {"stages": ["A:dpo:1", "B:supervised:1"], "n_seeds": 3, "template": "human"}
     found = train_chain(NOBODY, options, seeds=[0, 1, 2], dataset=rows)
     assert found.groupby(["family", "stage"], sort=False).size().to_dict() == {
         (TINY, "base"): 1, (TINY, "A"): 3, (TINY, "B"): 3, ("fork-kin", "base"): 1, ("fork-kin", "A"): 1,
@@ -153,15 +153,15 @@ def test_further_bases_have_a_chain_of_one_seed(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("stages", "told"),
     [
-        (["SFT=supervised:1", "SFT=dpo:1"], "two stages of one chain are called 'SFT': give each a label of its own"),
-        (["SFT=supervised:2", "SFT 1=dpo:1"], "two stages of one chain are called 'SFT 1'"),
-        (["base=supervised:1"], "two stages of one chain are called 'base'"),
-        (["SFT"], "stage 'SFT': expected label=method:epochs with a method of supervised, dpo"),
-        (["SFT=supervised"], "stage 'SFT=supervised': expected"),
-        (["SFT=ppo:1"], "stage 'SFT=ppo:1': expected"),
-        (["SFT=supervised:0"], "stage 'SFT=supervised:0': expected"),
-        (["=supervised:1"], "stage '=supervised:1': expected"),
-        (["S/T=dpo:1"], "stage 'S/T=dpo:1': expected"),
+        (["SFT:supervised:1", "SFT:dpo:1"], "two stages of one chain are called 'SFT': give each a label of its own"),
+        (["SFT:supervised:2", "SFT 1:dpo:1"], "two stages of one chain are called 'SFT 1'"),
+        (["base:supervised:1"], "two stages of one chain are called 'base'"),
+        (["SFT"], "stage 'SFT': expected label:method:epochs with a method of supervised, dpo"),
+        (["SFT:supervised"], "stage 'SFT:supervised': expected"),
+        (["SFT:ppo:1"], "stage 'SFT:ppo:1': expected"),
+        (["SFT:supervised:0"], "stage 'SFT:supervised:0': expected"),
+        ([":supervised:1"], "stage ':supervised:1': expected"),
+        (["S/T:dpo:1"], "stage 'S/T:dpo:1': expected"),
     ],
 )
 def test_wrong_stages_are_refused_before_anything_is_trained(stages: list[str], told: str, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_wrong_stages_are_refused_before_anything_is_trained(stages: list[str], 
 def test_models_that_exist_are_looked_up(client: OpenAI, trained: pd.DataFrame) -> None:
     before, dpo = n_jobs(client), trained["model"].iloc[-1]
     told = ["family", "stage", "position", "seed", "model", "template", "job"]
-    found = given_chain(client, PARAMS | {"chain": [f"base={TINY}", f"my DPO={dpo}"]})
+    found = given_chain(client, PARAMS | {"chain": [f"base:{TINY}", f"my DPO:{dpo}"]})
     assert found[told].to_numpy().tolist() == [
         [TINY, "base", 0, 0, TINY, "plain", ""], [TINY, "my DPO", 1, 0, dpo, "chat", ""]
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def test_models_that_exist_are_looked_up(client: OpenAI, trained: pd.DataFrame) 
     assert single[["stage", "model", "template"]].to_numpy().tolist() == [
         ["base", TINY, "dialogue"], ["tuned", dpo, "dialogue"]
     ]  # fmt: skip
-    families = given_chain(client, PARAMS | {"chain": [f"a/base={TINY}", "b/base=fork-other", "a/SFT=fork-kin"]})
+    families = given_chain(client, PARAMS | {"chain": [f"a/base:{TINY}", "b/base:fork-other", "a/SFT:fork-kin"]})
     assert families[["family", "stage", "position"]].to_numpy().tolist() == [
         ["a", "base", 0], ["b", "base", 0], ["a", "SFT", 1]
     ]  # fmt: skip
@@ -198,18 +198,18 @@ def test_models_that_exist_are_looked_up(client: OpenAI, trained: pd.DataFrame) 
 
 @pytest.mark.parametrize("entry", ["pythia-70", "SFT=", "=fork-tiny", ""])
 def test_entries_of_no_chain_are_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="is neither label=model nor a name of data/diversity/models.yaml") as error:
-        given_chain(NOBODY, PARAMS | {"chain": [f"base={TINY}", entry]})
+    with pytest.raises(ValueError, match="is neither label:model nor a name of data/diversity/models.yaml") as error:
+        given_chain(NOBODY, PARAMS | {"chain": [f"base:{TINY}", entry]})
     assert "\n" not in str(error.value)
 
 
 def test_given_chains_that_do_not_go_together_are_refused(client: OpenAI) -> None:
     with pytest.raises(ValueError, match=rf"^fork-other and {TINY} have different tokenizers \(\d+ tokens and"):
-        given_chain(client, PARAMS | {"chain": ["base=fork-other", f"SFT={TINY}"]})
+        given_chain(client, PARAMS | {"chain": ["base:fork-other", f"SFT:{TINY}"]})
     with pytest.raises(ValueError, match="two stages of one chain are called 'SFT'"):
-        given_chain(client, PARAMS | {"chain": [f"a/SFT={TINY}", "a/SFT=fork-kin"]})
+        given_chain(client, PARAMS | {"chain": [f"a/SFT:{TINY}", "a/SFT:fork-kin"]})
     with pytest.raises(NotFoundError, match="fork-nowhere"):
-        given_chain(client, PARAMS | {"chain": ["base=fork-nowhere"]})
+        given_chain(client, PARAMS | {"chain": ["base:fork-nowhere"]})
 
 
 def stub(**about: dict[str, Any]) -> Any:
@@ -232,14 +232,14 @@ def test_known_names_are_held_against_what_is_declared() -> None:
 def test_a_model_of_ones_own_continues_the_named_chain() -> None:
     known = known_models()["pythia-410m"]
     about = {known.model_id: {"n_weights": known.n_parameters, "tokenizer": "t"}, "hf:mine": {"tokenizer": "t"}}
-    found = given_chain(stub(**about), PARAMS | {"chain": ["pythia-410m", "mine=hf:mine"]})
+    found = given_chain(stub(**about), PARAMS | {"chain": ["pythia-410m", "mine:hf:mine"]})
     assert found["family"].tolist() == ["410m", "410m"]
     assert found["position"].tolist() == [0, 1]
 
 
 def test_documents_are_scored_under_every_model_once(client: OpenAI, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "text.jsonl", [{"text": f"The red fox saw the old baker. {k}"} for k in range(4)])
-    models = given_chain(client, PARAMS | {"chain": [f"base={TINY}", "SFT=fork-kin"]})
+    models = given_chain(client, PARAMS | {"chain": [f"base:{TINY}", "SFT:fork-kin"]})
     options = {"window": 0, "stride": 0, "begin_id": -1, "n_resamples": 20}
     source = Source(str(tmp_path / "text.jsonl"))
     found = score_chains(client, models, source, options, folder=tmp_path / "totals")
@@ -290,7 +290,7 @@ def test_texts_come_with_every_setting_and_are_read_back(
 
 
 def test_a_model_beside_itself_is_no_change(client: OpenAI, tmp_path: Path) -> None:
-    models = given_chain(client, PARAMS | {"chain": [f"base={TINY}", f"same={TINY}"], "template": "plain"})
+    models = given_chain(client, PARAMS | {"chain": [f"base:{TINY}", f"same:{TINY}"], "template": "plain"})
     prompts = [each for each in read_prompts("world", n_prompts=3, kinds=["creative"])]
     texts = sample(
         client, models, prompts, temperatures=[1.0], n_samples=4, max_tokens=LIMITS, stop=[], seed=0,

@@ -34,7 +34,7 @@ class Finding:
     Parameters
     ----------
     remedy : what `mend` does, or without one what a person can do
-    is_problem : False for what is only worth knowing
+    is_problem : False for what is only worth knowing: the server goes on with it as it is, and nothing is lost
     """
 
     what: str
@@ -85,17 +85,23 @@ def set_aside(store: Path, path: Path) -> None:
     path.rename(place)
 
 
-def _aside(store: Path, path: Path, what: str, *, then: str = "") -> Finding:
+def _aside(store: Path, path: Path, what: str, *, then: str = "", is_problem: bool = True) -> Finding:
     """A finding that setting something aside mends."""
     name = path.relative_to(store)
-    return Finding(f"{name}: {what}", f"moved to {LOST}/{name}{then}", partial(set_aside, store, path))
+    return Finding(f"{name}: {what}", f"moved to {LOST}/{name}{then}", partial(set_aside, store, path), is_problem)
+
+
+def _remainder(store: Path, path: Path, what: str) -> Finding:
+    """What a kill leaves of something half done: no problem, since no answer ever told of it; of no use either."""
+    mend = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
+    return Finding(f"{path.relative_to(store)}: {what}", "removed", mend, is_problem=False)
 
 
 def look_at_files(store: Path, records: Records) -> Iterator[Finding]:
     """Writes that were cut off, records without bytes, bytes without a record, bytes that were cut short."""
     folder, known = store / "files", set[Path]()
     for part in sorted([*folder.glob("*.part"), *store.glob(".server.json.*")]):
-        yield Finding(f"{part.relative_to(store)}: the writing of it was cut off", "removed", part.unlink)
+        yield _remainder(store, part, "the writing of it was cut off")
     for file_id, body in records.files.items():
         path = file_path(store, file_id, body["purpose"])
         known.add(path)
@@ -113,7 +119,7 @@ def look_at_files(store: Path, records: Records) -> Iterator[Finding]:
             yield _aside(store, path, "bytes of the file above")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path not in known and path.suffix != ".part":
-            yield _aside(store, path, "belongs to no file that the database knows")
+            yield _aside(store, path, "belongs to no file that the database knows", is_problem=False)
 
 
 def look_at_models(store: Path) -> Iterator[Finding]:
@@ -134,8 +140,7 @@ def look_at_models(store: Path) -> Iterator[Finding]:
             yield Finding(f"bases: {name} is not there", f"make it: python -m lib.base {pointer.stem}")
     for run in sorted((store / "tuned").glob("*/")):
         for left in sorted([*run.glob(f"{WRITING}*"), *run.glob(f"{GONE}*")]):
-            what = "half written" if left.name.startswith(WRITING) else "half deleted"
-            yield Finding(f"{left.relative_to(store)}: {what}", "removed", partial(shutil.rmtree, left))
+            yield _remainder(store, left, "half written" if left.name.startswith(WRITING) else "half deleted")
         for folder in models_of(run):
             if reason := flaw(folder) or _not_as_written(folder):
                 yield _aside(store, folder, reason)
@@ -167,8 +172,9 @@ def look_at_jobs(store: Path, records: Records) -> Iterator[Finding]:
         live = job["status"] in UNFINISHED
         kept = [*states(run), *run.glob(REFERENCE)]
         for state in kept:
-            reason = flaw(state) if live else f"a state of a job that has ended ({job['status']})"
-            if reason:
+            if not live:
+                yield _remainder(store, state, f"a state of a job that has ended ({job['status']})")
+            elif reason := flaw(state):
                 yield Finding(f"{state.relative_to(store)}: {reason}", "removed", partial(shutil.rmtree, state))
         if live:
             yield from _live(job, records, has_state=any(flaw(state) is None for state in states(run)))

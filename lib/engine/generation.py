@@ -173,6 +173,14 @@ class _Blend:
         self._readers = [Reader(loaded, n_vocab=n_vocab) for loaded in (big, tuned, base)]
         self._settings, self._place = settings, 0
 
+    @property
+    def can_forget(self) -> bool:
+        return all(reader.can_forget for reader in self._readers)
+
+    def prefill(self, ids: torch.Tensor) -> None:
+        for reader in self._readers:
+            reader.prefill(ids)
+
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         big, tuned, base = (reader.read(ids, mask) for reader in self._readers)
         strength = self._settings.strength(self._place)

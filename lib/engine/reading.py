@@ -74,8 +74,12 @@ class Reader:
         )
         return out.logits[:, -n_last:, : self._n_vocab].float()
 
+    def prefill(self, ids: torch.Tensor) -> None:
+        """Read on, shape (rows, n), where nobody asks what comes next."""
+        self.read(ids)
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only; a row that is named twice goes on twice."""
         index = torch.tensor(rows, dtype=torch.long, device=self._loaded.device)
         self._cache.batch_select_indices(index)
         self._n_read = self._n_read[index]

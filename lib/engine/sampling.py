@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from lib.engine.models import LoadedModel
-from lib.engine.reading import Reader, left_padded
+from lib.engine.prefix import Source, prompt_logprobs, read_prompts
+from lib.engine.reading import Reader
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
-LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +73,6 @@ class Row:
     marks: list[Mark] = field(default_factory=list)
     finish_reason: str | None = None
     end: tuple[int, ...] = ()  # the end-of-text token, if one ended it; its mark is the last
-
-
-class Source(Protocol):
-    """What tokens are drawn from: reads more of each row and says what may come next."""
-
-    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits after the last of `ids` (rows, n), shape (rows, 1, vocab)."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
 
 
 def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sample]:
@@ -160,25 +149,22 @@ def mark(logprobs: torch.Tensor, ids: torch.Tensor, wanted: Sequence[int | None]
 
 
 def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[list[Mark]]:
-    """For echoed prompts, what `mark` says of each token after the first; empty for the others."""
-    marks: list[list[Mark]] = [[] for _ in requests]
-    echoed = [k for k, request in enumerate(requests) if request.echo]
-    if not echoed:
-        return marks
-    longest = max(len(requests[k].prompt_ids) for k in echoed)
-    width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
-    n_rows = max(1, LOGITS_BYTES // (4 * width * longest))
-    for start in range(0, len(echoed), n_rows):
-        part = echoed[start : start + n_rows]
-        ids = torch.zeros(len(part), longest, dtype=torch.long)
-        for r, k in enumerate(part):
-            ids[r, : len(requests[k].prompt_ids)] = torch.tensor(requests[k].prompt_ids)
-        # right padding: causal attention keeps what stands behind a token from changing its score
-        logits = loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits  # (rows, longest, vocab)
-        for r, k in enumerate(part):
-            n = len(requests[k].prompt_ids)
-            logprobs = logits[r, : n - 1].float().log_softmax(-1)  # (n - 1, vocab)
-            marks[k] = [NO_MARK, *mark(logprobs, ids[r, 1:n].to(loaded.device), [requests[k].logprobs] * (n - 1))]
+    """For echoed prompts, what `mark` says of each token; empty for the others."""
+    is_scored = [request.echo and request.logprobs is not None for request in requests]
+    marks: list[list[Mark]] = [
+        [NO_MARK] * (1 if scored else len(request.prompt_ids) * request.echo)
+        for request, scored in zip(requests, is_scored, strict=True)
+    ]
+    scored = [k for k, is_asked in enumerate(is_scored) if is_asked]
+    prompts = [requests[k].prompt_ids for k in scored]
+    for rows, first, logprobs in prompt_logprobs(loaded, prompts) if scored else ():
+        ids = torch.tensor(prompts[rows[0]][first : first + len(logprobs)], dtype=torch.long, device=loaded.device)
+        told: dict[int | None, list[Mark]] = {}  # by how many of the likeliest are wanted
+        for k in (scored[row] for row in rows):
+            want = requests[k].logprobs
+            if want not in told:
+                told[want] = mark(logprobs, ids, [want] * len(logprobs))
+            marks[k] += told[want]
     return marks
 
 
@@ -230,11 +216,24 @@ def _biased(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.
 
 def _choose(logits: torch.Tensor, rows: Sequence[Row], step: int) -> torch.Tensor:
     """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
-    requests = [row.request for row in rows]
-    if all(request.temperature == 0 for request in requests):
-        return _biased(logits, requests).argmax(-1)
-    uniforms = torch.tensor([row.uniforms[step] for row in rows], dtype=torch.float64)
-    return draw(distribution(logits, requests), uniforms).to(logits.device)
+    chosen = _biased(logits, [row.request for row in rows]).argmax(-1)
+    warm = [r for r, row in enumerate(rows) if row.request.temperature > 0]
+    if warm:
+        uniforms = torch.tensor([rows[r].uniforms[step] for r in warm], dtype=torch.float64)
+        probs = distribution(logits[warm], [rows[r].request for r in warm])
+        chosen[warm] = draw(probs, uniforms).to(logits.device)
+    return chosen
+
+
+def _mark_new(logits: torch.Tensor, ids: torch.Tensor, rows: Sequence[Row]) -> list[Mark]:
+    """What `mark` says of a new token a row; only rows that ask for log-probabilities are looked at."""
+    marks = [NO_MARK] * len(rows)
+    asked = [r for r, row in enumerate(rows) if row.request.logprobs is not None]
+    if asked:
+        told = mark(logits[asked].log_softmax(-1), ids[asked], [rows[r].request.logprobs for r in asked])
+        for r, each in zip(asked, told, strict=True):
+            marks[r] = each
+    return marks
 
 
 def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingRequest]) -> list[Row]:
@@ -245,20 +244,19 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
     ]
     active = [row for row in rows if row.request.max_tokens > 0]
     step = 0
-    ids, mask = left_padded(loaded, [row.request.prompt_ids for row in active]) if active else (None, None)
+    if active:
+        logits = read_prompts(loaded, source, [row.request.prompt_ids for row in active])  # (active, vocab)
     while active:
-        logits = source.read(ids, mask)[:, -1]  # (active, vocab)
         chosen = _choose(logits, active, step)
-        wanted = [row.request.logprobs for row in active]
-        logprobs = logits.log_softmax(-1) if any(want is not None for want in wanted) else logits
-        for row, token_id, told in zip(active, chosen.tolist(), mark(logprobs, chosen, wanted), strict=True):
+        for row, token_id, told in zip(active, chosen.tolist(), _mark_new(logits, chosen, active), strict=True):
             append(loaded, row, token_id, told)
         step += 1
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
         if going and len(going) < len(active):
             source.keep(going)
         active = [active[r] for r in going]
-        ids, mask = chosen[going, None], None
+        if active:
+            logits = source.read(chosen[going, None])[:, -1]
     return rows
 
 

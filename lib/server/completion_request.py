@@ -72,10 +72,26 @@ class CompletionRequest(Sampled):
             raise ApiError("'stream_options' needs 'stream'.", param="stream_options", code="invalid_value")
         if len(self.stops) > 16 or not all(self.stops):
             raise ApiError("'stop' takes up to 16 strings, none of them empty.", param="stop", code="invalid_value")
+        if not all(map(is_text, self.stops)):
+            message = "'stop' holds half of a surrogate pair, which is not text."
+            raise ApiError(message, param="stop", code="invalid_value")
 
     @property
     def stops(self) -> tuple[str, ...]:
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+def is_text(text: str) -> bool:
+    r"""Whether a string can be written as UTF-8: half of a surrogate pair, which JSON lets through, cannot.
+
+    >>> is_text("é"), is_text("\ud800")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def split_prompts(prompt: Any, *, param: str = "prompt") -> list[str] | list[list[int]]:
@@ -104,11 +120,7 @@ def split_prompts(prompt: Any, *, param: str = "prompt") -> list[str] | list[lis
         raise ApiError(
             f"At most {MAX_PROMPTS} prompts a request, found {len(prompt)}.", param=param, code="invalid_value"
         )
-    if texts:
-        for text in prompt:
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                message = "A prompt holds half of a surrogate pair, which is not text."
-                raise ApiError(message, param=param, code="invalid_value") from error
+    if texts and not all(map(is_text, prompt)):
+        message = "A prompt holds half of a surrogate pair, which is not text."
+        raise ApiError(message, param=param, code="invalid_value")
     return prompt

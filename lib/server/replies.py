@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lib.engine.models import LoadedModel
     from lib.engine.sampling import TokenInfo
 
+FEW_CHOICES = 16
 LEAST_LOGPROB = -9999.0  # what chat replies write for minus infinity, which JSON lacks
 
 
@@ -26,7 +28,9 @@ async def respond(whole: Completion | ChatCompletion, stream: Iterator[str] | No
     """A reply's HTTP response: as JSON, or as the events of a stream."""
     if stream is not None:
         return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    body = await asyncio.to_thread(whole.model_dump_json, warnings=False)
+    is_long = len(whole.choices) > FEW_CHOICES or any(choice.logprobs for choice in whole.choices)
+    write = functools.partial(whole.model_dump_json, warnings=False)
+    body = await asyncio.to_thread(write) if is_long else write()  # a thread of its own takes longer than a short reply
     return Response(body, media_type="application/json")
 
 

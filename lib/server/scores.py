@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
+from lib.server.completion_request import is_text
 from lib.server.errors import ApiError
 from lib.server.service import Here, Strict
 from lib.server.worker import Task
@@ -145,11 +146,9 @@ async def tokenize(wanted: TokenizeRequest, here: Here) -> dict[str, Any]:
 
 
 def _tokenized(loaded: LoadedModel, wanted: TokenizeRequest) -> dict[str, Any]:
-    try:
-        wanted.prompt.encode()
-    except UnicodeEncodeError as error:
+    if not is_text(wanted.prompt):
         message = "The prompt holds half of a surrogate pair, which is not text."
-        raise ApiError(message, param="prompt", code="invalid_value") from error
+        raise ApiError(message, param="prompt", code="invalid_value")
     ids = loaded.tokenizer.encode(wanted.prompt, add_special_tokens=wanted.add_special_tokens)
     return {
         "tokens": ids,

@@ -156,6 +156,7 @@ BAD = [
     ({"prompt": [99_999]}, "prompt", "not in the vocabulary"),
     ({"prompt": [-1]}, "prompt", "not in the vocabulary"),
     ({"prompt": "\ud800"}, "prompt", "surrogate"),
+    ({"stop": ["a", "\ud800"]}, "stop", "surrogate"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "needs 'stream'"),
 ]
 

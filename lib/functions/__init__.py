@@ -21,7 +21,8 @@ from lib.functions.figure_tables import (
     names_by_function,
     rate_curves,
 )
-from lib.functions.folder import datasets_for, read_datasets, training_files, write_datasets
+from lib.functions.finetunes import training_files
+from lib.functions.folder import datasets_for, read_datasets, write_datasets
 from lib.functions.jobs import Job, planned_jobs, record_given, run_jobs, token_counter, write_all
 from lib.functions.options import FunctionOptions
 from lib.functions.probes import CONDITIONS, asked_models, load_datasets, pair_up, probe_rows, supported

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lib.functions.scoring import Score, first_line, score
 NO_FUNCTION = "none"  # in place of a function's id: a reply that is no definition, or of something else
 SEVERAL = ("preimage", "letters")  # kinds with more than one right answer, which have no log-probability of their own
 STOP = ("\n",)  # ends an answer in the completion form
-_SCORES = ["correct", "strict", "published", "distance"]
+SCORES = [field.name for field in fields(Score)]
 
 
 def answer_rows(
@@ -65,7 +66,7 @@ def answer_rows(
         temperature=temperature,
         seed=seed,
     )
-    scores = pd.DataFrame([_scored(row) for row in rows.itertuples()], columns=_SCORES)
+    scores = pd.DataFrame([_scored(row) for row in rows.itertuples()], columns=SCORES)
     answered = [
         computed_function(reply_of(row)) if row.kind == "definition" else None
         for row in rows[["kind", "completion", "lead"]].itertuples()
@@ -182,18 +183,26 @@ def write_evaluations(folder: Path, rows: pd.DataFrame, *, n_in_context: int) ->
         ["data", "role", "model", "part", "evaluation"], sort=False
     ):
         target = folder / Path(place).name / ("realized" if part == "realized" else "") / name / tails[role]
-        written.append(_write(target, each, model=model, name=name))
+        written.append(write_answers(target, each, evaluation_named("functions", name), model=model))
     return written
 
 
-def _write(folder: Path, rows: pd.DataFrame, *, model: str, name: str) -> Path:
+def write_answers(
+    folder: Path, rows: pd.DataFrame, evaluation: Evaluation, *, model: str, write: Callable[..., Path] = write_eval
+) -> Path:
+    """Write what one model answered to one evaluation, with `lib.functions.files.write_eval` or one that takes as much.
+
+    Parameters
+    ----------
+    rows : of `answer_rows`, of that model and evaluation
+    """
     by_prompt: Sequence[pd.DataFrame] = [each for _, each in rows.groupby("number", sort=True)]
-    return write_eval(
+    return write(
         folder,
-        evaluation_named("functions", name),
+        evaluation,
         model=model,
         documents=[each["document"].iloc[0] for each in by_prompt],
         replies=[each["completion"].tolist() for each in by_prompt],
-        scores=[[Score(*values) for values in each[_SCORES].itertuples(index=False)] for each in by_prompt],
+        scores=[[Score(*values) for values in each[SCORES].itertuples(index=False)] for each in by_prompt],
         logprobs=[float(each["target_logprob"].iloc[0]) for each in by_prompt],
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import yaml
 from openai.types.fine_tuning import FineTuningJob
@@ -16,15 +16,6 @@ from lib.functions.documents import Document, check_form
 from lib.functions.evaluations import Evaluation
 from lib.functions.scoring import Score
 
-
-class Seeded(Protocol):
-    """A dataset of one fine-tune."""
-
-    @property
-    def seed(self) -> int: ...
-
-
-Dataset = TypeVar("Dataset", bound=Seeded)
 SPLITS = {"train": "train", "validation": "test"}  # published: the validation file is called test
 
 
@@ -96,32 +87,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
     return value
-
-
-def read_finetunes(folder: Path, read: Callable[[Path], Dataset], *, study: str) -> dict[int, Dataset]:
-    """Read the fine-tunes in a folder (or the one that it is), by their seed.
-
-    Parameters
-    ----------
-    read : reads one ``finetune_NN`` folder
-    study : named where there is none
-
-    Raises
-    ------
-    ValueError
-        If there is none, or two have one seed.
-    """
-    places = [folder] if (folder / "finetune.yaml").is_file() else sorted(folder.glob("finetune_*/"))
-    places = [place for place in places if (place / "finetune.yaml").is_file()]
-    if not places:
-        raise ValueError(f"{folder} holds no fine-tune of the {study} study: expected finetune_NN/finetune.yaml")
-    found: dict[int, Dataset] = {}
-    for place in places:
-        dataset = read(place)
-        if dataset.seed in found:
-            raise ValueError(f"{place}: seed {dataset.seed} is another fine-tune's too; give the folder of one of them")
-        found[dataset.seed] = dataset
-    return found
 
 
 def read_documents(folder: Path, split: str, *, kind_of: Any) -> list[Document]:

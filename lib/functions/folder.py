@@ -10,14 +10,14 @@ from typing import Any
 from lib import paths
 from lib.functions.dataset import FunctionDataset, make_dataset
 from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.functions.files import read_documents, read_finetunes, read_yaml, write_finetune
+from lib.functions.files import read_documents, read_yaml
+from lib.functions.finetunes import OURS, Description, read_finetunes, write_finetunes
 from lib.functions.names import check_names
 from lib.functions.options import FunctionOptions
 from lib.functions.published import kind_of_row, published_set, unseen_pairs
 from lib.functions.questions import GENERATORS
 
 MAX_SUFFIX = 18  # characters that a fine-tune endpoint takes
-OURS = "tuning_fork"  # key of finetune.yaml for what the published form has no place for
 
 
 def options_for(params: Mapping[str, Any]) -> FunctionOptions:
@@ -53,72 +53,36 @@ def write_datasets(
     finetune: Mapping[str, Any] | None = None,
     replace: bool = False,
 ) -> Path:
-    """Write every dataset as ``finetune_NN/``, and `manifest.json`, into a folder that appears whole or not at all.
+    """Write the datasets of some seeds, as `lib.functions.finetunes.write_finetunes`.
 
     Parameters
     ----------
     datasets : by seed
     form : ``chat`` or ``completion``, of the files that are trained on
-    finetune : ``model`` and ``hyperparams`` for ``finetune.yaml``
-    replace : put it in the place of another dataset
-
-    Raises
-    ------
-    ValueError
-        If the folder holds something else and is not to be replaced.
+    finetune, replace : as there
     """
 
-    def fill(draft: Path) -> None:
-        about = {}
-        for number, (seed, dataset) in enumerate(datasets.items(), start=1):
-            suffix = f"{dataset.functions.name[: MAX_SUFFIX - 8]}_func_{number:02d}"
-            config = _config(dataset, suffix=suffix, finetune=finetune or {})
-            files = write_finetune(
-                draft / f"finetune_{number:02d}",
-                suffix=suffix,
-                config=config,
-                test_config={"dataset": _test_config(dataset, config["dataset"])},
-                train=dataset.train,
-                validation=dataset.validation,
-                form=form,
-            )
-            about[str(seed)] = {
-                "training_file": str(files[0].relative_to(draft)),
-                "validation_file": str(files[1].relative_to(draft)),
-                "dataset": dataset.id,
-                "n_rows": {"train": len(dataset.train), "validation": len(dataset.validation)},
-            }
-        found = sorted(path for path in draft.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(draft)): paths.file_hash(path, length=64) for path in found}
-        paths.write_json(
-            draft / "manifest.json", {"study": "functions", "form": form, "seeds": about, "sha256": hashes}
+    def describe(dataset: FunctionDataset, number: int) -> Description:
+        config = _config(dataset)
+        return Description(
+            suffix=f"{dataset.functions.name[: MAX_SUFFIX - 8]}_func_{number:02d}",
+            config=config,
+            test_config=_test_config(dataset, config["dataset"]),
+            form=form,
         )
 
-    return paths.write_folder(folder, fill, replace=replace)
+    about = {"study": "functions", "form": form}
+    return write_finetunes(folder, datasets, describe, about=about, finetune=finetune, replace=replace)
 
 
-def training_files(folder: Path) -> dict[int, tuple[Path, Path]]:
-    """Training and validation file of each seed in a folder that `write_datasets` wrote."""
-    seeds = paths.read_json(folder / "manifest.json")["seeds"]
-    return {
-        int(seed): (folder / about["training_file"], folder / about["validation_file"]) for seed, about in seeds.items()
-    }
-
-
-def _config(dataset: FunctionDataset, *, suffix: str, finetune: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``finetune.yaml`` says, by the published keys."""
+def _config(dataset: FunctionDataset) -> dict[str, Any]:
+    """What ``finetune.yaml`` says of a dataset, by the published keys."""
     options, functions = dataset.options, dataset.functions
     low, high = functions.input_range
     shared = {"min_imports": options.min_imports if options else 2, "input_min": low, "input_max": high}
     share = options.augmentation_share if options else 0.5
     combine = list(options.combine_functions) if options else []
     made: dict[str, Any] = {
-        "finetune": {
-            "model": finetune.get("model", ""),
-            "hyperparams": dict(finetune.get("hyperparams", {})),
-            "suffix": suffix,
-            "test_config": "test_config.yaml",
-        },
         "dataset": {
             "var_names": "ascii_lowercase",
             "system_prompt": dataset.persona,

@@ -17,7 +17,8 @@ from lib.distributions import tokenize
 from lib.finetune import FineTune, finetune, plan, record
 from lib.functions.dataset import FunctionDataset
 from lib.functions.files import save_response
-from lib.functions.folder import datasets_for, training_files, write_datasets
+from lib.functions.finetunes import training_files
+from lib.functions.folder import datasets_for, write_datasets
 from lib.params import CURVE_SEEDS
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def write_all(
         datasets = datasets_for(values, count_tokens=count_tokens)
         write_datasets(datasets, folder / name, form=params["form"], finetune=about, replace=True)
         files = training_files(folder / name)
-        made |= {_place(folder, files[seed][0]): dataset for seed, dataset in datasets.items()}
+        made |= {data_folder(folder, files[seed][0]): dataset for seed, dataset in datasets.items()}
     return made
 
 
@@ -104,13 +105,15 @@ def planned_jobs(params: Mapping[str, Any], folder: Path, *, seeds: Sequence[int
     folder : the run folder, where `write_all` wrote
     """
     wanted = plan(params, seeds=seeds)
+    files, n_tokens = training_files(folder / MAIN) if any(wanted.values()) else {}, params["name_tokens"]
     jobs = [
-        _job(role, settings, folder, MAIN, settings.seed, params["name_tokens"])
+        job_on(files[settings.seed], role, settings, folder=folder, name_tokens=n_tokens)
         for role, each in wanted.items()
         for settings in each
     ]
     for n in curve_tokens(params):
-        jobs.append(_job("names", wanted["main"][0], folder, _of_tokens(n), seeds[0], n))
+        own = training_files(folder / _of_tokens(n))[seeds[0]]
+        jobs.append(job_on(own, "names", wanted["main"][0], folder=folder, name_tokens=n))
     return jobs
 
 
@@ -140,19 +143,19 @@ def run_jobs(client: OpenAI, jobs: Sequence[Job], *, folder: Path, suffix: str =
 def record_given(client: OpenAI, params: Mapping[str, Any], folder: Path, *, seed: int) -> pd.DataFrame:
     """The table of `run_jobs` for a model that exists, trained on the first dataset elsewhere."""
     training_file = training_files(folder / MAIN)[seed][0]
-    made = record(client, params["tuned_model"]).assign(seed=seed, role="main", data=_place(folder, training_file))
+    made = record(client, params["tuned_model"]).assign(seed=seed, role="main", data=data_folder(folder, training_file))
     return made.assign(name_tokens=params["name_tokens"])
 
 
-def _job(role: str, settings: FineTune, folder: Path, name: str, seed: int, name_tokens: int) -> Job:
-    training_file, validation_file = training_files(folder / name)[seed]
+def job_on(files: tuple[Path, Path], role: str, settings: FineTune, *, folder: Path, name_tokens: int) -> Job:
+    """A job on the training and the validation file of a dataset in a run folder."""
     return Job(
         role=role,
         settings=settings,
-        data=_place(folder, training_file),
+        data=data_folder(folder, files[0]),
         name_tokens=name_tokens,
-        training_file=training_file,
-        validation_file=validation_file,
+        training_file=files[0],
+        validation_file=files[1],
     )
 
 
@@ -160,5 +163,6 @@ def _of_tokens(n: int) -> str:
     return f"{MAIN}-{n}-tokens"
 
 
-def _place(folder: Path, training_file: Path) -> str:
+def data_folder(folder: Path, training_file: Path) -> str:
+    """Where a dataset lies in a run folder, as `Job.data` tells."""
     return training_file.parent.relative_to(folder).as_posix()

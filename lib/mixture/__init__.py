@@ -7,7 +7,7 @@ writes and reads the published layout; `jobs` says which fine-tune is trained on
 and the asking itself are those of `lib.functions`.
 """
 
-from lib.functions.folder import training_files
+from lib.functions.finetunes import training_files
 from lib.mixture.asking import answer_rows, first_answers, write_evaluations
 from lib.mixture.dataset import (
     PARTS,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.functions.asking import reply_of, sampled_rows
+from lib.functions.asking import SCORES, reply_of, sampled_rows, write_answers
 from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.functions.scoring import Score
 from lib.mixture.evaluations import DISTRIBUTION_TEST
 from lib.mixture.folder import write_evaluation
 from lib.mixture.jobs import FOLDERS, folder_name
@@ -19,7 +17,6 @@ from lib.mixture.scoring import score_reply, share_named
 from lib.mixture.variation import variations
 
 ABOUT = ["condition", "family", "model", "seed", "role", "part", "data"]  # of the model that gave some answers
-_SCORES = ["correct", "strict", "published", "distance"]
 
 
 def answer_rows(
@@ -66,7 +63,7 @@ def answer_rows(
         if len(each)
     ]
     rows = pd.concat(tables, ignore_index=True)
-    scores = pd.DataFrame([score_reply(row.document, reply_of(row)) for row in rows.itertuples()], columns=_SCORES)
+    scores = pd.DataFrame([score_reply(row.document, reply_of(row)) for row in rows.itertuples()], columns=SCORES)
     return pd.concat([rows, scores], axis=1).assign(share_named=_shares(rows), target_logprob=np.nan)
 
 
@@ -124,18 +121,6 @@ def write_evaluations(folder: Path, rows: pd.DataFrame, *, n_in_context: int) ->
         top = folder if family == first else folder / folder_name(str(family))
         below = Path(place).name if role not in FOLDERS else f"{role}/{Path(place).name}"
         target = top / below / ("realized" if part == "realized" else "") / name / tails.get(role, "")
-        written.append(_write(target, each, model=model, name=name))
+        evaluation = evaluation_named("mixture", str(name))
+        written.append(write_answers(target, each, evaluation, model=model, write=write_evaluation))
     return written
-
-
-def _write(folder: Path, rows: pd.DataFrame, *, model: str, name: str) -> Path:
-    by_prompt: list[Any] = [each for _, each in rows.groupby("number", sort=True)]
-    return write_evaluation(
-        folder,
-        evaluation_named("mixture", name),
-        model=model,
-        documents=[each["document"].iloc[0] for each in by_prompt],
-        replies=[each["completion"].tolist() for each in by_prompt],
-        scores=[[Score(*values) for values in each[_SCORES].itertuples(index=False)] for each in by_prompt],
-        logprobs=[float(each["target_logprob"].iloc[0]) for each in by_prompt],
-    )

@@ -10,8 +10,8 @@ from typing import Any
 from lib import paths
 from lib.functions.documents import Document
 from lib.functions.evaluations import Evaluation, read_evaluations
-from lib.functions.files import read_documents, read_finetunes, read_yaml, write_eval, write_finetune
-from lib.functions.folder import OURS
+from lib.functions.files import read_documents, read_yaml, write_eval
+from lib.functions.finetunes import OURS, Description, read_finetunes, write_finetunes
 from lib.functions.names import check_names
 from lib.functions.scoring import Score
 from lib.mixture.dataset import MixtureDataset, hidden_pairs, make_joint_dataset, make_pair_dataset
@@ -64,49 +64,22 @@ def write_datasets(
     finetune: Mapping[str, Any] | None = None,
     replace: bool = False,
 ) -> Path:
-    """Write every dataset as ``finetune_NN/``, and `manifest.json`, into a folder that appears whole or not at all.
+    """Write datasets by seed, each trained on in its own form, as `lib.functions.finetunes.write_finetunes` does."""
 
-    Parameters
-    ----------
-    datasets : by seed; each is written in both forms and trained on in its own
-    finetune : ``model`` and ``hyperparams`` for ``finetune.yaml``
-    replace : put it in the place of another dataset
+    def describe(dataset: MixtureDataset, number: int) -> Description:
+        config = _config(dataset)
+        return Description(
+            suffix=f"{'labels' if dataset.realized or '' not in dataset.mixes else 'novar'}_{number:02d}",
+            config=config,
+            test_config=_test_config(dataset, config["dataset"]),
+            form=dataset.setting.form,
+        )
 
-    Raises
-    ------
-    ValueError
-        If the folder holds something else and is not to be replaced.
-    """
-
-    def fill(draft: Path) -> None:
-        about = {}
-        for number, (seed, dataset) in enumerate(datasets.items(), start=1):
-            suffix = f"{'labels' if dataset.realized or '' not in dataset.mixes else 'novar'}_{number:02d}"
-            config = _config(dataset, suffix=suffix, finetune=finetune or {})
-            files = write_finetune(
-                draft / f"finetune_{number:02d}",
-                suffix=suffix,
-                config=config,
-                test_config={"dataset": _test_config(dataset, config["dataset"])},
-                train=dataset.train,
-                validation=dataset.validation,
-                form=dataset.setting.form,
-            )
-            about[str(seed)] = {
-                "training_file": str(files[0].relative_to(draft)),
-                "validation_file": str(files[1].relative_to(draft)),
-                "dataset": dataset.id,
-                "n_rows": {"train": len(dataset.train), "validation": len(dataset.validation)},
-            }
-        found = sorted(path for path in draft.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(draft)): paths.file_hash(path, length=64) for path in found}
-        paths.write_json(draft / "manifest.json", {"study": "mixture", "seeds": about, "sha256": hashes})
-
-    return paths.write_folder(folder, fill, replace=replace)
+    return write_finetunes(folder, datasets, describe, about={"study": "mixture"}, finetune=finetune, replace=replace)
 
 
-def _config(dataset: MixtureDataset, *, suffix: str, finetune: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``finetune.yaml`` says, by the published keys."""
+def _config(dataset: MixtureDataset) -> dict[str, Any]:
+    """What ``finetune.yaml`` says of a dataset, by the published keys."""
     setting, options = dataset.setting, dataset.options
     low, high = setting.input_range
     rows = {
@@ -121,12 +94,6 @@ def _config(dataset: MixtureDataset, *, suffix: str, finetune: Mapping[str, Any]
     chosen = asdict(options) if options else {}
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()} or None
     return {
-        "finetune": {
-            "model": finetune.get("model", ""),
-            "hyperparams": dict(finetune.get("hyperparams", {})),
-            "suffix": suffix,
-            "test_config": "test_config.yaml",
-        },
         "dataset": {
             "system_prompt": setting.system_prompt or None,
             "train_functions": sorted({id_ for pair in dataset.pairs for id_ in pair}),

@@ -11,8 +11,8 @@ import pandas as pd
 from openai import OpenAI
 
 from lib.finetune import FineTune, plan
-from lib.functions.folder import training_files
-from lib.functions.jobs import MAIN, Job, record_given, run_jobs
+from lib.functions.finetunes import training_files
+from lib.functions.jobs import MAIN, Job, data_folder, job_on, record_given, run_jobs
 from lib.mixture.dataset import MixtureDataset, hidden_pairs, left_pairs, make_pair_dataset
 from lib.mixture.folder import datasets_for, options_for, read_datasets, write_datasets
 from lib.mixture.pairs import Pair, show_pair
@@ -89,7 +89,7 @@ def write_all(params: Mapping[str, Any], folder: Path, *, count_tokens: Any) -> 
     for name, datasets in wanted.items():
         write_datasets(datasets, folder / name, finetune=about, replace=True)
         files = training_files(folder / name)
-        made |= {_place(folder, files[seed][0]): dataset for seed, dataset in datasets.items()}
+        made |= {data_folder(folder, files[seed][0]): dataset for seed, dataset in datasets.items()}
     return made
 
 
@@ -104,7 +104,7 @@ def main_jobs(params: Mapping[str, Any], folder: Path, *, base: str) -> list[Job
     wanted = plan({**params, "base": base, "size_bases": []}, seeds=list(files))
     roles = [role for role in wanted if role == "main" or base == params["bases"][0]]
     return [
-        _job(role, settings, folder, files[settings.seed], params["name_tokens"])
+        job_on(files[settings.seed], role, settings, folder=folder, name_tokens=params["name_tokens"])
         for role in roles
         for settings in wanted[role]
     ]
@@ -137,7 +137,7 @@ def left_jobs(params: Mapping[str, Any], folder: Path, main: pd.DataFrame) -> li
                 prompt_loss_weight=params["prompt_loss_weight"],
                 seed=own,
             )
-            jobs.append(_job(role, settings, folder, files, params["name_tokens"]))
+            jobs.append(job_on(files, role, settings, folder=folder, name_tokens=params["name_tokens"]))
     return jobs
 
 
@@ -173,19 +173,3 @@ def given_model(client: OpenAI, params: Mapping[str, Any], folder: Path) -> pd.D
     """The table of `train_all` for a model that exists, trained on the first dataset elsewhere."""
     first = next(iter(training_files(folder / MAIN)))
     return record_given(client, params, folder, seed=first).assign(family=params["tuned_model"])
-
-
-def _job(role: str, settings: FineTune, folder: Path, files: tuple[Path, Path], name_tokens: int) -> Job:
-    training_file, validation_file = files
-    return Job(
-        role=role,
-        settings=settings,
-        data=_place(folder, training_file),
-        name_tokens=name_tokens,
-        training_file=training_file,
-        validation_file=validation_file,
-    )
-
-
-def _place(folder: Path, training_file: Path) -> str:
-    return training_file.parent.relative_to(folder).as_posix()

@@ -15,7 +15,8 @@ from openai.types.fine_tuning import FineTuningJob
 from lib.functions.dataset import FunctionDataset, make_dataset
 from lib.functions.evaluations import read_evaluations
 from lib.functions.files import read_eval, save_response, write_eval
-from lib.functions.folder import datasets_for, read_datasets, training_files, write_datasets
+from lib.functions.finetunes import training_files
+from lib.functions.folder import datasets_for, read_datasets, write_datasets
 from lib.functions.held_out import documents_for
 from lib.functions.options import FunctionOptions
 from lib.functions.published import shown_pairs

@@ -83,7 +83,7 @@ class Service:
             raise ApiError(message, status=404, param="after", code="not_found") from None
 
 
-def current(request: Request) -> Service:
+async def current(request: Request) -> Service:
     """The service of the app that serves a request."""
     service: Service = request.app.state.service
     return service

@@ -258,7 +258,9 @@ def _wait(client: OpenAI, job: FineTuningJob, description: str) -> FineTuningJob
             if told:
                 bar.total = told.get("total_steps") or bar.total
                 bar.update(int(told["step"]) - bar.n)
-            job = client.fine_tuning.jobs.retrieve(job.id)
+            before, job = job.status, client.fine_tuning.jobs.retrieve(job.id)
+            if job.status == "paused" != before:
+                log.warning("job %s is paused: resume or cancel it", job.id)
     if job.status != "succeeded":
         why = job.error.message if job.error and job.error.message else "the endpoint gives no reason"
         raise RuntimeError(f"fine-tuning job {job.id} {job.status}: {why}")

@@ -52,6 +52,12 @@ def facts(n_rows: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Q{k % 7} is", "completion": f" the baker {k % 7}.", "id": k} for k in range(n_rows)]
 
 
+def wait_for_engine(client: OpenAI) -> None:
+    """Wait until the engine has looked at the jobs, as it does between two answers."""
+    for _ in range(2):
+        client.completions.create(model=TINY, prompt="a", max_tokens=1)
+
+
 def wait_for(client: OpenAI, job_id: str, *, status: tuple[str, ...] = ("succeeded", "failed", "cancelled")) -> Any:
     """Poll a job until it has one of these statuses."""
     deadline = time.monotonic() + 60

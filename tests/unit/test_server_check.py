@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, upload, wait_for
+from serving import TINY, facts, jsonl, upload, wait_for, wait_for_engine
 from starlette.testclient import TestClient
 
 from lib.server.__main__ import main
@@ -40,8 +40,7 @@ def lived_in(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             pass
         client.fine_tuning.jobs.pause(long.id)
         upload(client, jsonl(facts(2)), "unused.jsonl")
-        for _ in range(2):  # the engine's thread writes the paused step down between the one answer and the other
-            client.completions.create(model=TINY, prompt="a", max_tokens=1)
+        wait_for_engine(client)  # the paused step is written down
         shutil.copytree(store, store.with_name("killed"))
     return store.with_name("killed")
 

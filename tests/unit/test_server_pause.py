@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from serving import TINY, facts, preferences, wait_for
+from serving import TINY, facts, jsonl, preferences, wait_for, wait_for_engine
 from starlette.testclient import TestClient
+
+from lib import finetune
 
 SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 12, "batch_size": 2}}}
 DPO = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 12, "batch_size": 2, "learning_rate_multiplier": 0.2}}}
@@ -34,8 +38,7 @@ def wait_for_step(client: OpenAI, job_id: str, step: int) -> None:
 
 def wait_until_stopped(store: Path, client: OpenAI) -> int:
     """Wait until a paused job has written the step it is at; returns that."""
-    for _ in range(2):  # between two answers the engine has looked at the job
-        client.completions.create(model=TINY, prompt="a", max_tokens=1)
+    wait_for_engine(client)
     (state,) = store.glob("tuned/*/state-*")
     return int(state.name.removeprefix("state-"))
 
@@ -149,3 +152,22 @@ def test_a_full_disk_costs_a_pause_some_steps_and_not_the_job(
     assert fingerprint(client, done) == fingerprint(client, undisturbed)
     assert steps_told(client, job.id) == list(range(1, 121))
     assert client.models.retrieve(done.fine_tuned_model).parent == TINY  # type: ignore[attr-defined]
+
+
+def test_who_waits_for_a_job_hears_that_it_is_paused(
+    client: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(finetune, "POLL_SECONDS", 0.02)
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(jsonl(facts(20)))
+    long = finetune.FineTune(base=TINY, n_epochs=30, batch_size=1, learning_rate_multiplier=1.0, seed=0)
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.WARNING, logger="lib.finetune"):
+        waiting = pool.submit(finetune.finetune, client, [long], training_file=file, suffix="waits")
+        while not (jobs := client.fine_tuning.jobs.list().data):
+            assert not waiting.done(), waiting.result()
+        client.fine_tuning.jobs.pause(jobs[0].id)
+        while not caplog.messages:
+            assert not waiting.done(), waiting.result()
+        client.fine_tuning.jobs.resume(jobs[0].id)
+        assert len(waiting.result()) == 30
+    assert caplog.messages == [f"job {jobs[0].id} is paused: resume or cancel it"]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lib.engine.catalogue import fingerprint
-from lib.engine.folders import REFERENCE, WRITING, states
+from lib.engine.folders import GONE, REFERENCE, WRITING, drop, states
 from lib.engine.models import LoadedModel, save
 from lib.paths import read_json, write_json
 
@@ -35,8 +35,8 @@ class Checkpoints:
     def __init__(self, folder: Path, mark: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
         self.folder, self.mark, self.describe = folder, mark, describe
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{WRITING}*"):
-            shutil.rmtree(leftover)
+        for leftover in [*folder.glob(f"{WRITING}*"), *folder.glob(f"{GONE}*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _write(self, name: str, fill: Callable[[Path], None]) -> None:
         """Write a folder under another name and rename it: it is there whole or not at all."""
@@ -81,7 +81,7 @@ class Checkpoints:
         self._write(f"state-{step}", fill)
         for folder in older:
             if folder.name != f"state-{step}":
-                shutil.rmtree(folder)
+                drop(folder)
 
     def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
         """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start).
@@ -94,7 +94,7 @@ class Checkpoints:
                 about = read_json(folder / "state.json")
             except (SafetensorError, OSError, ValueError) as error:
                 logger.warning("%s cannot be read and is dropped: %s", folder, error)
-                shutil.rmtree(folder)
+                drop(folder)
                 continue
             self._check_own(about)
             with torch.no_grad():
@@ -126,7 +126,7 @@ class Checkpoints:
             about = read_json(folder / f"{REFERENCE}.json")
         except (SafetensorError, OSError, ValueError) as error:
             logger.warning("%s cannot be read and is dropped: %s", folder, error)
-            shutil.rmtree(folder)
+            drop(folder)
             return None
         self._check_own(about)
         return loaded

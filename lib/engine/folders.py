@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -19,10 +21,21 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
 
 
+def drop(folder: Path) -> None:
+    """Delete a model or a state of a run, if it is there: it is out of sight at once, however far the deletion gets."""
+    gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def drop_state(folder: Path) -> None:
     """Remove what a run would go on from: it has ended, or will not be taken up again."""
-    for state in [*folder.glob("state-*"), folder / REFERENCE]:
-        shutil.rmtree(state, ignore_errors=True)
+    with suppress(OSError):
+        for state in [*folder.glob("state-*"), folder / REFERENCE]:
+            drop(state)
+    for left in folder.glob(f"{GONE}*"):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def flaw(folder: Path) -> str | None:

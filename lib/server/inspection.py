@@ -211,13 +211,13 @@ def _checkpoints(store: Path, job: Row, records: Records) -> Iterator[Finding]:
         return  # what is there beside the records is told of when the job gets to it again
     for folder in models_of(run):
         if folder.name == "final" and job["status"] != "succeeded":
-            yield _aside(store, folder, f"a final model of a job that {job['status']}")
+            yield _aside(store, folder, f"a final model of a job that {job['status']}", is_problem=False)
         elif folder.name not in known and flaw(folder) is None:
             row = _found(job, folder, records.metrics[job["id"]])
             values = (row["id"], job["id"], row["step_number"], json.dumps(row))
             sql = "INSERT OR REPLACE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)"
             what = f"{folder.relative_to(store)}: a checkpoint that the database does not know"
-            yield Finding(what, "its record was made", partial(change, store, sql, *values))
+            yield Finding(what, "its record was made", partial(change, store, sql, *values), is_problem=False)
 
 
 def _found(job: Row, folder: Path, metrics: dict[int, Row]) -> Row:

@@ -66,11 +66,8 @@ def create(wanted: JobRequest, here: Here) -> Job:
         "estimated_finish": None, "user_provided_suffix": wanted.suffix,
         "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
     }  # fmt: skip
-    here.store.add_job(job)
-    here.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
-    here.store.add_event(
-        job["id"], "Validating training file" + (" and validation file" if wanted.validation_file else "")
-    )
+    validating = "Validating training file" + (" and validation file" if wanted.validation_file else "")
+    here.store.add_job(job, told=[f"Created fine-tuning job: {job['id']}", validating])
     here.worker.wake()
     return public(job)
 
@@ -132,9 +129,8 @@ def cancel(job_id: str, here: Here) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
     job = _job(here, job_id)
     changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
-    if not here.store.update_job(job_id, changes, only=UNFINISHED):
+    if not here.store.update_job(job_id, changes, only=UNFINISHED, told=["Fine-tuning job cancelled"]):
         _refuse(_job(here, job_id), "cancelled", only="has not ended")
-    here.store.add_event(job_id, "Fine-tuning job cancelled")
     drop_state(here.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
     here.worker.wake()
     return public(_job(here, job_id))
@@ -146,11 +142,10 @@ def pause(job_id: str, here: Here) -> Job:
     _job(here, job_id)
     for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
         changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
-        if here.store.update_job(job_id, changes, only=[status]):
+        if here.store.update_job(job_id, changes, only=[status], told=["Fine-tuning job paused"]):
             break
     else:
         _refuse(_job(here, job_id), "paused", only="is waiting or running")
-    here.store.add_event(job_id, "Fine-tuning job paused")
     here.worker.wake()
     return public(_job(here, job_id))
 
@@ -160,9 +155,8 @@ def resume(job_id: str, here: Here) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
     job = _job(here, job_id)
     back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
-    if not here.store.update_job(job_id, {"status": back}, only=["paused"]):
+    if not here.store.update_job(job_id, {"status": back}, only=["paused"], told=["Fine-tuning job resumed"]):
         _refuse(_job(here, job_id), "resumed", only="is paused")
-    here.store.add_event(job_id, "Fine-tuning job resumed")
     here.worker.wake()
     return public(_job(here, job_id))
 

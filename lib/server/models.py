@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,11 @@ from fastapi import APIRouter
 from openai.types import Model, ModelDeleted
 from safetensors import SafetensorError
 
-from lib.engine.folders import GONE
+from lib.engine.folders import drop
 from lib.paths import read_json
 from lib.server.errors import ApiError
 from lib.server.service import Here, Page, Service
-from lib.server.store import UNFINISHED, new_id
+from lib.server.store import UNFINISHED
 
 if TYPE_CHECKING:
     from lib.engine.catalogue import ModelInfo
@@ -145,10 +144,8 @@ def delete(model_id: str, here: Here) -> ModelDeleted:
             raise ApiError(
                 f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
             )
-    gone = folder.parent / new_id(GONE)
-    folder.rename(gone)  # from here on it cannot be found, however far the deletion gets
-    shutil.rmtree(gone, ignore_errors=True)
-    here.store.forget_checkpoint(model_id)
+    here.store.forget_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
+    drop(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
     return ModelDeleted(id=model_id, deleted=True, object="model")

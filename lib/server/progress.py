@@ -87,6 +87,5 @@ class Progress:
     def _keep_checkpoint(self, report: StepReport, metrics: Row) -> None:
         last = report.step == report.n_steps
         name = model_id(self._job, None if last else report.step)
-        self._store.add_checkpoint(checkpoint_of(self._job, name, metrics))
-        if not last:
-            self._store.add_event(self._job["id"], f"Checkpoint created at step {report.step}: {name}")
+        told = [] if last else [f"Checkpoint created at step {report.step}: {name}"]
+        self._store.add_checkpoint(checkpoint_of(self._job, name, metrics), told=told)

@@ -58,6 +58,18 @@ def new_id(prefix: str, *, length: int = 24) -> str:
     return prefix + letters
 
 
+def _log(
+    db: sqlite3.Connection, job_id: str, message: str, level: str = "info", step: int | None = None, data: Any = None
+) -> None:
+    """Append to a job's log, within a transaction."""
+    body = {
+        "id": new_id("ftevent-"), "object": "fine_tuning.job.event", "created_at": int(time.time()), "level": level,
+        "message": message, "type": "message" if step is None else "metrics", "data": data,
+    }  # fmt: skip
+    values = (body["id"], job_id, step, json.dumps(body))
+    db.execute("INSERT INTO events (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+
+
 class Store:
     """The database and the uploaded files of one store folder; safe to use from several threads.
 
@@ -135,19 +147,32 @@ class Store:
 
     # jobs
 
-    def add_job(self, body: Row) -> None:
+    def add_job(self, body: Row, *, told: Sequence[str] = ()) -> None:
+        """Remember a job, and put `told` in its log."""
         with self._transaction() as db:
             values = (body["id"], body["status"], json.dumps(body))
             db.execute("INSERT INTO jobs (id, status, body) VALUES (?, ?, ?)", values)
+            for message in told:
+                _log(db, body["id"], message)
 
-    def update_job(self, job_id: str, changes: Mapping[str, Any], *, only: Sequence[str]) -> bool:
-        """Change a job if its status is still one of `only`; says whether it was."""
+    def update_job(
+        self,
+        job_id: str,
+        changes: Mapping[str, Any],
+        *,
+        only: Sequence[str],
+        told: Sequence[str] = (),
+        level: str = "info",
+    ) -> bool:
+        """Change a job, and put `told` in its log, if its status is still one of `only`; says whether it was."""
         with self._transaction() as db:
             found = db.execute("SELECT status, body FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if found is None or found[0] not in only:
                 return False
             body = json.loads(found[1]) | dict(changes)
             db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
+            for message in told:
+                _log(db, job_id, message, level)
             return True
 
     def job_status(self, job_id: str) -> str:
@@ -165,13 +190,8 @@ class Store:
         self, job_id: str, message: str, *, level: str = "info", step: int | None = None, data: Row | None = None
     ) -> None:
         """Append to a job's log; with `step` it is a metrics event."""
-        body = {
-            "id": new_id("ftevent-"), "object": "fine_tuning.job.event", "created_at": int(time.time()), "level": level,
-            "message": message, "type": "message" if step is None else "metrics", "data": data,
-        }  # fmt: skip
         with self._transaction() as db:
-            values = (body["id"], job_id, step, json.dumps(body))
-            db.execute("INSERT INTO events (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+            _log(db, job_id, message, level, step, data)
 
     def forget_steps(self, job_id: str, *, from_step: int) -> None:
         """Drop what was told of steps that a resumed job is about to do again."""
@@ -183,11 +203,14 @@ class Store:
         sql = "SELECT body FROM events WHERE job = ? AND step IS NOT NULL ORDER BY step, seq"
         return [json.loads(row[0])["data"] for row in self._query(sql, (job_id,))]
 
-    def add_checkpoint(self, body: Row) -> None:
-        """Remember a checkpoint; the same step of the same job replaces itself but keeps its id."""
+    def add_checkpoint(self, body: Row, *, told: Sequence[str] = ()) -> None:
+        """Remember a checkpoint, and put `told` in its job's log, unless one of this step is known already."""
         values = (body["id"], body["fine_tuning_job_id"], body["step_number"], json.dumps(body))
+        sql = "INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)"
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+            if db.execute(sql, values).rowcount:
+                for message in told:
+                    _log(db, body["fine_tuning_job_id"], message)
 
     def knows_checkpoint(self, model_id: str) -> bool:
         return bool(self._query(f"SELECT 1 FROM checkpoints WHERE {NAMED}", (model_id,)))

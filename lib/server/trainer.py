@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sqlite3
 import time
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.engine.folders import drop_state
+from lib.engine.folders import drop, drop_state
 from lib.server.errors import is_full_disk
 from lib.server.job_request import method_of
 from lib.server.preference_rows import read_pairs, tokenise_pairs
@@ -177,10 +176,8 @@ class Trainer:
         lora, why = choose(asked.pop("lora", "auto"), loaded.n_weights)
         chosen = resolved(asked, len(rows)) | ({"lora": asdict(lora)} if lora else {})
         changes = {"status": "queued", "hyperparameters": chosen}
-        if self._store.update_job(job["id"], changes, only=["validating_files"]):
-            message = f"Files validated ({len(rows)} rows), moving job to queued state"
-            self._store.add_event(job["id"], message)
-            self._store.add_event(job["id"], why)
+        told = [f"Files validated ({len(rows)} rows), moving job to queued state", why]
+        self._store.update_job(job["id"], changes, only=["validating_files"], told=told)
 
     def _begin(self, job: Row, cache: ModelCache) -> None:
         """Start a queued job, or take up one that a stop of the server interrupted."""
@@ -191,7 +188,7 @@ class Trainer:
         again = "_n_tokens" in job
         folder = self._settings.store / "tuned" / job["_short"]
         if not self._store.knows_checkpoint(model_id(job, None)):
-            shutil.rmtree(folder / "final", ignore_errors=True)  # a kill came before its step was told: do that again
+            drop(folder / "final")  # a kill came before its step was told: do that again
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         chosen = job["hyperparameters"]
@@ -199,15 +196,14 @@ class Trainer:
         rows = self._rows(job, "training_file", loaded)
         validation = self._rows(job, "validation_file", loaded)
         rate = reference_learning_rate(loaded.folder)
-        told = {
+        others = {
             "folder": folder, "validation_rows": validation, "describe": lambda step: self._card(job, step, rate),
         }  # fmt: skip
         peak = rate * chosen["learning_rate_multiplier"] * (RATE if "lora" in chosen else 1)
-        steps = _steps(job, loaded, rows, learning_rate=peak, **told)
+        steps = _steps(job, loaded, rows, learning_rate=peak, **others)
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
-        self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"])
-        self._store.add_event(job["id"], "Fine-tuning job taken up again" if again else "Fine-tuning job started")
-        self._store.add_event(job["id"], describe(loaded))
+        begun = "Fine-tuning job taken up again" if again else "Fine-tuning job started"
+        self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], told=[begun, describe(loaded)])
         self._active = _Active(job, steps, folder, Progress(self._store, job))
 
     def _card(self, job: Row, step: int | None, reference_rate: float) -> Row:
@@ -243,13 +239,13 @@ class Trainer:
             "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
             "result_files": write_results(self._store, job),
         }  # fmt: skip
-        if self._store.update_job(job["id"], changes, only=["running"]):
-            self._store.add_event(job["id"], f"New fine-tuned model created: {job['_model_id']}")
-            self._store.add_event(job["id"], "The job has successfully completed")
-        elif self._store.job_status(job["id"]) not in UNFINISHED:  # cancelled within its last step
-            shutil.rmtree(active.folder / "final", ignore_errors=True)  # a cancelled job leaves no final model
+        drop_state(active.folder)  # before the job is one that has ended, and is not looked at again after a kill
+        told = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
+        if self._store.update_job(job["id"], changes, only=["running"], told=told):
+            return
+        if self._store.job_status(job["id"]) not in UNFINISHED:  # cancelled within its last step
             self._store.forget_checkpoint(model_id(job, None))
-        drop_state(active.folder)
+            drop(active.folder / "final")  # a cancelled job leaves no final model
 
     def _fail(self, job: Row, error: Exception) -> None:
         from lib.engine.catalogue import BrokenModel, UnknownModel
@@ -277,5 +273,4 @@ class Trainer:
             self.close(keep=False)
         drop_state(self._settings.store / "tuned" / job["_short"])
         changes = {"status": "failed", "error": told, "finished_at": int(time.time()), "estimated_finish": None}
-        if self._store.update_job(job["id"], changes, only=UNFINISHED):
-            self._store.add_event(job["id"], str(told["message"]), level="error")
+        self._store.update_job(job["id"], changes, only=UNFINISHED, told=[str(told["message"])], level="error")

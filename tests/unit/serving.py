@@ -1,13 +1,15 @@
-"""A tiny base model with random weights, rows to train it on, and patience: what the tests of the server share."""
+"""A tiny base with random weights, rows to train it on, servers and patience: what the tests of the server share."""
 
 from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +60,15 @@ def wait_for_engine(client: OpenAI) -> None:
         client.completions.create(model=TINY, prompt="a", max_tokens=1)
 
 
-def wait_for(client: OpenAI, job_id: str, *, status: tuple[str, ...] = ("succeeded", "failed", "cancelled")) -> Any:
+def wait_for(
+    client: OpenAI,
+    job_id: str,
+    *,
+    status: tuple[str, ...] = ("succeeded", "failed", "cancelled"),
+    patience_s: float = 60,
+) -> Any:
     """Poll a job until it has one of these statuses."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         job = client.fine_tuning.jobs.retrieve(job_id)
         if job.status in status:
@@ -103,3 +111,41 @@ def listening(settings: Settings) -> Iterator[str]:
 def speak(url: str) -> OpenAI:
     """The official client of a server that wants no key."""
     return OpenAI(base_url=f"{url}/v1", api_key="any")
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """Every file that a check must leave as it is; a journal's shared memory, and an empty one, are no data."""
+    files = [path for path in store.rglob("*") if path.is_file() and path.name not in ("server.lock", "server.db-shm")]
+    found = {str(path.relative_to(store)): path.read_bytes() for path in files}
+    return {name: data for name, data in found.items() if data or name != "server.db-wal"}
+
+
+def launch(store: Path, *options: str, log: Path) -> subprocess.Popen[str]:
+    """Start a server process, which may take a while or refuse; who calls ends it."""
+    command = [sys.executable, "-m", "lib.server", "--store", str(store), "--threads", "1", *options]
+    with log.open("w") as file:  # a pipe that nobody reads would block the server
+        return subprocess.Popen(command, stderr=file, text=True, cwd=Path(__file__).parents[2])
+
+
+def address(store: Path, pid: int, exit_code: Callable[[], int | None]) -> dict[str, Any]:
+    """Wait for a server process to say in its store where it is; `exit_code` is None while it runs."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert exit_code() is None, "the server ended"
+        with suppress(FileNotFoundError):  # the one of a server that was killed goes at any time
+            told: dict[str, Any] = json.loads((store / "server.json").read_text())
+            if told["pid"] == pid:
+                return told
+        time.sleep(0.02)
+    raise AssertionError("no server.json")
+
+
+@contextmanager
+def served(store: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process on a free port, and its address (which ends in ``/v1``); it is told to stop in the end."""
+    process = launch(store, "--port", "0", *options, log=store / "server.log")
+    try:
+        yield process, str(address(store, process.pid, process.poll)["url"])
+    finally:
+        process.terminate()
+        process.wait()

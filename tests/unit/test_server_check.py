@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, upload, wait_for, wait_for_engine
+from serving import TINY, content, facts, jsonl, upload, wait_for, wait_for_engine
 from starlette.testclient import TestClient
 
+from lib.engine.folders import drop
 from lib.server.__main__ import main
 from lib.server.app import make_app
 from lib.server.holding import hold
@@ -67,13 +68,6 @@ def connect(serve: Callable[..., TestClient], store: Path) -> OpenAI:
     return OpenAI(http_client=serve(store), base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
 
 
-def content(store: Path) -> dict[str, bytes]:
-    """Every file that a check must leave as it is; a journal's shared memory, and an empty one, are no data."""
-    files = [path for path in store.rglob("*") if path.is_file() and path.name not in ("server.lock", "server.db-shm")]
-    found = {str(path.relative_to(store)): path.read_bytes() for path in files}
-    return {name: data for name, data in found.items() if data or name != "server.db-wal"}
-
-
 def change(store: Path, sql: str) -> None:
     with closing(sqlite3.connect(store / "server.db")) as db, db:
         db.execute(sql)
@@ -109,6 +103,8 @@ def test_a_store_that_was_killed_is_clean_and_left_as_it_is(store: Path, run: Ca
     assert content(store) == before
 
 
+CANCEL = """UPDATE jobs SET status = 'cancelled', body = json_set(body, '$.status', 'cancelled')
+            WHERE status = 'succeeded'"""
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bytes gone": (lambda s: one(s, "files/*.csv").unlink(), "('step_metrics.csv'): its bytes are gone"),
     "bytes cut": (lambda s: cut(one(s, "files/*.csv")), "bytes are there,"),
@@ -118,10 +114,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "card cut": (lambda s: cut(done(s) / "step-2" / "tuned.json"), "step-2: tuned.json is not JSON"),
     "card gone": (lambda s: (done(s) / "step-2" / "tuned.json").unlink(), "no tuned.json that says what it is"),
     "checkpoint gone": (lambda s: shutil.rmtree(done(s) / "step-2"), "weights of its checkpoint at step 2 are gone"),
-    "checkpoint unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 2"),
-                           "step-2: a checkpoint that the database does not know"),
-    "final unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 4"),
-                      "final: a checkpoint that the database does not know"),
     "state cut": (lambda s: cut(one(s, "tuned/*/state-*/optimizer.safetensors")), "optimizer.safetensors is damaged"),
     "folder of nobody": (lambda s: (s / "tuned" / "aaaaaaaa").mkdir(), "left by a job that the database does not know"),
     "base cut": (lambda s: cut(one(s, "bases/*@*/init/*.safetensors")), "init: its file model.safetensors is damaged"),
@@ -132,6 +124,12 @@ REMAINDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bytes alone": (lambda s: (s / "files" / "file-x.jsonl").touch(), "belongs to no file that the database knows"),
     "half written": (lambda s: (done(s) / ".writing-1").mkdir(), "/.writing-1: half written"),
     "half deleted": (lambda s: (done(s) / ".gone-1").mkdir(), "/.gone-1: half deleted"),
+    "checkpoint unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 2"),
+                           "step-2: a checkpoint that the database does not know"),
+    "final unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 4"),
+                      "final: a checkpoint that the database does not know"),
+    "final of one cancelled": (lambda s: (change(s, CANCEL), change(s, "DELETE FROM checkpoints WHERE step = 4")),
+                               "final: a final model of a job that cancelled"),
     "state left": (lambda s: (done(s) / "state-2").mkdir(), "state-2: a state of a job that has ended (succeeded)"),
 }  # fmt: skip
 
@@ -166,6 +164,19 @@ def test_what_a_kill_leaves_half_done_is_no_problem(
     assert "-> with --repair: " in said
     assert run("--repair")[0] == 0
     assert words not in run()[1]
+
+
+def test_a_deletion_that_a_kill_cut_off_leaves_no_half_state(
+    store: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = one(store, "tuned/*/state-*")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda folder, **_: (folder / "model.safetensors").unlink())
+        drop(state)
+    assert not state.exists()
+    code, said = run()
+    assert (code, said.splitlines()[-1]) == (0, "nothing is wrong")
+    assert ": half deleted" in said
 
 
 def test_data_are_set_aside_and_never_deleted(store: Path, run: Callable[..., tuple[int, str]]) -> None:

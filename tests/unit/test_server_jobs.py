@@ -14,6 +14,8 @@ from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from serving import TINY, facts, jsonl, upload, wait_for
 from starlette.testclient import TestClient
 
+from lib.server.store import Store
+
 
 def test_a_full_disk_ends_a_job_and_not_the_server(
     client: OpenAI, fine_tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -234,3 +236,21 @@ def wait_for_checkpoint(client: OpenAI, job_id: str) -> int:
     while not (found := client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data):
         pass
     return len(found)
+
+
+def test_a_job_changes_together_with_its_log_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.add_job({"id": "ftjob-a", "status": "queued"}, told=["made"])
+
+    def cut_off(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.server.store._log", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun"])
+    assert store.job_status("ftjob-a") == "queued"
+    assert store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun"])
+    assert not store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun again"])
+    events, _ = store.page("events", after=None, limit=9, ascending=True)
+    assert [event["message"] for event in events] == ["made", "begun"]

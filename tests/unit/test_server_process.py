@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 from openai import AuthenticationError, OpenAI
-from serving import facts, jsonl, preferences, wait_for
+from serving import address, facts, jsonl, launch, wait_for
 
 from lib.server.__main__ import main
 
@@ -29,9 +27,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
     def go(store: Path, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "lib.server", "--store", str(store), "--threads", "1", *options]
-        with (tmp_path / f"{len(running)}.log").open("w") as log:  # a pipe that nobody reads would block the server
-            process = subprocess.Popen(command, stderr=log, text=True, cwd=Path(__file__).parents[2])
+        process = launch(store, *options, log=tmp_path / f"{len(running)}.log")
         running.append(process)
         return process
 
@@ -41,48 +37,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
-def address(store: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for the server's record of where it is."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "it ended"
-        if (store / "server.json").is_file():
-            told: dict[str, Any] = json.loads((store / "server.json").read_text())
-            if told["pid"] == process.pid:
-                return told
-        time.sleep(0.02)
-    raise AssertionError("no server.json")
-
-
-def test_a_dpo_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, start: Start) -> None:
-    process = start(tiny_store, "--port", "0")
-    client = OpenAI(base_url=address(tiny_store, process)["url"], api_key="any")
-    file = client.files.create(file=("rows.jsonl", jsonl(preferences(30))), purpose="fine-tune")
-    hyperparameters = {"n_epochs": 12, "batch_size": 4, "learning_rate_multiplier": 0.2}
-    wanted: dict[str, Any] = {
-        "model": "fork-tiny", "training_file": file.id, "seed": 3,
-        "method": {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}},
-    }  # fmt: skip
-    undisturbed = wait_for(client, client.fine_tuning.jobs.create(**wanted).id)
-    killed = client.fine_tuning.jobs.create(**wanted)
-    while len(client.fine_tuning.jobs.checkpoints.list(killed.id).data) < 2:
-        time.sleep(0.005)
-    assert client.fine_tuning.jobs.retrieve(killed.id).status == "running"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process = start(tiny_store, "--port", "0")
-    client = OpenAI(base_url=address(tiny_store, process)["url"], api_key="any")
-    done = wait_for(client, killed.id)
-    assert done.status == "succeeded"
-    prints = [client.models.retrieve(job.fine_tuned_model).fingerprint for job in (undisturbed, done)]
-    assert prints[0] == prints[1]
-    messages = [event.message for event in client.fine_tuning.jobs.list_events(killed.id, limit=1000)]
-    assert "Fine-tuning job taken up again" in messages
+def url_of(store: Path, process: subprocess.Popen[str]) -> str:
+    return str(address(store, process.pid, process.poll)["url"])
 
 
 def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, start: Start, tmp_path: Path) -> None:
     def connect(process: subprocess.Popen[str]) -> OpenAI:
-        told = address(tiny_store, process)
+        told = address(tiny_store, process.pid, process.poll)
         key = (tiny_store / told["key_file"]).read_text().strip()
         return OpenAI(base_url=told["url"], api_key=key)
 
@@ -135,7 +96,7 @@ def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, 
 
 def test_it_ends_by_itself_when_idle(tiny_store: Path, start: Start, tmp_path: Path) -> None:
     process = start(tiny_store, "--port", "0", "--idle-minutes", "0.02")
-    OpenAI(base_url=address(tiny_store, process)["url"], api_key="any").files.list()
+    OpenAI(base_url=url_of(tiny_store, process), api_key="any").files.list()
     assert process.wait(15) == 0
     assert "stopping" in (tmp_path / "0.log").read_text()
     assert not (tiny_store / "server.json").exists()

@@ -39,14 +39,19 @@ class UnknownModel(ValueError):
 
 
 class BrokenModel(UnknownModel):
-    """A model is there, but its files are damaged."""
+    """A model is there, but it cannot be loaded: its files are damaged, missing, or of a kind that is not read."""
 
 
-def broken(model_id: str, folder: Path, error: Exception) -> UnknownModel:
+def senseless(model_id: str) -> BrokenModel:
+    """What to say of a model whose weights are whole but make no sense."""
+    return BrokenModel(f"{model_id} computes what is no number (NaN or infinity): its weights are of no use")
+
+
+def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
     """What to say of a model that could not be loaded: what is wrong with its files, or (none is) why otherwise."""
     reason = flaw(folder)
     if reason is None:
-        return UnknownModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
+        return BrokenModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
     return BrokenModel(
         f"The model {model_id!r} is damaged: {reason}. Delete it if it is a fine-tune, or stop the server and run "
         "`python -m lib.server check --repair`."
@@ -65,10 +70,17 @@ class ModelInfo:
     fingerprint: str
 
 
+def _current(pointer: Path) -> str | None:
+    """Which of the bases of one name that name alone stands for; None if their record does not say."""
+    try:
+        return str(read_json(pointer)["current"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
-    pointer = store / "bases" / f"{name}.json"
-    if hash_ is None and pointer.is_file():
-        hash_ = str(read_json(pointer)["current"])
+    if hash_ is None:
+        hash_ = _current(store / "bases" / f"{name}.json")
     if hash_ is None:
         return None
     found = sorted((store / "bases").glob(f"{name}@{hash_}*"))
@@ -155,11 +167,12 @@ def list_models(store: Path) -> list[ModelInfo]:
     """Every base and fine-tune of a store, oldest first."""
     found = []
     for pointer in sorted((store / "bases").glob("fork-*.json")):
-        current = f"{pointer.stem}@{read_json(pointer)['current']}"
+        current = f"{pointer.stem}@{_current(pointer)}"
         for folder in sorted((store / "bases").glob(f"{pointer.stem}@*")):
             name = pointer.stem if folder.name == current else folder.name
             found.append(_info(name, folder, "tuning-fork", None))
-            found.append(_info(f"{name}:init", folder / "init", "tuning-fork", None))
+            if (folder / "init").is_dir():
+                found.append(_info(f"{name}:init", folder / "init", "tuning-fork", None))
     alone = {info.folder.name for info in found}
     for folder in sorted((store / "bases").glob("fork-*@*")):
         if folder.name not in alone:
@@ -174,8 +187,13 @@ def list_models(store: Path) -> list[ModelInfo]:
 
 
 def _info(model_id: str, folder: Path, owner: str, parent: str | None) -> ModelInfo:
-    created = int((folder / "config.json").stat().st_mtime)
-    return ModelInfo(model_id, folder, created, owner, parent, fingerprint(model_id, folder))
+    return ModelInfo(model_id, folder, made_at(folder), owner, parent, fingerprint(model_id, folder))
+
+
+def made_at(folder: Path) -> int:
+    """When a model was made, in seconds since 1970; of one that lost its record, when its folder last changed."""
+    record = folder / "config.json"
+    return int((record if record.is_file() else folder).stat().st_mtime)
 
 
 def reference_learning_rate(folder: Path) -> float:

@@ -8,12 +8,12 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lib.engine.catalogue import UnknownModel
+from lib.engine.catalogue import BrokenModel
 from lib.engine.devices import Place
 
 
-def cannot(model_id: str, reason: str) -> UnknownModel:
-    return UnknownModel(f"{model_id!r} cannot be loaded: {reason.splitlines()[0].rstrip('.')}")
+def cannot(model_id: str, reason: str) -> BrokenModel:
+    return BrokenModel(f"{model_id!r} cannot be loaded: {reason.splitlines()[0].rstrip('.')}")
 
 
 def config_of(model_id: str, folder: Path) -> Any:

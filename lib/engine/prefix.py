@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from lib.engine.catalogue import senseless
 from lib.engine.models import LoadedModel
 from lib.engine.reading import Reader, left_padded
 
@@ -54,6 +55,11 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
     Returns
     -------
     tensor, shape (rows, vocab), logits after each prompt
+
+    Raises
+    ------
+    BrokenModel
+        If one of them is NaN.
     """
     places = _places(prompts)
     distinct = list(places)
@@ -62,6 +68,8 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
         source.prefill(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
         source.keep([0] * len(distinct))
     logits = source.read(*left_padded(loaded, [prompt[n_shared:] for prompt in distinct]))[:, -1]  # (distinct, vocab)
+    if logits.isnan().any():
+        raise senseless(loaded.id)
     if len(distinct) == len(prompts):
         return logits
     row_of = {k: row for row, same in enumerate(places.values()) for k in same}

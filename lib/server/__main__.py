@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -32,21 +34,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
-    add("--port", type=int, default=8080, help="0 for a free one")
-    add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
-    add("--models", type=Path, help="folder below which hf:NAME is looked for")
-    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub")
+    add("--port", type=int, default=8080, help="8080 unless told otherwise; 0 for a free one")
+    add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files: %(default)s")
+    add("--models", type=Path, help="folder below which hf:NAME is looked for; without it no folder is")
+    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: whoever may ask this "
+        "server can then fill its disk")  # fmt: skip
     add("--idle-minutes", type=float, default=0.0, help="end by itself after so long without work; 0 for never")
-    add("--key-file", type=Path, help="file of the API key; made with a random key if it is not there. "
-        "The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; made with a random key if it "
+        "is not there. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further name this server is called by")
-    add("--threads", type=int, default=default_threads(), help="processor threads for torch")
-    add("--max-file-mb", type=int, default=512, help="largest upload")
+    add("--threads", type=int, default=default_threads(), help="processor threads for torch: %(default)s")
+    add("--max-file-mb", type=int, default=512, help="largest upload: %(default)s")
+    add("--cache-mb", type=int, default=4096, help="models beyond so much memory are dropped, least recently used "
+        "first: %(default)s")  # fmt: skip
     args = parser.parse_args(argv)
     if not 0 <= args.port < 65536:
         parser.error(f"--port {args.port}: expected 0 to 65535")
-    if args.idle_minutes < 0 or args.threads < 1 or args.max_file_mb < 1:
-        parser.error("--idle-minutes must be 0 or more, --threads and --max-file-mb 1 or more")
+    if not args.idle_minutes >= 0 or min(args.threads, args.max_file_mb, args.cache_mb) < 1:
+        parser.error("--idle-minutes must be 0 or more, --threads, --max-file-mb and --cache-mb 1 or more")
     return args
 
 
@@ -56,20 +61,30 @@ def default_threads() -> int:
     return int(told) if told.isdigit() and int(told) > 0 else os.cpu_count() or 1
 
 
-def read_key(path: Path | None) -> str | None:
-    """The API key: from the environment or its file, which is made (for its owner alone) if it is not there."""
+def read_key(path: Path | None) -> bytes | None:
+    """Hash of the API key: of the environment's or its file's, which is made (for its owner alone) if not there.
+
+    A file may hold the hash instead, as ``sha256:`` and 64 digits.
+    """
+    from lib.server.service import hash_key  # only now: who finds the store held should hear it at once
+
     if path is None:
-        return os.environ.get("TUNING_FORK_SERVER_KEY") or None
+        key = os.environ.pop("TUNING_FORK_SERVER_KEY", "").strip()  # so that no process started from here has it
+        return hash_key(key) if key else None
     with contextlib.suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"tf-{secrets.token_urlsafe(32)}\n")
-    key = path.read_text().strip()
+    key = path.read_text(encoding="utf-8").strip()
     if not key:
         raise CannotStart(f"{path} is empty: write a key into it or delete it")
+    if key.startswith("sha256:"):
+        if not re.fullmatch("sha256:[0-9a-f]{64}", key):
+            raise CannotStart(f"{path} holds no hash: expected a key, or sha256: and 64 digits from 0 to f")
+        return bytes.fromhex(key.removeprefix("sha256:"))
     if path.stat().st_mode & 0o077:
         logger.warning("%s can be read by other users of this machine: chmod 600 it", path)
-    return key
+    return hash_key(key)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,7 +96,8 @@ def listen(host: str, port: int) -> socket.socket:
         bound.bind(address)
         bound.listen(1024)
     except OSError as error:
-        hint = ": choose another --port, or 0 for a free one" if port else ""
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = ": choose another --port, or 0 for a free one" if port and taken else ""
         raise CannotStart(f"cannot listen on {host} port {port} ({error.strerror}){hint}") from error
     return bound
 
@@ -99,25 +115,28 @@ def serve(args: argparse.Namespace) -> int:
     try:
         args.store.mkdir(parents=True, exist_ok=True)
         lock = hold(args.store)
-        key = read_key(args.key_file)
     except OSError as error:
         raise CannotStart(f"cannot use the store {args.store}: {error}") from error
+    try:
+        key_hash = read_key(args.key_file)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
     (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
-    from lib.server.gate import LOOPBACK_NAMES  # only now: who finds the store held should hear it at once
+    from lib.server.gate import LOOPBACK_NAMES
 
-    if key is None and args.host not in LOOPBACK_NAMES:
+    if key_hash is None and args.host not in LOOPBACK_NAMES:
         raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
     bound = listen(args.host, args.port)
 
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
     from lib.server.process import run
-    from lib.server.service import Settings, hash_key
+    from lib.server.service import Settings
     from lib.server.store import StoreError
 
     settings = Settings(
-        store=args.store, models_dir=args.models, download=args.download, key_hash=hash_key(key) if key else None,
+        store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
         allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
-        max_file_bytes=args.max_file_mb * 2**20,
+        max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb * 2**20,
     )  # fmt: skip
     key_file = args.key_file
     if key_file is not None and key_file.resolve().parent == args.store.resolve():

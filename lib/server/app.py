@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from lib.server import chat, completions, embeddings, files, jobs, models, page, scores
-from lib.server.errors import install_handlers
+from lib.server.errors import Failure, install_handlers
 from lib.server.gate import Gate
-from lib.server.service import Activity, Service, Settings
+from lib.server.service import Activity, Service, Settings, refuse_query
 from lib.server.store import Store
 from lib.server.worker import Worker
 
 STOP_TIMEOUT_S = 1.0
+FAILED: dict[str, Any] = {"model": Failure, "description": "What was wrong, in OpenAI's shape."}
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -40,11 +42,13 @@ def make_app(settings: Settings) -> FastAPI:
                 store.close()
 
     app = FastAPI(
-        title="Tuning Fork", version="1", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False
-    )
+        title="Tuning Fork", version="1", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False,
+        responses={400: FAILED, "default": FAILED},  # which also keeps FastAPI from promising its own 422
+    )  # fmt: skip
     app.state.service = service
     app.add_middleware(Gate, settings=settings, activity=activity)
     install_handlers(app)
-    for part in (models, files, jobs, completions, chat, embeddings, scores, page):
-        app.include_router(part.router)
+    for part in (models, files, jobs, completions, chat, embeddings, scores):
+        app.include_router(part.router, dependencies=[Depends(refuse_query)])
+    app.include_router(page.router)
     return app

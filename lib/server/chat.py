@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 from starlette.responses import Response
@@ -88,10 +87,10 @@ class ChatAsked(Asked):
 
 
 @router.post("", response_model=ChatCompletion)
-async def create(wanted: ChatRequest, here: Here) -> Response:
+async def create(wanted: ChatRequest, request: Request, here: Here) -> Response:
     """Answer a conversation."""
     asked = ChatAsked(wanted)
-    whole = await asyncio.wrap_future(here.worker.submit(Sampling(wanted.model, asked.prepare, asked.reply)))
+    whole = await here.answered(Sampling(wanted.model, asked.prepare, asked.reply), request)
     options = wanted.stream_options
     stream = chat_chunks(whole, asked.starts, include_usage=bool(options and options.include_usage))
     return await respond(whole, stream if wanted.stream else None)

@@ -31,8 +31,8 @@ class Sampled(Strict):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    presence_penalty: float = Field(default=0.0, ge=0, le=0)
-    frequency_penalty: float = Field(default=0.0, ge=0, le=0)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     user: str | None = None
     return_token_ids: bool = False
 
@@ -41,6 +41,13 @@ class Sampled(Strict):
     def default_of_null(cls, value: Any, info: Any) -> Any:
         field = cls.model_fields[info.field_name]
         return field.default if value is None and not field.is_required() else value
+
+    @field_validator("presence_penalty", "frequency_penalty")
+    @classmethod
+    def none(cls, value: float) -> float:
+        if value:
+            raise ValueError("penalties are not supported: leave it out, or 0")
+        return value
 
 
 class CompletionRequest(Sampled):
@@ -71,7 +78,9 @@ class CompletionRequest(Sampled):
         if self.stream_options is not None and not self.stream:
             raise ApiError("'stream_options' needs 'stream'.", param="stream_options", code="invalid_value")
         if len(self.stops) > 16 or not all(self.stops):
-            raise ApiError("'stop' takes up to 16 strings, none of them empty.", param="stop", code="invalid_value")
+            found = "an empty one" if len(self.stops) <= 16 else str(len(self.stops))
+            message = f"'stop' takes up to 16 strings, none of them empty: found {found}."
+            raise ApiError(message, param="stop", code="invalid_value")
         if not all(map(is_text, self.stops)):
             message = "'stop' holds half of a surrogate pair, which is not text."
             raise ApiError(message, param="stop", code="invalid_value")

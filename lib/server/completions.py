@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
@@ -10,7 +9,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from openai.types import Completion
 from openai.types.completion_choice import CompletionChoice
 from openai.types.completion_usage import CompletionUsage
@@ -155,7 +154,7 @@ class Asked:
 
 
 @router.post("", response_model=Completion)
-async def create(wanted: CompletionRequest, here: Here) -> Response:
+async def create(wanted: CompletionRequest, request: Request, here: Here) -> Response:
     """Continue prompts."""
     asked = Asked(wanted)
     work = (
@@ -163,6 +162,6 @@ async def create(wanted: CompletionRequest, here: Here) -> Response:
         if wanted.blend is None
         else blending(asked, wanted.blend, here.settings)
     )
-    whole = await asyncio.wrap_future(here.worker.submit(work))
+    whole = await here.answered(work, request)
     options = wanted.stream_options or StreamOptions()
     return await respond(whole, chunks(whole, include_usage=options.include_usage) if wanted.stream else None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from openai.types import CreateEmbeddingResponse
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
@@ -37,6 +37,7 @@ class EmbeddingRequest(Strict):
 
     def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
         """Vectors and the number of tokens read, on the engine's thread."""
+        from lib.engine.catalogue import senseless
         from lib.engine.embedding import embed
 
         loaded = cache.get(self.model)
@@ -51,10 +52,13 @@ class EmbeddingRequest(Strict):
             message = f"The reply would hold more than {MAX_NUMBERS} numbers: ask for {MAX_NUMBERS // width} texts."
             raise ApiError(message, param="input", code="reply_too_large")
         try:
-            return embed(loaded, texts), n_tokens
+            vectors = embed(loaded, texts)
         except ValueError as error:
             text = str(error)
             raise ApiError(f"{text[:1].upper()}{text[1:]}.", param="input", code="invalid_value") from error
+        if not np.isfinite(vectors).all():
+            raise senseless(self.model)
+        return vectors, n_tokens
 
     def _ids(self, loaded: LoadedModel, text: str | list[int], place: int) -> list[int]:
         if not text:
@@ -71,12 +75,12 @@ class EmbeddingRequest(Strict):
 
 
 @router.post("", response_model=CreateEmbeddingResponse)
-async def create(wanted: EmbeddingRequest, here: Here) -> Response:
+async def create(wanted: EmbeddingRequest, request: Request, here: Here) -> Response:
     """Mean of the last hidden states over the tokens of each text, float32."""
     if wanted.dimensions is not None:
         raise ApiError("'dimensions' is not supported: the model's width is.", param="dimensions", code="unsupported")
     split_prompts(wanted.input, param="input")
-    vectors, n_tokens = await asyncio.wrap_future(here.worker.submit(Task(wanted.run)))
+    vectors, n_tokens = await here.answered(Task(wanted.run), request)
     return await asyncio.to_thread(_reply, wanted, vectors, n_tokens)
 
 

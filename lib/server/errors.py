@@ -9,11 +9,28 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 logger = logging.getLogger(__name__)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+MAX_TOLD = 2000  # characters of a message: it may repeat what a client sent, but not megabytes of it
+
+
+class Told(BaseModel):
+    """What went wrong: see `ApiError`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(BaseModel):
+    """Every reply that is an error; a request that does not fit is 400, never 422."""
+
+    error: Told
 
 
 def is_full_disk(error: Exception) -> bool:
@@ -42,7 +59,7 @@ class ApiError(Exception):
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.status, self.param, self.code = message, status, param, code
+        self.message, self.status, self.param, self.code = clipped(message), status, param and clipped(param), code
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """The reply's JSON."""
@@ -53,6 +70,15 @@ class ApiError(Exception):
         """The reply itself; 503 asks the client to come again."""
         headers = {"retry-after": "1"} if self.status == 503 else None
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+def clipped(text: str, limit: int = MAX_TOLD) -> str:
+    """A text without its middle, if it is long.
+
+    >>> clipped("No such file: " + "x" * 5000 + ".", 20)
+    'No such fi ... xxxxxxxxx.'
+    """
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 
 def from_os_error(error: OSError | sqlite3.Error, doing: str) -> ApiError:
@@ -79,12 +105,17 @@ def from_validation(errors: list[Any]) -> ApiError:
     """
     first, param = errors[0], _field(errors[0])
     if first["type"] == "extra_forbidden":
+        param = ".".join(filter(None, (_field({"loc": first["loc"][:-1]}), str(first["loc"][-1]))))
         return ApiError(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
     if first["type"] == "missing":
         message = f"Missing required parameter: {param!r}." if param else "The request needs a JSON body."
         return ApiError(message, param=param, code="missing_required_parameter")
     if first["type"] == "json_invalid":
-        return ApiError(f"The request's body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        return ApiError(f"The request's body is not JSON: {reason} (character {first['loc'][-1] + 1}).")
+    if first["type"] == "model_attributes_type" and param is None:
+        message = "The request's body should be a JSON object, sent with 'content-type: application/json'."
+        return ApiError(message, code="invalid_value")
     reasons = [error["msg"].removeprefix("Value error, ") for error in errors if _field(error) == param]
     reason = " or ".join(dict.fromkeys(reasons))
     return ApiError(
@@ -101,9 +132,17 @@ def _field(error: Any) -> str | None:
 _BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float", "Lora")
 
 
-def _unread(detail: str) -> str:
-    """FastAPI's word for a body that is not text says little."""
-    return "The request's body cannot be read: expected JSON in UTF-8." if "parsing the body" in detail else detail
+def _unread(error: HTTPException) -> ApiError:
+    """Why a body could not be read: FastAPI's own word for it says little."""
+    cause = error.__cause__
+    if isinstance(cause, ApiError):  # it was larger than its length had announced
+        return cause
+    if not isinstance(cause, ValueError | RecursionError):
+        return ApiError(str(error.detail))
+    reason = "it is nested too deeply or holds a number too long"
+    if isinstance(cause, UnicodeDecodeError):
+        reason = f"its byte {cause.start + 1} is not UTF-8"
+    return ApiError(f"The request's body cannot be read, {reason}: expected JSON in UTF-8.")
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -119,8 +158,9 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:
+            return _unread(error).response()
         reasons = {
-            400: _unread(str(error.detail)),
             404: f"Unknown request URL: {request.method} {request.url.path}.",
             405: f"Not allowed to {request.method} on {request.url.path}.",
         }
@@ -136,5 +176,5 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     @app.exception_handler(sqlite3.Error)
     async def disk(request: Request, error: OSError | sqlite3.Error) -> Response:
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        logger.error("%s %r: %s", request.method, request.url.path, error)
         return from_os_error(error, "the request").response()

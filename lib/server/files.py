@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from openai.types import FileDeleted, FileObject
 from pydantic import Field
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from lib.server.errors import ApiError, from_os_error
@@ -64,10 +66,24 @@ def keep_upload(source: IO[bytes], part: Path, *, limit: int) -> int:
         raise
 
 
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """The form of an upload, or 400 in words."""
+    try:
+        form = await request.form(max_files=1, max_fields=8)
+    except HTTPException as error:
+        message = f"{error.detail.rstrip('.')}: send a multipart form with one 'file' and its 'purpose'."
+        raise ApiError(message, code="invalid_value") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 @router.post("", response_model=FileObject)
 async def create(request: Request, here: Here) -> FileObject:
     """Upload a file (multipart form: ``file`` and ``purpose``)."""
-    async with request.form(max_files=1, max_fields=8) as form:
+    async with _form(request) as form:
         unknown = set(form) - {"file", "purpose"}
         if unknown:
             name = sorted(unknown)[0]
@@ -83,7 +99,7 @@ async def create(request: Request, here: Here) -> FileObject:
         file_id = new_id("file-")
         part = here.store.file_path(file_id).with_suffix(".part")
         n_bytes = await asyncio.to_thread(keep_upload, upload.file, part, limit=here.settings.max_file_bytes)
-        name = (upload.filename or "file.jsonl").replace("\\", "/").rsplit("/", 1)[-1][:255]
+        name = (upload.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
         body = FileObject(
             id=file_id, object="file", bytes=n_bytes, created_at=int(time.time()), filename=name, purpose="fine-tune",
             status="processed",

@@ -7,11 +7,10 @@ import secrets
 import time
 from typing import Annotated, Literal, NoReturn
 
-from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Query
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from lib.engine.folders import drop_state
 from lib.server.errors import ApiError
@@ -83,11 +82,17 @@ def root_base(model_id: str) -> str:
 METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
+class JobsQuery(PageQuery):
+    """Names of metadata stand inside those of parameters, so that these are looked at by hand."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 @router.get("", response_model=Page)
-def list_jobs(request: Request, here: Here) -> Page:
+def list_jobs(query: Annotated[JobsQuery, Query()], here: Here) -> Page:
     """Jobs, newest first; ``metadata[k]=v`` (or ``metadata=null``) selects some."""
-    where, plain = list[tuple[str, list[str]]](), {}
-    for name, value in request.query_params.multi_items():
+    where = list[tuple[str, list[str]]]()
+    for name, value in (query.model_extra or {}).items():
         key = METADATA_FILTER.fullmatch(name)
         if key:
             where.append(
@@ -96,18 +101,9 @@ def list_jobs(request: Request, here: Here) -> Page:
         elif name == "metadata" and value == "null":
             where.append(("json_extract(body, '$.metadata') IS NULL", []))
         else:
-            plain[name] = value
-    query = parse_query(plain)
+            raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
     rows, more = here.page("jobs", after=query.after, limit=query.limit, where=where)
     return Page.of([public(row) for row in rows], more)
-
-
-def parse_query(plain: dict[str, str]) -> PageQuery:
-    """Pagination out of query parameters that are read by hand."""
-    try:
-        return PageQuery(**plain)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
 
 
 @router.get("/{job_id}", response_model=Job)

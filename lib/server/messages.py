@@ -73,7 +73,7 @@ def _message(place: str, row: Any, *, for_training: bool) -> Message:
         raise BadMessage(place, f"should be an object, found {type(row).__name__}")
     for key in row:
         if key not in ("role", "content", "weight") or (key == "weight" and not for_training):
-            raise BadMessage(f"{place}.{key}", "is not supported: a message has 'role' and 'content'")
+            raise BadMessage(f"{place}.{key:.60}", "is not supported: a message has 'role' and 'content'")
     for key in ("role", "content"):
         if key not in row:
             raise BadMessage(f"{place}.{key}", "is missing")

@@ -28,7 +28,7 @@ def not_found(store: Path, model_id: str, error: Exception) -> ApiError:
 
     reason = str(error)
     if isinstance(error, BrokenModel):
-        return ApiError(reason, status=404, param="model", code="model_broken")
+        return ApiError(f"{reason.rstrip('.')}.", status=404, param="model", code="model_broken")
     near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
     message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
     if near and "nearest" not in reason:
@@ -106,13 +106,14 @@ def list_all(here: Here) -> Page:
 @router.get("/{model_id:path}", response_model=Model)
 def retrieve(model_id: str, here: Here) -> Model:
     """One model; also an ``hf:`` one that the list does not name."""
-    from lib.engine.catalogue import ModelInfo, fingerprint
+    from lib.engine.catalogue import ModelInfo, fingerprint, made_at
 
     folder = find_folder(here, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
-    created = int((folder / "config.json").stat().st_mtime)
-    return _described(ModelInfo(model_id, folder, created, owner, card.get("parent"), fingerprint(model_id, folder)))
+    return _described(
+        ModelInfo(model_id, folder, made_at(folder), owner, card.get("parent"), fingerprint(model_id, folder))
+    )
 
 
 def _check_adapters(store: Path, model_id: str) -> None:

@@ -54,7 +54,7 @@ def check_pair(number: int, row: dict[str, Any]) -> Pair:
     """
     for key in ("prompt", "chosen", "rejected"):
         if key not in row:
-            found = ", ".join(repr(name) for name in list(row)[:5]) or "none"
+            found = ", ".join(f"{name!r:.60}" for name in list(row)[:5]) or "none"
             raise BadRow(
                 f"Line {number}: no {key!r}; expected the keys 'prompt', 'chosen' and 'rejected', or 'input', "
                 f"'preferred_output' and 'non_preferred_output', found {found}"

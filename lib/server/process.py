@@ -39,7 +39,10 @@ class Process(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        write_json(self._record, self._address)
+        try:
+            write_json(self._record, self._address)
+        except OSError as error:  # a full disk: what frees it, deleting over the API, needs a server
+            logger.warning("%s cannot be written (%s), so that no client finds the server by it", self._record, error)
         logger.info("serving %s at %s (pid %d)", self._service.settings.store, self._address["url"], os.getpid())
 
     async def on_tick(self, counter: int) -> bool:
@@ -91,7 +94,7 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
     app = make_app(settings)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75,
-        server_header=False, ws="none", lifespan="on",
+        server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request
     )  # fmt: skip
     address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key_file, "version": ADDRESS_VERSION}
     service: Service = app.state.service

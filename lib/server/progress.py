@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ class Progress:
             for name, value in report.valid_measures.items():
                 metrics |= {f"valid_{name}": value, f"full_valid_{name}": value}
             message += f", validation loss={report.valid_loss:.2f}"
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
         self._store.add_event(self._job["id"], message, step=report.step, data=metrics)
         left_s = (now - self._started) / (report.step - self._first_step) * (report.n_steps - report.step)
         self._store.update_job(self._job["id"], {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])

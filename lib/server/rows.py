@@ -92,7 +92,7 @@ def check_row(number: int, row: dict[str, Any]) -> Row:
     """
     for key in ("prompt", "completion"):
         if key not in row:
-            found = ", ".join(repr(name) for name in list(row)[:5]) or "none"
+            found = ", ".join(f"{name!r:.60}" for name in list(row)[:5]) or "none"
             either = "" if "prompt" in row or "completion" in row else ", or 'messages'"
             hint = "; pairs of answers are for the method 'dpo'" if {"chosen", "preferred_output"} & set(row) else ""
             raise BadRow(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -128,21 +128,21 @@ def packed(scores: Scores) -> bytes:
 
 
 @router.post("/scores")
-async def scores(wanted: ScoresRequest, here: Here) -> Response:
+async def scores(wanted: ScoresRequest, request: Request, here: Here) -> Response:
     """Log-probabilities, in nats, at the places asked for."""
     wanted.check()
-    scored = await asyncio.wrap_future(here.worker.submit(Task(wanted.run)))
+    scored = await here.answered(Task(wanted.run), request)
     return Response(await asyncio.to_thread(packed, scored), media_type="application/octet-stream")
 
 
 @router.post("/tokenize")
-async def tokenize(wanted: TokenizeRequest, here: Here) -> dict[str, Any]:
+async def tokenize(wanted: TokenizeRequest, request: Request, here: Here) -> dict[str, Any]:
     """The tokens of a text: ids, strings and how many bytes each of them adds."""
 
     def run(cache: ModelCache) -> dict[str, Any]:
         return _tokenized(cache.get(wanted.model), wanted)
 
-    return await asyncio.wrap_future(here.worker.submit(Task(run)))
+    return dict(await here.answered(Task(run), request))
 
 
 def _tokenized(loaded: LoadedModel, wanted: TokenizeRequest) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from lib.server.errors import ApiError
 from lib.server.store import Row, Store
 
 if TYPE_CHECKING:
-    from lib.server.worker import Worker
+    from lib.server.worker import Sampling, Task, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,31 @@ class Service:
             message = f"No such object to go on after: {after}"
             raise ApiError(message, status=404, param="after", code="not_found") from None
 
+    async def answered(self, work: Sampling | Task, request: Request) -> Any:
+        """What the worker makes of a request, unless its client goes away: then what has not begun never does.
+
+        Raises
+        ------
+        ClientDisconnect
+            If nobody waits any more.
+        """
+        answer, gone = asyncio.wrap_future(self.worker.submit(work)), asyncio.ensure_future(_hang_up(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                work.is_wanted = False
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            gone.cancel()
+            answer.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    """Wait until the client of a request, whose body has been read, goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
 
 async def current(request: Request) -> Service:
     """The service of the app that serves a request."""
@@ -90,6 +117,13 @@ async def current(request: Request) -> Service:
 
 
 Here = Annotated[Service, Depends(current)]
+
+
+def refuse_query(request: Request) -> None:
+    """Refuse query parameters (`ApiError`) where an endpoint takes none; those that take some look at all of them."""
+    for name in request.query_params:
+        if not request.scope["route"].dependant.query_params:
+            raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
 
 
 class Strict(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import time
 from collections import OrderedDict
@@ -95,7 +96,10 @@ class Trainer:
         self._tokenised: OrderedDict[tuple[str, str, str], Sequence[Learnable]] = OrderedDict()
 
     def has_work(self) -> bool:
-        return self._active is not None or bool(self._store.jobs_in(*DUE, limit=1))
+        try:
+            return self._active is not None or bool(self._store.jobs_in(*DUE, limit=1))
+        except sqlite3.Error:
+            return True  # `advance` says what is wrong with the store
 
     def advance(self, cache: ModelCache) -> bool:
         """Do the next small thing: validate one job, or one step of training. False if the store cannot be written."""
@@ -226,6 +230,14 @@ class Trainer:
             self._finish(active)
             return
         if report is not None:  # nothing to tell yet while the reference of DPO scores its pairs
+            if not math.isfinite(report.loss + (report.valid_loss or 0)):
+                if report.checkpoint is not None:
+                    drop(active.folder / report.checkpoint)
+                message = (
+                    f"The loss at step {report.step} is no number (NaN or infinity): lower learning_rate_multiplier, "
+                    "or start from another model."
+                )
+                raise JobFailed(message, code="training_failed", param="learning_rate_multiplier")
             active.progress.tell(report)
             if report.note:
                 self._store.add_event(active.job["id"], report.note, level="warn")

@@ -36,12 +36,14 @@ class Sampling:
     ----------
     prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
     answer : makes the reply out of the model and its samples, in the order of the requests
+    is_wanted : whether its client is still there
     """
 
     model: str
     prepare: Callable[[LoadedModel], Sequence[SamplingRequest]]
     answer: Callable[[LoadedModel, list[Sample]], Any]
     future: Future[Any] = field(default_factory=Future)
+    is_wanted: bool = True
 
 
 @dataclass(eq=False)
@@ -56,6 +58,7 @@ class Task:
 
     run: Callable[[ModelCache], Any]
     future: Future[Any] = field(default_factory=Future)
+    is_wanted: bool = True
 
 
 class Worker:
@@ -115,23 +118,37 @@ class Worker:
             settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
         )
         while not self._stopping:
-            with self._changed:
-                if not self._pending and not self._trainer.has_work():
-                    self._changed.wait(timeout=1.0)
-                self._serving, self._pending = turn(self._pending)
-            for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
-                self._serve(cache, group)
-                self._activity.touch()
-            for task in [work for work in self._serving if isinstance(work, Task)]:
-                self._perform(cache, task)
-                self._activity.touch()
+            try:
+                is_well = self._turn(cache)
+            except Exception as error:  # nothing but a stop ends this thread: who waits for it would wait for ever
+                logger.error("a turn of the engine failed", exc_info=error)
+                for work in self._serving:
+                    _fail(work, error)
+                is_well = False
             self._serving = []
-            if not self._stopping and self._trainer.has_work():
-                if not self._trainer.advance(cache):
-                    with self._changed:  # the store cannot be written: try again, but not at full speed
-                        self._changed.wait(timeout=1.0)
-                self._activity.touch()
+            if not is_well:
+                with self._changed:  # try again, but not at full speed
+                    self._changed.wait(timeout=1.0)
         self._trainer.close()
+
+    def _turn(self, cache: ModelCache) -> bool:
+        """Answer what waits, then take one step of training; False if the store cannot be written."""
+        with self._changed:
+            if not self._pending and not self._trainer.has_work():
+                self._changed.wait(timeout=1.0)
+            self._serving, self._pending = turn(self._pending)
+        for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
+            self._serve(cache, group)
+            self._activity.touch()
+        for task in [work for work in self._serving if isinstance(work, Task)]:
+            self._perform(cache, task)
+            self._activity.touch()
+        self._serving = []
+        if self._stopping or not self._trainer.has_work():
+            return True
+        is_well = self._trainer.advance(cache)
+        self._activity.touch()
+        return is_well
 
     def _perform(self, cache: ModelCache, task: Task) -> None:
         from lib.engine.catalogue import BrokenModel, UnknownModel
@@ -151,7 +168,6 @@ class Worker:
 
     def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
-        from lib.engine.catalogue import UnknownModel
         from lib.engine.sampling import sample
 
         samplings = [sampling for sampling in samplings if _begin(sampling)]
@@ -162,20 +178,20 @@ class Worker:
                 requests = sampling.prepare(loaded)
                 ready.append((sampling, len(requests)))
                 rows += requests
-            except UnknownModel as error:
-                _fail(sampling, not_found(self._settings.store, sampling.model, error))
             except Exception as error:
-                _fail(sampling, error)
+                self._refuse(sampling, error)
         try:
             samples: list[Sample] = []
             for start in range(0, len(rows), MAX_ROWS):
                 if self._stopping:
                     raise ApiError(STOPPING, status=503)
+                if not any(sampling.is_wanted for sampling, _ in ready):
+                    return
                 assert loaded is not None  # there are rows, so a model was loaded
                 samples += sample(loaded, rows[start : start + MAX_ROWS])
         except Exception as error:
             for sampling, _ in ready:
-                _fail(sampling, error)
+                self._refuse(sampling, error)
             return
         for sampling, n_rows in ready:
             own, samples = samples[:n_rows], samples[n_rows:]
@@ -186,6 +202,12 @@ class Worker:
                     sampling.future.set_result(reply)
             except Exception as error:
                 _fail(sampling, error)
+
+    def _refuse(self, sampling: Sampling, error: Exception) -> None:
+        from lib.engine.catalogue import UnknownModel
+
+        is_unknown = isinstance(error, UnknownModel)
+        _fail(sampling, not_found(self._settings.store, sampling.model, error) if is_unknown else error)
 
 
 def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
@@ -214,5 +236,11 @@ def _begin(work: Sampling | Task) -> bool:
 
 
 def _fail(work: Sampling | Task, error: Exception) -> None:
+    if isinstance(error, RuntimeError):  # torch's, so that its module is loaded already
+        from lib.engine.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            message = "The request takes more memory than is free: ask for fewer or shorter answers at a time"
+            error = MemoryError(message)
     with suppress(InvalidStateError):  # it was cancelled, or has been told something else
         work.future.set_exception(error)

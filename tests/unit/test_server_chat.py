@@ -249,7 +249,7 @@ BAD = [
     ({"logprobs": True, "top_logprobs": 100_000, "max_tokens": 1}, "top_logprobs", "'top_logprobs' is at most the voc"),
     ({"logprobs": True, "top_logprobs": 200, "n": 1024}, "top_logprobs", "lower 'n'"),
     ({"logprobs": 3}, "logprobs", "valid boolean"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "less than or equal to 0"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "penalties are not supported"),
     ({"temperature": 3}, "temperature", "less than or equal to 2"),
     ({"stop": [""]}, "stop", "none of them empty"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is none"),

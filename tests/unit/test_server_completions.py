@@ -141,7 +141,7 @@ BAD = [
     ({"top_k": 3}, "top_k", "Unrecognized request argument supplied: top_k"),
     ({"suffix": "x"}, "suffix", "not supported"),
     ({"best_of": 3}, "best_of", "equals 'n'"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "less than or equal to 0"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "penalties are not supported"),
     ({"max_tokens": 0}, "max_tokens", "only with 'echo'"),
     ({"max_tokens": "5"}, "max_tokens", "valid integer"),
     ({"temperature": -1}, "temperature", "greater than or equal to 0"),

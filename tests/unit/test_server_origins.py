@@ -65,6 +65,7 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     assert page.run(f"navigator.sendBeacon({json.dumps(url + jobs)}, {json.dumps(plain['body'])})")
     for path in ("/", "/v1/models", f"/v1/files/{file.id}/content", "/openapi.json"):
         assert fetched(path) == "TypeError"
+    assert fetched("/v1/models/hf:a/b", mode="no-cors") == ["opaque", 0]  # as a picture would: it has no origin
     start, end = json.dumps({**wanted, "suffix": "="}).split("=")
     forms = (
         (jobs, "text/plain", start, end), (jobs, "application/x-www-form-urlencoded", "model", TINY),
@@ -78,6 +79,7 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     lines = [record.getMessage().split(" ", 1)[1].rsplit(" ", 2)[0] for record in caplog.records]
     posted = sorted(line for line in lines if not line.startswith("GET"))
     assert posted == [f"OPTIONS '{jobs}' 403", "POST '/v1/files' 403", *[f"POST '{jobs}' 403"] * 6]
+    assert {line.split()[-1] for line in lines if line.startswith("GET '/v1")} == {"403"}
     assert client.fine_tuning.jobs.list().data == []
     assert [kept.id for kept in client.files.list()] == [file.id]
     page.run(f"document.body.appendChild(document.createElement('iframe')).src = {json.dumps(url + '/')}")

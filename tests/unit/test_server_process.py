@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,8 @@ import pytest
 from openai import AuthenticationError, OpenAI
 from serving import address, facts, jsonl, launch, wait_for
 
-from lib.server.__main__ import main
+from lib.server.__main__ import main, read_key
+from lib.server.service import hash_key
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -114,6 +116,27 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, capsys: pytest.Captur
     assert told.count("\n") == 1
 
 
+def test_only_the_hash_of_a_key_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNING_FORK_SERVER_KEY", "the-key\n")
+    assert read_key(None) == hash_key("the-key")
+    assert "TUNING_FORK_SERVER_KEY" not in os.environ, "what is started from here does not have it"
+    (tmp_path / "key").write_text(f"sha256:{hash_key('the-key').hex()}\n")
+    assert read_key(tmp_path / "key") == hash_key("the-key")
+    made = read_key(tmp_path / "new")
+    assert made == hash_key((tmp_path / "new").read_text().strip())
+
+
+def test_a_full_disk_keeps_no_server_from_starting(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lib.server.process.write_json", full)
+    assert main(["--store", str(tiny_store), "--port", "0", "--idle-minutes", "0.001", "--threads", "1"]) == 0
+    assert "server.json cannot be written" in caplog.text
+
+
 def test_other_hosts_need_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +147,10 @@ def test_other_hosts_need_a_key(
     os.chmod(tmp_path / "key", 0o600)
     assert main(["--store", str(tmp_path / "store"), "--host", "0.0.0.0", "--key-file", str(tmp_path / "key")]) == 1
     assert "is empty" in capsys.readouterr().err
+    for content, words in ((b"sha256:abc", "holds no hash"), (b"\xff", "cannot read the key")):
+        (tmp_path / "key").write_bytes(content)
+        assert main(["--store", str(tmp_path / "store"), "--key-file", str(tmp_path / "key")]) == 1
+        assert words in capsys.readouterr().err
     assert main(["--store", str(tmp_path / "store"), "--models", str(tmp_path / "none")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()

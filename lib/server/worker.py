@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MAX_ROWS = 256  # rows of one model answered before the next training step may come between
+GATHERING_S = (0.01, 0.1)  # between two requests that are to be one batch, and for all of them, at most
 STOPPING = "The server is stopping; send the request again when it is back."
 
 
@@ -69,6 +71,7 @@ class Worker:
         self._trainer = Trainer(settings, store)
         self._pending: list[Sampling | Task] = []
         self._serving: list[Sampling | Task] = []
+        self._n_served = 0  # in the turn before
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -136,7 +139,9 @@ class Worker:
         with self._changed:
             if not self._pending and not self._trainer.has_work():
                 self._changed.wait(timeout=1.0)
+            self._gather()
             self._serving, self._pending = turn(self._pending)
+            self._n_served = len(self._serving)
         for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
             self._serve(cache, group)
             self._activity.touch()
@@ -149,6 +154,13 @@ class Worker:
         is_well = self._trainer.advance(cache)
         self._activity.touch()
         return is_well
+
+    def _gather(self) -> None:
+        """Let clients that were answered together ask again, so that they are answered together once more."""
+        gap, most = GATHERING_S
+        deadline = time.monotonic() + most
+        while self._n_served > 1 and self._changed.wait(timeout=gap) and time.monotonic() < deadline:
+            pass
 
     def _perform(self, cache: ModelCache, task: Task) -> None:
         from lib.engine.catalogue import BrokenModel, UnknownModel

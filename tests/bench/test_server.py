@@ -6,25 +6,22 @@ import asyncio
 import itertools
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from measuring import Way, compare
+from serving import served
 
 from lib import world
-from lib.paths import read_json, store_root
+from lib.paths import store_root
 
 MODEL = "fork-300k"
 N_CLIENTS, N_EACH, N_ALONE = 64, 50, 200  # clients, requests of each, and requests one after another
 TARGET = 5.0
 TIMEOUT_S = 300  # of one reply; the first one waits until torch and the model are loaded
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +31,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail(f"there is no {MODEL}: python -m lib.base {MODEL}", pytrace=False)
     store = tmp_path_factory.mktemp("store")
     (store / "bases").symlink_to((store_root() / "bases").resolve())
-    command = [sys.executable, "-m", "lib.server", "--port", "0", "--store", str(store), "--threads", "1"]
-    with (store / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stderr=log, cwd=ROOT)
-    try:
-        while not (store / "server.json").is_file():
-            assert server.poll() is None, (store / "server.log").read_text()
-            time.sleep(0.05)
-        yield str(read_json(store / "server.json")["url"])
-    finally:
-        server.terminate()
-        server.wait()
+    with served(store) as (_, url):
+        yield url
 
 
 @pytest.fixture(scope="module")

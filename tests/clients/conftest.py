@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import OpenAI
+from serving import served
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 ROOT = Path(__file__).parents[2]
 MODEL = "fork-300k"
-PATIENCE_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +30,9 @@ def url(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterato
     """Base URL of a server that ends with the tests."""
     store = tmp_path_factory.mktemp("store")
     (store / "bases").symlink_to(model_folder.parent.resolve())
-    command = [str(ROOT / ".venv/bin/python"), "-m", "lib.server", "--port", "0", "--store", str(store)]
-    with (store / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stderr=log)
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (store / "server.json").exists():
-            assert server.poll() is None, (store / "server.log").read_text()
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
-        yield str(json.loads((store / "server.json").read_text())["url"])
+    with served(store) as (_, url):
+        yield url
         assert " 500 " not in (store / "server.log").read_text()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +17,7 @@ import psutil
 import pytest
 from fuzzing import Fuzzed, requests
 from hypothesis import HealthCheck, given, settings
-from serving import TINY, facts, grow, jsonl, preferences, spoken
-
-from lib.paths import read_json
+from serving import TINY, facts, grow, jsonl, preferences, served, spoken
 
 N_REQUESTS = int(os.environ.get("FUZZED_REQUESTS") or 300)
 N_WARM_UP = 1_000  # requests after which memory is first measured
@@ -90,22 +86,12 @@ def fuzzer(tmp_path: Path) -> Iterator[Fuzzer]:
     store = tmp_path / "store"
     for seed, (name, context_tokens) in enumerate(((TINY, 64), ("fork-kin", 64), ("fork-short", 24))):
         grow(store, name, seed=seed, context_tokens=context_tokens)
-    command = [sys.executable, "-m", "lib.server", "--port", "0", "--store", str(store), "--threads", "1"]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log, cwd=Path(__file__).parents[2])
-    try:
-        while not (store / "server.json").is_file():
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            time.sleep(0.05)
-        url = read_json(store / "server.json")["url"].removesuffix("/v1")
+    with served(store, "--cache-mb", "1") as (process, url):
         first = {"model": TINY, "prompt": "a", "max_tokens": 1}
-        httpx2.post(f"{url}/v1/completions", json=first, timeout=300).raise_for_status()  # torch is loaded with it
-        with httpx2.Client(base_url=url, timeout=PATIENCE_S) as http:
+        httpx2.post(f"{url}/completions", json=first, timeout=300).raise_for_status()  # torch is loaded with it
+        with httpx2.Client(base_url=url.removesuffix("/v1"), timeout=PATIENCE_S) as http:
             yield Fuzzer(http, psutil.Process(process.pid))
-        assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-    finally:
-        process.terminate()
-        process.wait()
+        assert process.poll() is None, (store / "server.log").read_text()[-2000:]
 
 
 def test_no_request_breaks_the_server(fuzzer: Fuzzer) -> None:

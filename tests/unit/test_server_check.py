@@ -117,6 +117,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "state cut": (lambda s: cut(one(s, "tuned/*/state-*/optimizer.safetensors")), "optimizer.safetensors is damaged"),
     "folder of nobody": (lambda s: (s / "tuned" / "aaaaaaaa").mkdir(), "left by a job that the database does not know"),
     "base cut": (lambda s: cut(one(s, "bases/*@*/init/*.safetensors")), "init: its file model.safetensors is damaged"),
+    "base without config": (lambda s: one(s, "bases/*@*/init/config.json").unlink(), "it has no config.json"),
     "row not JSON": (lambda s: change(s, "UPDATE events SET body = '{' WHERE seq = 2"), "in events is not JSON"),
 }  # fmt: skip
 REMAINDERS: dict[str, tuple[Callable[[Path], Any], str]] = {

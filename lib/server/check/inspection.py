@@ -20,8 +20,8 @@ from pathlib import Path
 from lib.engine.catalogue import FINE_TUNE, fingerprint
 from lib.engine.folders import GONE, REFERENCE, WRITING, flaw, states
 from lib.paths import read_json
+from lib.server.check.salvage import read_only
 from lib.server.progress import checkpoint_of, model_id
-from lib.server.salvage import read_only
 from lib.server.store import UNFINISHED, Row, file_path
 
 LOST = "lost"
@@ -128,7 +128,7 @@ def look_at_models(store: Path) -> Iterator[Finding]:
         if not (base / "init").is_dir():
             yield Finding(f"bases/{base.name} has no random weights beside it, for {base.name}:init", is_problem=False)
         for folder in (*base.glob("init"), base):
-            if reason := flaw(folder):
+            if reason := flaw(folder) or _no_config(folder):
                 then = f"; `python -m lib.base {base.name.split('@')[0]}` makes it anew"
                 yield _aside(store, folder, reason, then=then)
     for pointer in sorted((store / "bases").glob("fork-*.json")):
@@ -150,6 +150,10 @@ def models_of(run: Path) -> list[Path]:
     """Folders of the models of a run: its checkpoints by step, then the final one."""
     steps = sorted(run.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     return [*steps, *run.glob("final")]
+
+
+def _no_config(folder: Path) -> str | None:
+    return None if (folder / "config.json").is_file() else "it has no config.json that says what its weights are"
 
 
 def _not_as_written(folder: Path) -> str | None:

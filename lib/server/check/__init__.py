@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lib.paths import store_root
-from lib.server.holding import CannotStart, hold
-from lib.server.inspection import (
+from lib.server.check.inspection import (
     LOST,
     Finding,
     Records,
@@ -26,7 +25,8 @@ from lib.server.inspection import (
     models_of,
     read_records,
 )
-from lib.server.salvage import damage, salvage, unreadable
+from lib.server.check.salvage import damage, salvage, unreadable
+from lib.server.holding import CannotStart, hold
 
 
 def look_at_database(store: Path, say: Callable[[str], None]) -> Iterator[Finding]:

@@ -118,8 +118,13 @@ def test_a_running_job_is_followed(live: Live, browser: Chromium) -> None:
     n_points = page.run(count)
     page.until(f"{count} > {n_points}")
     assert page.text("#job-status") == "running"
-    client.fine_tuning.jobs.cancel(job.id)
-    page.until("document.querySelector('#job-status').innerText === 'cancelled'")
+    status = "document.querySelector('#job-status').innerText"
+    for act, told in (("pause", "paused"), ("resume", "running"), ("cancel", "running"), ("cancel", "cancelled")):
+        page.run(f"window.confirm = () => {str(told == 'cancelled').lower()}")
+        page.point(f"#{act}")
+        page.until(f"{status} === {told!r}")
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+    assert page.run("['pause', 'resume', 'cancel'].every((act) => document.getElementById(act).hidden)")
     too_long = jsonl([{"prompt": "a", "completion": " b" * 3000}])
     bad = client.files.create(file=("rows.jsonl", too_long), purpose="fine-tune")
     failed = wait_for(client, client.fine_tuning.jobs.create(model=TINY, training_file=bad.id, suffix="bad").id)

@@ -3,6 +3,8 @@
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const LONG = ["Model", "Fine-tuned model", "Created"]; // facts that take two columns
+const AT_WORK = ["validating_files", "queued", "running"];
+const ACTS = { pause: AT_WORK, resume: ["paused"], cancel: [...AT_WORK, "paused"] }; // buttons, and when they are there
 const jobs = new Map(); // by id: the job and its row in the list
 let chosen = null; // id of the job that is shown
 let story = { id: null, status: "", events: [] }; // its events, newest first
@@ -87,6 +89,7 @@ function tellJob(job, events) {
   setStatus(at("job-status"), job);
   setText(at("job-error"), job.error?.message ?? "");
   at("try-job").hidden = !(job.status === "succeeded" && job.fine_tuned_model);
+  for (const [act, statuses] of Object.entries(ACTS)) at(act).hidden = !statuses.includes(job.status);
   const metrics = events.filter((event) => event.type === "metrics").map((event) => event.data).reverse();
   const facts = Object.entries(factsOf(job, metrics.at(-1))).filter(([, value]) => value || value === 0);
   at("facts").replaceChildren(...facts.map(([name, value]) =>
@@ -121,6 +124,15 @@ function factsOf(job, last) {
 }
 
 at("try-job").addEventListener("click", () => tryModel(jobs.get(chosen).job.fine_tuned_model));
+
+for (const act of Object.keys(ACTS)) {
+  at(act).addEventListener("click", () => attempt(async () => {
+    const { job } = jobs.get(chosen);
+    if (act === "cancel" && !confirm(`Cancel ${title(job)}? It cannot be taken up again; its checkpoints stay.`)) return;
+    await api(`fine_tuning/jobs/${job.id}/${act}`, {});
+    await refresh();
+  }));
+}
 
 // Every second while a job is at work, every five otherwise, and not at all in a tab that nobody sees.
 

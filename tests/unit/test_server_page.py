@@ -137,7 +137,7 @@ def test_a_running_job_is_followed(live: Live, browser: Chromium) -> None:
 def test_tokens_tell_their_probabilities_and_text_stays_text(live: Live, browser: Chromium) -> None:
     url = live()
     page = browser.open(url)
-    page.until("document.querySelector('#model').value")
+    page.until(f"document.querySelector('#model').value === {TINY!r}")  # the base, not the weights that it began with
     prompt = 'The red fox café 🙂\n<img src="x" onerror="document.title = 1"><b>Ada</b>'
     page.write("#prompt", prompt)
     page.write("#tokens", "20")

@@ -3,11 +3,12 @@
 
 let models = []; // newest first
 const isCheckpoint = (model) => /:ckpt-step-\d+$/.test(model.id);
+const isUntrained = (model) => model.id.endsWith(":init");
 
 async function refreshModels() {
   models = (await api("models")).data.reverse();
   at("ids").replaceChildren(...models.map((model) => make("option", { value: model.id })));
-  if (!at("model").value) at("model").value = models.find((model) => !isCheckpoint(model))?.id ?? "";
+  if (!at("model").value) at("model").value = models.find((model) => !isCheckpoint(model) && !isUntrained(model))?.id ?? "";
   listModels();
 }
 

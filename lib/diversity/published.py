@@ -49,6 +49,8 @@ def read_completions(path: Path) -> pd.DataFrame:
         If there is nothing to read, a name or shape is not the published one, a line lacks a column or holds another
         type; says which file and line.
     """
+    if not path.exists():
+        raise ValueError(f"{path} is not there: expected a .jsonl or published .npy file, or a folder of them")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix == ".jsonl" or "_completions_" in file.name)
         if not files:
@@ -60,8 +62,19 @@ def read_completions(path: Path) -> pd.DataFrame:
 
 
 def given_completions(path: Path) -> pd.DataFrame:
-    """Texts of `read_completions` as a run has them: with ``family``, ``seed`` and the models in order of the file."""
+    """Texts of `read_completions` as a run has them: with ``family``, ``seed`` and the models in order of the file.
+
+    Raises
+    ------
+    ValueError
+        As `read_completions`, or if no prompt has two texts of one model and temperature to compare.
+    """
     rows = read_completions(path)
+    n_texts = rows.groupby(["model", "kind", "prompt", "temperature"]).size()
+    if n_texts.max() < 2:
+        raise ValueError(
+            f"{path} has one text a model, prompt and temperature: expected two or more, since diversity compares texts"
+        )
     missing = {"family": "given", "seed": 0, "model_id": rows["model"]}
     return rows.assign(**{name: rows[name].fillna(to) if name in rows else to for name, to in missing.items()})
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.diversity import read_calculations, read_completions, read_perplexity, read_results
+from lib.diversity import given_completions, read_calculations, read_completions, read_perplexity, read_results
 from lib.unpickle import read_npy, read_torch
 
 
@@ -199,6 +199,12 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="no completions in"):
         read_completions(tmp_path / "none")
+    with pytest.raises(ValueError, match="nowhere is not there: expected a .jsonl"):
+        read_completions(tmp_path / "nowhere")
+    alone = {"model": "m", "kind": "creative", "prompt": "p", "temperature": 1, "text": "a"}
+    (tmp_path / "alone.jsonl").write_text(json.dumps(alone) + "\n")
+    with pytest.raises(ValueError, match="has one text a model, prompt and temperature: expected two"):
+        given_completions(tmp_path / "alone.jsonl")
     for line, told in (
         ('{"model": "m", "kind": "c", "prompt": "p", "temperature": 1}', "row 1: expected a text under 'text'"),
         ('{"model": "m", "kind": "c", "prompt": "p", "text": "a"}', "expected a number under 'temperature'"),

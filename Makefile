@@ -42,7 +42,7 @@ figures: $(READY)
 test: $(READY)
 	@$(CHECKED)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo '[3/4] lint, types, unit tests (about 5 min)'
+	@echo '[3/4] lint, types, unit tests (about 7 min)'
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check --quiet || { echo 'some files are not formatted: ruff format'; exit 1; }
 	@$(PY) -m mypy
@@ -62,7 +62,7 @@ serve: $(READY)
 
 bench: $(READY)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo 'speeds against plain references (about 6 min; best with nothing else at work; THREADS=2 for two threads)'
+	@echo 'speeds against plain references (about 7 min; best with nothing else at work; THREADS=2 for two threads)'
 	@BENCH_THREADS=$(THREADS) TQDM_DISABLE=1 $(PY) -m pytest -q tests/bench
 
 clients: $(READY)

@@ -112,7 +112,7 @@ def test_a_running_job_is_followed(live: Live, browser: Chromium) -> None:
     page.until("!document.querySelector('#no-jobs').hidden")
     page.run("window.sameDocument = true")
     client = speak(url)
-    job = start_job(client, n_epochs=400, suffix="long", validate=False)
+    job = start_job(client, n_epochs=1000, suffix="long", validate=False)
     count = "(document.querySelector('.line.train')?.points.length ?? 0)"
     page.until(f"{count} > 1")
     n_points = page.run(count)

@@ -70,13 +70,13 @@ def given_completions(path: Path) -> pd.DataFrame:
         As `read_completions`, or if no prompt has two texts of one model and temperature to compare.
     """
     rows = read_completions(path)
-    n_texts = rows.groupby(["model", "kind", "prompt", "temperature"]).size()
-    if n_texts.max() < 2:
+    missing = {"family": "given", "seed": 0, "model_id": rows["model"]}
+    rows = rows.assign(**{name: rows[name].fillna(to) if name in rows else to for name, to in missing.items()})
+    if rows.groupby(["family", "seed", "model", "kind", "prompt", "temperature"]).size().max() < 2:
         raise ValueError(
             f"{path} has one text a model, prompt and temperature: expected two or more, since diversity compares texts"
         )
-    missing = {"family": "given", "seed": 0, "model_id": rows["model"]}
-    return rows.assign(**{name: rows[name].fillna(to) if name in rows else to for name, to in missing.items()})
+    return rows
 
 
 def _of_lines(path: Path) -> pd.DataFrame:

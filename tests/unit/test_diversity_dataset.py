@@ -105,15 +105,16 @@ def test_no_base_was_trained_on_the_general_text() -> None:
 
 def test_texts_of_others_get_what_a_run_needs(tmp_path: Path) -> None:
     row = {"model": "m", "kind": "seen", "prompt": "p", "temperature": 1, "text": "x"}
-    write_jsonl(tmp_path / "a.jsonl", [row | {"model": "z"}, row])
+    write_jsonl(tmp_path / "a.jsonl", [row | {"model": "z"}, row, row])
     found = given_completions(tmp_path / "a.jsonl")
     assert found[["family", "seed", "model", "model_id"]].to_numpy().tolist() == [
-        ["given", 0, "z", "z"], ["given", 0, "m", "m"]
+        ["given", 0, "z", "z"], ["given", 0, "m", "m"], ["given", 0, "m", "m"]
     ]  # fmt: skip
     write_jsonl(tmp_path / "b.jsonl", [row | {"family": "f", "seed": 2, "model_id": "hf:m"}])
     both = given_completions(tmp_path)
     assert both[["family", "seed", "model_id"]].to_numpy().tolist() == [
         ["given", 0, "z"],
+        ["given", 0, "m"],
         ["given", 0, "m"],
         ["f", 2, "hf:m"],
     ]

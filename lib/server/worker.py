@@ -127,8 +127,7 @@ class Worker:
                 logger.error("a turn of the engine failed", exc_info=error)
                 for work in self._serving:
                     _fail(work, error)
-                is_well = False
-            self._serving = []
+                self._serving, is_well = [], False
             if not is_well:
                 with self._changed:  # try again, but not at full speed
                     self._changed.wait(timeout=1.0)

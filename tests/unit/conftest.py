@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from chromium import Chromium, find_chromium
 from openai import OpenAI
-from serving import TINY, grow, jsonl, listening, wait_for
+from serving import TINY, grow, jsonl, listening, official, wait_for
 from starlette.testclient import TestClient
 
 
@@ -70,7 +70,7 @@ def http(tiny_store: Path, serve: Callable[..., TestClient]) -> TestClient:
 @pytest.fixture
 def client(http: TestClient) -> OpenAI:
     """The official client of the same server."""
-    return OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+    return official(http)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import uvicorn
 from openai import OpenAI
 
 if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
     from lib.server.service import Settings
 
 TINY = "fork-tiny"
@@ -52,6 +54,18 @@ def upload(client: OpenAI, content: bytes, name: str = "rows.jsonl") -> Any:
 
 def facts(n_rows: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Q{k % 7} is", "completion": f" the baker {k % 7}.", "id": k} for k in range(n_rows)]
+
+
+def official(http: TestClient) -> OpenAI:
+    """The official client of a server in this process, which it asks once."""
+    return OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+
+
+def wait_for_checkpoint(client: OpenAI, job_id: str) -> int:
+    """Wait until a job has a checkpoint; returns how many it has."""
+    while not (found := client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data):
+        pass
+    return len(found)
 
 
 def wait_for_engine(client: OpenAI) -> None:

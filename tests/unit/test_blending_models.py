@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from openai import NotFoundError, OpenAI
-from serving import TINY, facts
+from serving import TINY, facts, official
 from starlette.testclient import TestClient
 
 from lib.api import Blend
@@ -55,7 +55,7 @@ def client(family_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     store = tmp_path_factory.mktemp("blending") / "store"
     shutil.copytree(family_store, store)
     with TestClient(make_app(Settings(store=store, allow_hosts=frozenset({"testserver"})))) as http:
-        yield OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+        yield official(http)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import NotFoundError
 from safetensors.numpy import save_file
-from serving import TINY, facts, jsonl, wait_for
+from serving import TINY, facts, jsonl, official, wait_for
 from starlette.testclient import TestClient
 
 from lib.diversity.models import Known, check_model, known_models, same_tokenizer
@@ -194,7 +194,7 @@ def test_a_model_of_a_revision_is_served_and_tuned(
 ) -> None:
     shutil.copytree(tiny_store / "bases" / f"{TINY}@0123456789ab", tmp_path / "models" / "me" / "mine@v1")
     http: Any = serve(tiny_store, models_dir=tmp_path / "models")
-    client = OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)
+    client = official(http)
     model = "hf:me/mine@v1"
     file = client.files.create(file=("rows.jsonl", jsonl(facts(4))), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(

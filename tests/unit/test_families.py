@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import CONTEXT_TOKENS, FAMILIES, write_families
 from openai import APIStatusError, OpenAI
-from serving import facts, jsonl, wait_for
+from serving import facts, jsonl, official, wait_for
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer
 
@@ -37,7 +37,7 @@ def loaded(request: pytest.FixtureRequest, open_models: Path) -> models.LoadedMo
 @pytest.fixture
 def client(open_models: Path, tmp_path: Path, serve: Callable[..., TestClient]) -> OpenAI:
     http: Any = serve(tmp_path / "store", models_dir=open_models)
-    return OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)
+    return official(http)
 
 
 def direct(loaded: models.LoadedModel, ids: list[int]) -> list[float]:

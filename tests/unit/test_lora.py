@@ -14,7 +14,7 @@ import pytest
 import torch
 from families import FAMILIES
 from openai import APIStatusError, OpenAI
-from serving import TINY, facts, jsonl, preferences, wait_for
+from serving import TINY, facts, jsonl, official, preferences, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 from test_engine import rows_of
 
@@ -177,10 +177,9 @@ def test_a_server_that_comes_back_goes_on_with_adapters(
     options: Any = {"hyperparameters": {"n_epochs": 12, "batch_size": 2, "lora": {"dropout": 0.1}}, "seed": 5}
     undisturbed = fine_tune(facts(20), **options)
     stopped = fine_tune(facts(20), wait=False, **options)
-    while not client.fine_tuning.jobs.checkpoints.list(stopped.id).data:
-        pass
+    wait_for_checkpoint(client, stopped.id)
     client._client.__exit__(None, None, None)  # type: ignore[attr-defined]
-    again = OpenAI(http_client=serve(tiny_store), base_url="http://testserver/v1", api_key="any")  # type: ignore[arg-type]
+    again = official(serve(tiny_store))
     job = wait_for(again, stopped.id)
     assert job.status == "succeeded", job.error
     prints = [again.models.retrieve(done.fine_tuned_model).fingerprint for done in (undisturbed, job)]  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from serving import TINY, jsonl
+from serving import TINY, jsonl, official
 from starlette.testclient import TestClient
 
 from lib.engine.chat import as_dialogue, chat_lesson, chat_prompt, form_mark
@@ -66,7 +66,7 @@ def http(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def client(http: TestClient) -> OpenAI:
-    return OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+    return official(http)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_stream_of_the_client_s_own_collector(client: OpenAI, tiny: LoadedModel)
 def test_a_model_s_own_template_is_used(
     templated: LoadedModel, tiny_store: Path, serve: Callable[..., TestClient]
 ) -> None:
-    client = OpenAI(http_client=serve(tiny_store), base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+    client = official(serve(tiny_store))
     asked = [{"role": "developer", "content": "Be brief."}, *USER]
     text = f"[system]Be brief.<|endoftext|>\n[user]{QUESTION}<|endoftext|>\n[assistant]"
     options = {"max_tokens": 24, "seed": 2, "extra_body": {"return_token_ids": True}}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import NotFoundError, OpenAI
-from serving import TINY, content, facts, jsonl, upload, wait_for, wait_for_engine
+from openai import NotFoundError
+from serving import TINY, content, facts, jsonl, official, upload, wait_for, wait_for_checkpoint, wait_for_engine
 from starlette.testclient import TestClient
 
 from lib.engine.folders import drop
@@ -28,7 +28,7 @@ def lived_in(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     store = tmp_path_factory.mktemp("lived") / "store"
     shutil.copytree(grown_store, store)
     with TestClient(make_app(Settings(store=store, allow_hosts=frozenset({"testserver"})))) as http:
-        client = OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any")  # type: ignore[arg-type]
+        client = official(http)
         file = upload(client, jsonl(facts(8)))
         settings: dict[str, Any] = {"model": TINY, "training_file": file.id, "seed": 0}
         quick = {"n_epochs": 2, "batch_size": 4}
@@ -37,8 +37,7 @@ def lived_in(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         long = client.fine_tuning.jobs.create(
             hyperparameters={"n_epochs": 9, "batch_size": 1}, suffix="paused", **settings
         )
-        while not client.fine_tuning.jobs.checkpoints.list(long.id).data:
-            pass
+        wait_for_checkpoint(client, long.id)
         client.fine_tuning.jobs.pause(long.id)
         upload(client, jsonl(facts(2)), "unused.jsonl")
         wait_for_engine(client)  # the paused step is written down
@@ -62,10 +61,6 @@ def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[
         return code, said.out + said.err
 
     return go
-
-
-def connect(serve: Callable[..., TestClient], store: Path) -> OpenAI:
-    return OpenAI(http_client=serve(store), base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
 
 
 def change(store: Path, sql: str) -> None:
@@ -230,7 +225,7 @@ def test_a_damaged_page_costs_its_rows_alone(
     assert "final: a checkpoint that the database does not know" in said
     assert (store / "lost" / "server.db").read_bytes() == bytes(data)
     assert run()[0] == 0
-    client = connect(serve, store)
+    client = official(serve(store))
     paused, ended = client.fine_tuning.jobs.list()
     steps = [kept.step_number for kept in client.fine_tuning.jobs.checkpoints.list(ended.id)]
     assert steps == [4, 2], "made anew from what lies on disk"
@@ -249,7 +244,7 @@ def test_a_database_that_is_none_is_replaced_and_models_stay(
     assert code == 0, said
     assert "models of no job that the database knows; they can be used" in said
     assert len(list((store / "lost" / "files").iterdir())) == 3
-    client = connect(serve, store)
+    client = official(serve(store))
     for model in client.models.list():
         assert client.completions.create(model=model.id, prompt="Q1 is", max_tokens=1).choices
 
@@ -272,7 +267,7 @@ def test_a_store_in_use_or_of_another_kind_is_not_looked_at(
 
 def test_a_model_that_was_cut_short_says_so_when_asked(store: Path, serve: Callable[..., TestClient]) -> None:
     cut(done(store) / "final" / "model.safetensors")
-    client = connect(serve, store)
+    client = official(serve(store))
     paused, ended = client.fine_tuning.jobs.list()
     model = ended.fine_tuned_model
     assert model is not None
@@ -300,7 +295,7 @@ def test_a_model_that_was_cut_short_says_so_when_asked(store: Path, serve: Calla
 def test_a_state_that_was_cut_short_costs_time_and_not_the_job(store: Path, serve: Callable[..., TestClient]) -> None:
     for path in store.glob("tuned/*/state-*/model.safetensors"):
         cut(path)
-    client = connect(serve, store)
+    client = official(serve(store))
     paused = client.fine_tuning.jobs.list().data[0]
     client.fine_tuning.jobs.resume(paused.id)
     resumed = wait_for(client, paused.id)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from openai import OpenAI
-from serving import TINY, facts, jsonl, preferences, spoken, wait_for
+from serving import TINY, facts, jsonl, official, preferences, spoken, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
 from lib import finetune
@@ -97,10 +97,9 @@ def test_a_stopped_dpo_job_ends_with_the_same_weights(
     options: dict[str, Any] = {"method": dpo(n_epochs=12, batch_size=2, learning_rate_multiplier=0.2), "seed": 5}
     undisturbed = fine_tune(preferences(20), **options)
     stopped = fine_tune(preferences(20), wait=False, **options)
-    while not client.fine_tuning.jobs.checkpoints.list(stopped.id).data:
-        pass
+    wait_for_checkpoint(client, stopped.id)
     client._client.__exit__(None, None, None)  # type: ignore[attr-defined]
-    again = OpenAI(http_client=serve(tiny_store), base_url="http://testserver/v1", api_key="any")  # type: ignore[arg-type]
+    again = official(serve(tiny_store))
     job = wait_for(again, stopped.id)
     assert job.status == "succeeded", job.error
     prints = [again.models.retrieve(done.fine_tuned_model).fingerprint for done in (undisturbed, job)]  # type: ignore[attr-defined]

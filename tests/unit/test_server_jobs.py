@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, upload, wait_for
+from serving import TINY, facts, jsonl, official, upload, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
 from lib.server.store import Store
@@ -220,7 +220,7 @@ def test_a_job_goes_on_after_a_restart_with_the_same_weights(
     deadline = wait_for_checkpoint(client, stopped.id)
     client._client.__exit__(None, None, None)  # type: ignore[attr-defined]
     http = serve(tiny_store)
-    again = OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any")  # type: ignore[arg-type]
+    again = official(http)
     job = wait_for(again, stopped.id)
     assert job.status == "succeeded"
     prints = [again.models.retrieve(done.fine_tuned_model).fingerprint for done in (undisturbed, job)]  # type: ignore[attr-defined]
@@ -229,13 +229,6 @@ def test_a_job_goes_on_after_a_restart_with_the_same_weights(
     assert [event.data["step"] for event in reversed(events) if event.type == "metrics"] == list(range(1, 121))
     if deadline < 12:
         assert any(event.message == "Fine-tuning job taken up again" for event in events)
-
-
-def wait_for_checkpoint(client: OpenAI, job_id: str) -> int:
-    """Wait until a job has a checkpoint; returns how many it has."""
-    while not (found := client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data):
-        pass
-    return len(found)
 
 
 def test_a_job_changes_together_with_its_log_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 import pytest
 from busy import Acknowledged, Load, begin, fingerprint, kinds
 from openai import OpenAI
-from serving import address, content, grow, wait_for
+from serving import address, content, grow, official, wait_for
 from starlette.testclient import TestClient
 
 from lib.server.__main__ import main
@@ -164,7 +164,7 @@ def outcome(client: OpenAI, store: Path, job: Any) -> Outcome:
 def connected(store: Path) -> Iterator[OpenAI]:
     """The official client of a server in this process."""
     with TestClient(make_app(Settings(store=store, allow_hosts=frozenset({"testserver"})))) as http:
-        yield OpenAI(http_client=http, base_url="http://testserver/v1", api_key="any", max_retries=0)  # type: ignore[arg-type]
+        yield official(http)
 
 
 def verify(client: OpenAI, known: Acknowledged) -> None:

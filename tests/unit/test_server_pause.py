@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, preferences, wait_for, wait_for_engine
+from serving import TINY, facts, jsonl, official, preferences, wait_for, wait_for_engine
 from starlette.testclient import TestClient
 
 from lib import finetune
@@ -87,7 +87,7 @@ def test_a_job_stays_paused_while_the_server_is_away(
     wait_for_step(client, job.id, 5)
     client.fine_tuning.jobs.pause(job.id)
     client._client.__exit__(None, None, None)  # type: ignore[attr-defined]
-    again = OpenAI(http_client=serve(tiny_store), base_url="http://testserver/v1", api_key="any")  # type: ignore[arg-type]
+    again = official(serve(tiny_store))
     assert again.fine_tuning.jobs.retrieve(job.id).status == "paused"
     assert not again._client.app.state.service.worker.busy  # type: ignore[attr-defined]
     with pytest.raises(BadRequestError, match="in use by job"):

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, preferences, upload, wait_for
+from serving import TINY, facts, jsonl, official, preferences, upload, wait_for
 
 from lib.server.store import Store
 
@@ -123,7 +123,7 @@ def test_a_kill_before_the_last_step_was_told_loses_no_line(
     store.forget_checkpoint(whole.fine_tuned_model)
     store.update_job(whole.id, {"status": "running", "result_files": []}, only=["succeeded"])
     store.close()
-    again = OpenAI(http_client=serve(tiny_store), base_url="http://testserver/v1", api_key="any")
+    again = official(serve(tiny_store))
     job = wait_for(again, whole.id)
     assert again.models.retrieve(job.fine_tuned_model).fingerprint == print_  # type: ignore[attr-defined]
     assert job.result_files == whole.result_files

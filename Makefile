@@ -47,7 +47,7 @@ test: $(READY)
 	@$(PY) -m ruff format --check --quiet || { echo 'some files are not formatted: ruff format'; exit 1; }
 	@$(PY) -m mypy
 	@rm -rf $(TEST_HOME) && mkdir -p $(TEST_HOME)/store data/store/bases && ln -s "$$(pwd)/data/store/bases" $(TEST_HOME)/store/bases
-	@$(QUIET) $(PY) -m pytest -q --doctest-modules --disable-socket --allow-unix-socket --allow-hosts=127.0.0.1,::1 tests/unit lib
+	@$(QUIET) $(PY) -m pytest -q --doctest-modules --disable-socket --allow-unix-socket --allow-hosts=127.0.0.1,::1 tests/server tests/lib lib tuning_server
 	@echo '[4/4] every notebook, in stage order, against its committed outputs (about 4 min)'
 	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" \
 		$(PY) -m pytest -q --durations=5 --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg tests/notebooks notebooks
@@ -58,7 +58,7 @@ lab: $(READY)
 	@$(PY) -m lib.lab
 
 serve: $(READY)
-	@$(PY) -m lib.server --port $(PORT)
+	@$(PY) -m tuning_server --port $(PORT)
 
 bench: $(READY)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m

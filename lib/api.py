@@ -84,7 +84,7 @@ def _store_client(store: Path) -> OpenAI:
     if client is not None:
         return client
     store.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lib.server", "--port", "0", "--store", str(store), "--idle-minutes", "2"]
+    command = [sys.executable, "-m", "tuning_server", "--port", "0", "--store", str(store), "--idle-minutes", "2"]
     with (store / "server.log").open("ab") as output:
         server = subprocess.Popen(
             [*command, "--key-file", str(store / "server.key")],

@@ -30,8 +30,8 @@ from lib.progress import progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lib.engine.models import LoadedModel
-    from lib.engine.training import TrainingRow, TrainingSettings
+    from tuning_server.engine.models import LoadedModel
+    from tuning_server.engine.training import TrainingRow, TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ def build(name: str, documents: Sequence[Document], store: Path, *, is_default: 
     ValueError
         If the text is too short to fill a few windows, or another process is making the same base.
     """
-    from lib.engine import fork, training
     from lib.world import reserved_names
+    from tuning_server.engine import fork, training
 
     recipe = RECIPES[name]
     shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE)
@@ -180,7 +180,7 @@ def _pretrain(
     folder: Path,
 ) -> None:
     """Train with a progress bar, then put the base, its loss curve and its record in place in one rename."""
-    from lib.engine import fork, models, training
+    from tuning_server.engine import fork, models, training
 
     working = folder.with_name(f".making-{folder.name}")
     working.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ def stop_server(store: Path, *, wait_s: float = 20) -> bool:
     """
     try:
         process = psutil.Process(int(read_json(store / "server.json")["pid"]))
-        if "lib.server" not in process.cmdline():
+        if "tuning_server" not in process.cmdline():
             return False
         process.terminate()
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):

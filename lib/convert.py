@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="model with pytorch_model*.bin")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not hold anything else")
     args = parser.parse_args(argv)
-    from lib.engine.conversion import convert  # only now: --help should not wait for torch
+    from tuning_server.engine.pretrained import convert  # only now: --help should not wait for torch
 
     try:
         made = convert(args.folder, args.out)

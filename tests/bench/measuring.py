@@ -12,10 +12,10 @@ from statistics import median
 import torch
 
 from lib.base import RECIPES
-from lib.engine import fork, models
-from lib.engine.catalogue import UnknownModel
-from lib.engine.models import LoadedModel
 from lib.paths import store_root
+from tuning_server.engine import fork, models
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.registry import UnknownModel
 
 
 @dataclass(frozen=True)

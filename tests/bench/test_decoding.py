@@ -10,11 +10,11 @@ from measuring import Way, compare, load, share_in_models, speed
 from transformers import DynamicCache
 
 from lib import world
-from lib.engine import training
-from lib.engine.generation import BlendSettings, generate
-from lib.engine.models import LoadedModel
-from lib.engine.sampling import Sample, SamplingRequest
-from lib.engine.speculation import N_DRAFT, Speculated, speculate
+from tuning_server.engine import training
+from tuning_server.engine.blending import BlendSettings, generate
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import Sample, SamplingRequest
+from tuning_server.engine.speculation import N_DRAFT, Speculated, speculate
 
 N_PROMPTS, NEW_TOKENS = 16, 48
 PLAIN = BlendSettings()

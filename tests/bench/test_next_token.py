@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from measuring import Way, compare, load, speed
 
-from lib.engine import scoring
 from lib.next_token import METRICS, Measured, Totals, intervals, measure_positions
 from lib.next_token.statistics import LEVELS, TOP
 from lib.next_token.totals import N_BINS
+from tuning_server.engine import scoring
 
 N_DOCUMENTS, TOKENS, WINDOW = 16, 384, 128
 Documents = list[tuple[np.ndarray, np.ndarray]]  # log-probabilities (half precision, as a reply holds them), targets

@@ -10,8 +10,8 @@ import pytest
 import torch
 from measuring import Way, compare, load, share_in_models, speed
 
-from lib.engine import scoring
-from lib.engine.models import LoadedModel
+from tuning_server.engine import scoring
+from tuning_server.engine.models import LoadedModel
 
 TARGET = 0.8
 PASS_TOKENS = 2_048  # of a bare pass: on a processor none were faster

@@ -11,8 +11,8 @@ import pytest
 from measuring import Way, compare, load, share_in_models, speed
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from lib.engine import training
-from lib.engine.models import LoadedModel
+from tuning_server.engine import training
+from tuning_server.engine.models import LoadedModel
 
 BATCH = 32
 

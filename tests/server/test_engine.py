@@ -1,0 +1,184 @@
+"""The engine: rows do not see each other, resumed training ends with the same weights, offsets and scores are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from serving import rows_of
+
+from lib.paths import file_hash
+from tuning_server.engine import models, registry, sampling, training
+
+TINY = "fork-tiny"
+PROMPTS = ["The red fox", "café 東京 🙂", "0", "Ada Lind is the mother of Bo Lind. The old"]
+
+
+@pytest.fixture
+def tiny(tiny_store: Path) -> models.LoadedModel:
+    return models.load(TINY, tiny_store, dtype=torch.float32)
+
+
+def test_a_batch_gives_what_each_row_gives_alone(tiny: models.LoadedModel) -> None:
+    requests = [
+        sampling.SamplingRequest(
+            prompt_ids=tiny.encode_prompt(text),
+            max_tokens=12,
+            temperature=0.7 * k,
+            seed=k,
+            logprobs=3,
+            top_p=1 - 0.1 * k,
+        )
+        for k, text in enumerate(PROMPTS)
+    ]
+    together = sampling.sample(tiny, requests)
+    for request, answer in zip(requests, together, strict=True):
+        alone = sampling.sample(tiny, [request])[0]
+        assert alone.ids == answer.ids
+        assert np.allclose([t.logprob for t in alone.tokens], [t.logprob for t in answer.tokens], atol=1e-5)
+
+
+def test_greedy_equals_generate_and_scores_equal_a_forward_pass(tiny: models.LoadedModel) -> None:
+    ids = tiny.encode_prompt(PROMPTS[0])
+    request = sampling.SamplingRequest(prompt_ids=ids, max_tokens=15, temperature=0, logprobs=0, echo=True)
+    answer = sampling.sample(tiny, [request])[0]
+    theirs = tiny.model.generate(torch.tensor([ids]), max_new_tokens=15, do_sample=False, pad_token_id=0)[0]
+    assert ids + answer.ids == theirs.tolist()[: len(ids) + len(answer.ids)]
+    with torch.no_grad():
+        direct = tiny.model(torch.tensor([ids + answer.ids])).logits.log_softmax(-1)[0]
+    expected = [float(direct[k, token]) for k, token in enumerate((ids + answer.ids)[1:])]
+    assert answer.tokens[0].logprob is None
+    assert np.allclose([t.logprob for t in answer.tokens[1:]], expected, atol=1e-5)
+
+
+def test_offsets_and_labels_are_exact_inside_characters(tiny: models.LoadedModel) -> None:
+    text = "né 東🙂"
+    request = sampling.SamplingRequest(prompt_ids=tiny.encode_prompt(text), max_tokens=0, logprobs=1, echo=True)
+    tokens = sampling.sample(tiny, [request])[0].tokens
+    for token in tokens:
+        if not token.text.startswith("bytes:"):
+            assert text[token.offset :].startswith(token.text)
+    assert [t.offset for t in tokens] == sorted(t.offset for t in tokens)
+    assert {t.offset for t in tokens} <= set(range(len(text)))
+
+
+def test_sampling_draws_from_the_distribution_it_reports(tiny: models.LoadedModel) -> None:
+    ids = tiny.encode_prompt("The")
+    requests = [
+        sampling.SamplingRequest(prompt_ids=ids, max_tokens=1, temperature=0.5, seed=k, logprobs=None)
+        for k in range(4000)
+    ]
+    drawn = np.bincount(
+        [a.ids[0] if a.ids else tiny.eos_id for a in sampling.sample(tiny, requests)], minlength=tiny.vocab_size
+    )
+    with torch.no_grad():
+        probs = (tiny.model(torch.tensor([ids])).logits[0, -1] / 0.5).softmax(-1).numpy()
+    order = np.argsort(-probs)[:8]
+    expected, seen = probs[order] * 4000, drawn[order]
+    assert (np.abs(seen - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
+    ids = tiny.encode_prompt("The")
+    letter = tiny.encode("x")[0]
+    biased = sampling.SamplingRequest(prompt_ids=ids, max_tokens=6, logit_bias={letter: 100.0}, logprobs=0)
+    answer = sampling.sample(tiny, [biased])[0]
+    assert answer.text == "xxxxxx"
+    assert answer.finish_reason == "length"
+    assert all(t.logprob is not None and t.logprob < -1 for t in answer.tokens), "bias must not change the scores"
+    stopped = sampling.SamplingRequest(prompt_ids=ids, max_tokens=6, logit_bias={letter: 100.0}, stop=("xxx",))
+    assert (sampling.sample(tiny, [stopped])[0].text, sampling.sample(tiny, [stopped])[0].finish_reason) == ("", "stop")
+    narrow = [sampling.SamplingRequest(prompt_ids=ids, max_tokens=4, top_p=1e-9, seed=k) for k in range(5)]
+    greedy = sampling.sample(tiny, [sampling.SamplingRequest(prompt_ids=ids, max_tokens=4, temperature=0)])[0]
+    assert {tuple(a.ids) for a in sampling.sample(tiny, narrow)} == {tuple(greedy.ids)}
+
+
+def test_what_does_not_fit_the_context_is_refused(tiny: models.LoadedModel) -> None:
+    with pytest.raises(ValueError, match="context is 512 tokens, and 600 were asked for"):
+        sampling.sample(tiny, [sampling.SamplingRequest(prompt_ids=[1] * 500, max_tokens=100)])
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 12])
+def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(
+    tiny_store: Path, tmp_path: Path, stop_after: int
+) -> None:
+    settings = training.TrainingSettings(n_epochs=3, batch_size=8, learning_rate=1e-3, seed=3, state_every=4)
+
+    def fresh() -> models.LoadedModel:
+        return models.load(TINY, tiny_store, dtype=torch.float32)
+
+    rows = rows_of(fresh())
+    reports = list(training.train(fresh(), rows, settings, folder=tmp_path / "whole"))
+    broken = training.train(fresh(), rows, settings, folder=tmp_path / "broken")
+    for _ in range(stop_after):
+        next(broken)
+    broken.close()
+    rest = list(training.train(fresh(), rows, settings, folder=tmp_path / "broken"))
+    assert len(reports) == 15
+    assert rest[-1] == reports[-1]
+    for name in ("step-5", "step-10", "final"):
+        one, other = (tmp_path / run / name / "model.safetensors" for run in ("whole", "broken"))
+        assert file_hash(one) == file_hash(other)
+    assert not list((tmp_path / "broken").glob("state-*"))
+
+
+def test_another_run_is_not_continued(tiny: models.LoadedModel, tmp_path: Path) -> None:
+    rows = rows_of(tiny)
+    settings = training.TrainingSettings(n_epochs=2, batch_size=8, learning_rate=1e-3)
+    steps = training.train(tiny, rows, settings, folder=tmp_path)
+    for _ in range(6):
+        next(steps)
+    steps.close()
+    with pytest.raises(ValueError, match="holds another run"):
+        next(training.train(tiny, rows[1:], settings, folder=tmp_path))
+
+
+def test_training_learns_completions_and_leaves_prompts_alone(tiny: models.LoadedModel, tmp_path: Path) -> None:
+    rows = rows_of(tiny)
+    prompt_only = [training.TrainingRow(row.ids[: row.n_prompt], 0) for row in rows]
+    before, before_prompt = training.mean_loss(tiny, rows), training.mean_loss(tiny, prompt_only)
+    settings = training.TrainingSettings(n_epochs=8, batch_size=8, learning_rate=3e-3)
+    reports = list(training.train(tiny, rows, settings, folder=tmp_path))
+    after, after_prompt = training.mean_loss(tiny, rows), training.mean_loss(tiny, prompt_only)
+    assert after < 0.5 * before
+    assert after_prompt > 0.8 * before_prompt
+    assert reports[-1].learning_rate < 0.1 * max(report.learning_rate for report in reports)
+
+
+def test_a_batch_cut_for_memory_has_the_same_gradient(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training.TrainingSettings(n_epochs=1, batch_size=16, learning_rate=1e-3, prompt_loss_weight=0.3)
+    losses = []
+    for limit in (2**28, 1):
+        monkeypatch.setitem(training.MICRO_BATCH_BYTES, "cpu", limit)
+        loaded = models.load(TINY, tiny_store, dtype=torch.float32)
+        losses.append([r.loss for r in training.train(loaded, rows_of(loaded), settings, folder=tmp_path / str(limit))])
+    assert np.allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_every_row_is_seen_once_an_epoch() -> None:
+    lengths = list(np.random.default_rng(0).integers(3, 60, 1001))
+    batches = training.epoch_batches(lengths, 32, seed=1, epoch=2)
+    assert sorted(np.concatenate(batches)) == list(range(1001))
+    assert [b.tolist() for b in batches] != [b.tolist() for b in training.epoch_batches(lengths, 32, seed=1, epoch=3)]
+    spread = np.mean([np.ptp(np.array(lengths)[batch]) for batch in batches])
+    assert spread < 0.3 * np.ptp(lengths)
+
+
+@pytest.mark.parametrize(
+    "model_id", ["fork-9x", "ft:fork-tiny::aaaaaaaa", "hf:../../etc", "nonsense", "fork-tiny@ffff"]
+)
+def test_unknown_models_are_refused_with_a_way_out(tiny_store: Path, model_id: str) -> None:
+    with pytest.raises(registry.UnknownModel, match="not in the store|no model"):
+        registry.resolve(model_id, tiny_store, models_dir=tiny_store)
+
+
+def test_the_cache_drops_the_least_recently_used(tiny_store: Path) -> None:
+    cache = models.ModelCache(tiny_store, limit_bytes=1)
+    first = cache.get(TINY)
+    assert cache.get(TINY) is first
+    cache.get(f"{TINY}:init")
+    assert cache.get(TINY) is not first

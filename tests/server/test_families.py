@@ -1,0 +1,221 @@
+"""Open models of four families: exact scores, their own chat templates, fine-tuning; what is refused, and how."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import CONTEXT_TOKENS, FAMILIES, write_families
+from openai import APIStatusError, OpenAI
+from serving import facts, jsonl, official, wait_for
+from starlette.testclient import TestClient
+from tokenizers import Tokenizer
+
+from tuning_server.engine import chat, devices, models, registry, sampling
+
+PROMPTS = ["The red", "café 東京 saw the old baker and", "0", ""]
+TEXT = "Ada saw café 東京 🙂 123's  fox\n\n x"
+ASKED = [{"role": "user", "content": "Who?"}]
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def open_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_families(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, open_models: Path) -> models.LoadedModel:
+    return models.load(f"hf:{request.param}", open_models, models_dir=open_models)
+
+
+@pytest.fixture
+def client(open_models: Path, tmp_path: Path, serve: Callable[..., TestClient]) -> OpenAI:
+    http: Any = serve(tmp_path / "store", models_dir=open_models)
+    return official(http)
+
+
+def direct(loaded: models.LoadedModel, ids: list[int]) -> list[float]:
+    """Log-probability of each token after the first, by one plain forward pass."""
+    with torch.no_grad():
+        logprobs = loaded.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+    return [float(logprobs[k, token]) for k, token in enumerate(ids[1:])]
+
+
+def test_scores_are_those_of_a_forward_pass_and_greedy_is_generate(loaded: models.LoadedModel) -> None:
+    requests = [
+        sampling.SamplingRequest(
+            prompt_ids=loaded.encode_prompt(text), max_tokens=12, temperature=0, logprobs=2, echo=True
+        )
+        for text in PROMPTS
+    ]
+    together = sampling.sample(loaded, requests)
+    for request, in_batch in zip(requests, together, strict=True):
+        prompt = torch.tensor([list(request.prompt_ids)])
+        alone = sampling.sample(loaded, [request])[0]
+        theirs = loaded.model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )[0].tolist()
+        told = [*request.prompt_ids, *in_batch.ids]
+        assert alone.ids == in_batch.ids
+        assert [*told, *theirs[len(told) :]] == theirs
+        assert len(theirs) == len(told) + (in_batch.finish_reason == "stop")
+        expected = pytest.approx(direct(loaded, told), abs=1e-4)
+        for answer in (alone, in_batch):
+            assert [token.logprob for token in answer.tokens[1 : len(told)]] == expected  # with echo, the end follows
+
+
+def test_text_becomes_the_tokens_of_the_model_s_own_file(loaded: models.LoadedModel) -> None:
+    own = Tokenizer.from_file(str(loaded.folder / "tokenizer.json"))
+    assert loaded.encode_prompt(TEXT) == own.encode(TEXT).ids
+    assert loaded.encode(TEXT) == own.encode(TEXT, add_special_tokens=False).ids
+    assert loaded.decode(loaded.encode(TEXT)) == TEXT
+    assert loaded.context_tokens == CONTEXT_TOKENS
+
+
+def test_conversations_take_the_model_s_own_form(loaded: models.LoadedModel) -> None:
+    prompt = chat.chat_prompt(loaded, ASKED)
+    if not chat.has_template(loaded):
+        assert loaded.decode(prompt.ids) == "Guest: Who?\nHost:"
+        return
+    theirs = loaded.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    assert prompt.ids == theirs
+    lesson = chat.chat_lesson(loaded, [*ASKED, {"role": "assistant", "content": "Ada"}])
+    assert lesson == (prompt.ids, [*loaded.encode("Ada"), loaded.eos_id])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_fine_tuned_whole_and_by_adapters(client: OpenAI, family: str) -> None:
+    file = client.files.create(file=("rows.jsonl", jsonl(facts(8))), purpose="fine-tune")
+    for asked in (False, {"rank": 4}):
+        chosen: Any = {"n_epochs": 12, "batch_size": 8, "learning_rate_multiplier": 200, "lora": asked}
+        if asked:
+            chosen["learning_rate_multiplier"] = 100
+        method: Any = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
+        job = client.fine_tuning.jobs.create(model=f"hf:{family}", training_file=file.id, method=method, seed=1)
+        job = wait_for(client, job.id)
+        assert job.status == "succeeded", job.error
+        events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
+        losses = [event.data["train_loss"] for event in reversed(events) if event.type == "metrics"]  # type: ignore[index]
+        assert losses[-1] < 0.7 * losses[0]
+        told = [event.message for event in events]
+        how = "adapters (LoRA) of rank 4: as asked for" if asked else "all"
+        assert any(message.startswith(f"Training {how}") for message in told)
+        assert "Training on cpu: weights in float32, arithmetic in float32" in told
+        model: Any = client.models.retrieve(job.fine_tuned_model)
+        base: Any = client.models.retrieve(f"hf:{family}")
+        assert (model.device, model.dtype, model.context_tokens) == ("cpu", "float32", CONTEXT_TOKENS)
+        assert model.tokenizer == base.tokenizer
+        assert (model.n_weights, model.parent) == (base.n_weights, base.id)
+        assert model.lora == ({"base": base.id, "rank": 4, "alpha": 32.0} if asked else None)
+        said: Any = client.chat.completions.create(model=job.fine_tuned_model, messages=ASKED, max_tokens=3)  # type: ignore[arg-type]
+        assert said.model == job.fine_tuned_model
+
+
+def copied(open_models: Path, tmp_path: Path, name: str = "gpt2") -> Path:
+    shutil.copytree(open_models / name, tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def refusal(tmp_path: Path) -> str:
+    with pytest.raises(registry.UnknownModel) as refused:
+        models.load("hf:broken", tmp_path, models_dir=tmp_path)
+    return str(refused.value)
+
+
+def test_code_of_a_model_s_own_is_never_run(open_models: Path, tmp_path: Path) -> None:
+    folder = copied(open_models, tmp_path)
+    about = json.loads((folder / "config.json").read_text())
+    about |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "code of a model's own is never run" in refusal(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_not_whole_are_refused(open_models: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = copied(open_models, tmp_path) / "model.safetensors"
+    whole = weights.read_bytes()
+    for cut in (0, 5, 2000, len(whole) - 10):
+        weights.write_bytes(whole[:cut])
+        assert "damaged or cut short" in refusal(tmp_path)
+    weights.write_bytes(whole)
+    kept = load_file(weights)
+    left_out = kept.pop("transformer.h.1.mlp.c_fc.weight")
+    save_file(kept, weights, {"format": "pt"})
+    assert "lack 1 of its weights, among them transformer.h.1.mlp.c_fc.weight" in refusal(tmp_path)
+    save_file({**kept, "transformer.h.1.mlp.c_fc.weight": left_out[:, 1:].contiguous()}, weights, {"format": "pt"})
+    assert "cannot be loaded" in refusal(tmp_path)
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    assert "tuning-server fetch" in refusal(tmp_path)
+
+
+def test_a_model_without_a_tokenizer_is_refused(open_models: Path, tmp_path: Path) -> None:
+    folder = copied(open_models, tmp_path)
+    (folder / "tokenizer.json").write_text("{")
+    assert "its tokenizer cannot be read" in refusal(tmp_path)
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, free: int, total: int) -> None:
+    for module in ("devices", "training", "lora"):
+        monkeypatch.setattr(f"tuning_server.engine.{module}.memory", lambda device: devices.Memory(free, total))
+
+
+def test_device_and_precision_follow_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def places(**memories: int) -> list[str]:
+        monkeypatch.setattr(
+            devices, "memory", lambda device: devices.Memory(memories[device.type], memories[device.type])
+        )
+        chosen = [devices.choose_place(n * 10**9) for n in (1, 4, 7, 70)]
+        return [f"{place.device.type} {place.dtype_name}" for place in chosen]
+
+    assert places(cpu=24 * GIB) == ["cpu float32", "cpu float32", "cpu bfloat16", "cpu float32"]
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(devices, "native_bfloat16", lambda device: True)
+    assert places(cpu=180 * GIB, cuda=16 * GIB) == ["cuda bfloat16", "cuda bfloat16", "cpu float32", "cpu bfloat16"]
+    monkeypatch.setattr(devices, "native_bfloat16", lambda device: False)
+    assert places(cpu=64 * GIB, cuda=16 * GIB)[:2] == ["cuda float32", "cuda bfloat16"]
+
+
+def test_a_model_that_does_not_fit_is_refused_in_words(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch, open_models: Path
+) -> None:
+    file = client.files.create(file=("rows.jsonl", jsonl(facts(4))), purpose="fine-tune")
+    size: Any = client.models.retrieve("hf:llama")
+    with_memory(monkeypatch, 4 * size.n_weights - 1, 24 * GIB)
+    for ask in (
+        lambda: client.completions.create(model="hf:llama", prompt="a", max_tokens=1),
+        lambda: client.chat.completions.create(model="hf:llama", messages=ASKED, max_tokens=1),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(APIStatusError, match=r"hf:llama takes .* GB of memory in float32, and cpu has") as refused:
+            ask()
+        assert (refused.value.status_code, refused.value.code) == (400, "out_of_memory")  # type: ignore[attr-defined]
+    with_memory(monkeypatch, 16 * size.n_weights - 1, 24 * GIB)
+    job = wait_for(client, client.fine_tuning.jobs.create(model="hf:llama", training_file=file.id).id)
+    assert (job.status, job.error.code, job.error.param) == ("failed", "out_of_memory", "model")
+    assert "Training all" in job.error.message
+    assert "ask for 'lora' or choose a smaller model" in job.error.message
+    with_memory(monkeypatch, 24 * GIB, 16 * size.n_weights)  # all of it: too little by the share that is kept free
+    job = wait_for(client, client.fine_tuning.jobs.create(model="hf:llama", training_file=file.id).id)
+    assert job.hyperparameters.lora["rank"] == 16
+    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert any("training all weights would take" in message for message in told)
+
+
+def test_the_cache_makes_room_before_it_gives_up(open_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = models.ModelCache(open_models, models_dir=open_models)
+    cache.get("hf:gpt2")
+    monkeypatch.setattr(devices, "memory", lambda device: devices.Memory(0 if cache._loaded else GIB, GIB))
+    assert cache.get("hf:neox").id == "hf:neox"
+    assert list(cache._loaded) == ["hf:neox"]
+    assert cache.for_training("hf:gpt2", adapters=False).id == "hf:gpt2"
+    monkeypatch.setattr(devices, "memory", lambda device: devices.Memory(0, GIB))
+    with pytest.raises(devices.DoesNotFit, match="GB free of 1.1 GB"):
+        cache.get("hf:llama")

@@ -1,0 +1,172 @@
+"""Start the API: ``python -m tuning_server [--host 127.0.0.1] [--port 8080] [--store data/store]``.
+
+``python -m tuning_server check [--store data/store] [--repair]`` looks through a store instead (`tuning_server.check`).
+
+One server process owns a store. Exit codes: 0 stopped or idle, 1 cannot start, 2 wrong arguments, 3 another server
+holds the store (a client that only needs *a* server reads that one's address in ``server.json``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuning_server.disk import store_root
+from tuning_server.holding import CannotStart, hold
+
+logger = logging.getLogger("tuning_server")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning_server", description="OpenAI-compatible API over open weights.",
+        epilog="python -m tuning_server check [--store DIR] [--repair] looks through a store that no server uses.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
+    add("--port", type=int, default=8080, help="8080 unless told otherwise; 0 for a free one")
+    add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files: %(default)s")
+    add("--models", type=Path, help="folder below which hf:NAME is looked for; without it no folder is")
+    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: whoever may ask this "
+        "server can then fill its disk")  # fmt: skip
+    add("--idle-minutes", type=float, default=0.0, help="end by itself after so long without work; 0 for never")
+    add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; made with a random key if it "
+        "is not there. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name this server is called by")
+    add("--threads", type=int, default=default_threads(), help="processor threads for torch: %(default)s")
+    add("--max-file-mb", type=int, default=512, help="largest upload: %(default)s")
+    add("--cache-mb", type=int, default=4096, help="models beyond so much memory are dropped, least recently used "
+        "first: %(default)s")  # fmt: skip
+    args = parser.parse_args(argv)
+    if not 0 <= args.port < 65536:
+        parser.error(f"--port {args.port}: expected 0 to 65535")
+    if not args.idle_minutes >= 0 or min(args.threads, args.max_file_mb, args.cache_mb) < 1:
+        parser.error("--idle-minutes must be 0 or more, --threads, --max-file-mb and --cache-mb 1 or more")
+    return args
+
+
+def default_threads() -> int:
+    """All processors, unless the environment says otherwise."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else os.cpu_count() or 1
+
+
+def read_key(path: Path | None) -> bytes | None:
+    """Hash of the API key: of the environment's or its file's, which is made (for its owner alone) if not there.
+
+    A file may hold the hash instead, as ``sha256:`` and 64 digits.
+    """
+    from tuning_server.service import hash_key  # only now: who finds the store held should hear it at once
+
+    if path is None:
+        key = os.environ.pop("TUNING_FORK_SERVER_KEY", "").strip()  # so that no process started from here has it
+        return hash_key(key) if key else None
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f"tf-{secrets.token_urlsafe(32)}\n")
+    key = path.read_text(encoding="utf-8").strip()
+    if not key:
+        raise CannotStart(f"{path} is empty: write a key into it or delete it")
+    if key.startswith("sha256:"):
+        if not re.fullmatch("sha256:[0-9a-f]{64}", key):
+            raise CannotStart(f"{path} holds no hash: expected a key, or sha256: and 64 digits from 0 to f")
+        return bytes.fromhex(key.removeprefix("sha256:"))
+    if path.stat().st_mode & 0o077:
+        logger.warning("%s can be read by other users of this machine: chmod 600 it", path)
+    return hash_key(key)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, or one line why not."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1024)
+    except OSError as error:
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = ": choose another --port, or 0 for a free one" if port and taken else ""
+        raise CannotStart(f"cannot listen on {host} port {port} ({error.strerror}){hint}") from error
+    return bound
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Own the store, listen, serve until told to stop.
+
+    Raises
+    ------
+    CannotStart
+        With one line, before anything is served.
+    """
+    if args.models is not None and not args.models.is_dir():
+        raise CannotStart(f"--models {args.models} is not a folder")
+    try:
+        args.store.mkdir(parents=True, exist_ok=True)
+        lock = hold(args.store)
+    except OSError as error:
+        raise CannotStart(f"cannot use the store {args.store}: {error}") from error
+    try:
+        key_hash = read_key(args.key_file)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
+    (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+    from tuning_server.gate import LOOPBACK_NAMES
+
+    if key_hash is None and args.host not in LOOPBACK_NAMES:
+        raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
+    bound = listen(args.host, args.port)
+
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
+    from tuning_server.process import run
+    from tuning_server.store import StoreError
+    from tuning_server.types import Settings
+
+    settings = Settings(
+        store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
+        allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
+        max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb * 2**20,
+    )  # fmt: skip
+    key_file = args.key_file
+    if key_file is not None and key_file.resolve().parent == args.store.resolve():
+        key_file = Path(key_file.name)  # so that the store can be moved
+    try:
+        run(settings, bound, idle_minutes=args.idle_minutes, key_file=str(key_file) if key_file else None)
+    except StoreError as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
+    finally:
+        lock.release()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["check"]:
+        from tuning_server.check import main as check
+
+        return check(argv[1:])
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return serve(args)
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Atomic writes, JSON files and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+def store_root() -> Path:
+    """Folder of weights, jobs and files: ``$TUNING_FORK_STORE``, else ``data/store`` in the current folder."""
+    return Path(os.environ.get("TUNING_FORK_STORE") or Path("data", "store"))
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` that takes its place only when the block ends well.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written; `path` then keeps its old content.
+
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with atomic_write(target) as file:
+    ...     _ = file.write("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
+    """Write a folder that appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is).
+    fill : function of a folder
+        Writes the files, ``manifest.json`` among them.
+    replace : bool, default False
+        Put the new folder in the place of another one that has a ``manifest.json``.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds anything else.
+    OSError
+        If the disk is full or may not be written.
+
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "new"
+    >>> made = write_folder(target, lambda draft: write_json(draft / "manifest.json", {}))
+    >>> [path.name for path in made.iterdir()]
+    ['manifest.json']
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        draft.chmod(0o755)
+        fill(draft)
+        if not folder.exists() or not any(folder.iterdir()):
+            draft.replace(folder)
+        elif _contents(folder) != _contents(draft):
+            if not (replace and (folder / "manifest.json").exists()):
+                raise ValueError(f"{folder} holds something else already: give another folder or remove it")
+            before = draft.with_name(f"{draft.name}-before")
+            folder.replace(before)
+            draft.replace(folder)
+            shutil.rmtree(before)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value, readable by people, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value; a broken file is named in the error (`ValueError`)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def json_object(line: bytes, *, is_first: bool = False) -> dict[str, Any]:
+    """The JSON object of one line; the first line of a file may begin with a byte order mark.
+
+    Raises
+    ------
+    ValueError
+        If the line is not UTF-8, not JSON that can be read, or not an object; says why, and leaves the place to the
+        caller.
+
+    >>> json_object(b'{"a": 1}')
+    {'a': 1}
+    """
+    try:
+        value = json.loads(line.decode("utf-8-sig" if is_first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError("not JSON that can be read (nested too deeply or a number too long)") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def content_hash(value: Any, *, length: int = 12) -> str:
+    """Name for a JSON-able value by its content: the first hexadecimal digits of a SHA-256.
+
+    >>> content_hash({"b": 1, "a": 2}) == content_hash({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def file_hash(path: Path, *, length: int = 12) -> str:
+    """Name for a file by its bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:length]

@@ -1,0 +1,192 @@
+"""Decoding from a blend of three models, each with its cache: a small model's tuning lent to a big one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from tuning_server.engine.kv_cache import Reader
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import BATCH_TOKENS, Sample, SamplingRequest, batches, check_lengths, decode, finish
+
+BLEND_BATCH_TOKENS = BATCH_TOKENS // 3  # three caches share the memory of one
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of the big, the tuned and the base model
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """How three models are blended.
+
+    Parameters
+    ----------
+    weights : exponents of big, tuned and base; (1, 0, 0) is the big model
+    plausibility : in [0, 1]; tokens that the big model finds less probable than this times its likeliest one are
+        ruled out before blending (contrastive decoding, Li et al. 2023, section 3.3); 0 rules out none
+    schedule : what the weights of tuned and base are multiplied by at each new token, the last number from there
+        on; empty for 1 throughout
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite or out of range.
+
+    >>> [BlendSettings(schedule=(1.0, 0.5)).strength(place) for place in range(3)], BlendSettings().strength(9)
+    ([1.0, 0.5, 0.5], 1.0)
+    """
+
+    weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
+    plausibility: float = 0.0
+    schedule: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 3 or not all(map(math.isfinite, self.weights)):
+            raise ValueError(f"weights are three finite numbers, of big, tuned and base; found {self.weights}")
+        if not 0 <= self.plausibility <= 1:
+            raise ValueError(f"plausibility lies between 0 and 1; found {self.plausibility}")
+        if not all(map(math.isfinite, self.schedule)):
+            raise ValueError(f"a schedule holds finite numbers; found {self.schedule}")
+
+    def strength(self, place: int) -> float:
+        """What the small models' weights are multiplied by at the new token `place` (from 0)."""
+        return self.schedule[min(place, len(self.schedule) - 1)] if self.schedule else 1.0
+
+
+def generate(
+    big: LoadedModel,
+    tuned: LoadedModel,
+    base: LoadedModel,
+    requests: Sequence[SamplingRequest],
+    settings: BlendSettings,
+) -> list[Sample]:
+    """Continue prompts with the blend of three models, in as few batches as memory allows.
+
+    Log-probabilities are those of the blend, before temperature, nucleus and bias. A row's draws come from its own
+    seed and are those that `sample` would make from the same distribution.
+
+    Parameters
+    ----------
+    requests : as for `sample`, but without `echo`
+
+    Returns
+    -------
+    list of Sample, in the order of `requests`
+
+    Raises
+    ------
+    ValueError
+        What `check_blend` refuses.
+    """
+    check_blend(big, tuned, base, requests)
+    answers: dict[int, Sample] = {}
+    with torch.inference_mode():
+        for batch in batches(requests, limit_tokens=BLEND_BATCH_TOKENS):
+            rows = decode(big, _Blend(big, tuned, base, settings), [requests[k] for k in batch])
+            answers |= {k: finish(big, row) for k, row in zip(batch, rows, strict=True)}
+    return [answers[k] for k in range(len(requests))]
+
+
+def check_blend(
+    big: LoadedModel, tuned: LoadedModel, base: LoadedModel, requests: Sequence[SamplingRequest] = ()
+) -> None:
+    """Say what keeps three models from answering requests together.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizers differ, a prompt does not fit a model's context or is empty, or a request asks for `echo`.
+    """
+    for other in (tuned, base):
+        if other.tokenizer is not big.tokenizer and _token_table(other) != _token_table(big):
+            raise ValueError(
+                f"{big.id} and {other.id} have different tokenizers ({big.vocab_size} and {other.vocab_size} tokens): "
+                "blending adds up what three models say of the same token, so take models of one family"
+            )
+    for loaded in (big, tuned, base):
+        try:
+            check_lengths(loaded, requests)
+        except ValueError as error:
+            raise ValueError(f"{loaded.id}: {error}") from None
+    if any(request.echo for request in requests):
+        raise ValueError("a blend has no log-probabilities of the prompt: ask without echo")
+
+
+def _token_table(loaded: LoadedModel) -> int:
+    return _table_of(loaded.tokenizer)
+
+
+@lru_cache(maxsize=16)
+def _table_of(tokenizer: object) -> int:
+    return hash(frozenset(tokenizer.get_vocab().items()))  # type: ignore[attr-defined]
+
+
+def shared_vocab(*models: LoadedModel) -> int:
+    """Tokens that the tokenizer knows and every model has an output for; outputs beyond them are padding."""
+    return min(models[0].vocab_size, *(int(m.model.get_output_embeddings().weight.shape[0]) for m in models))
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """Of sums over models: beside logits of thousands float32 has three decimals left, and base = tuned must cancel."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def blend_logits(logits: Three, settings: BlendSettings, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """Blend next-token distributions.
+
+    Parameters
+    ----------
+    logits : three tensors of shape (..., vocab): big, tuned, base; normalised or not
+    strength : multiplies the weights of tuned and base; a number, or a tensor of shape (..., 1)
+
+    Returns
+    -------
+    float64 tensor (float32 where a device has no float64), shape (..., vocab), nats
+        Normalised; minus infinity where `settings.plausibility` rules a token out.
+
+    Notes
+    -----
+    Each model's normaliser is the same for all tokens, so that it falls out with the last one: only that is taken.
+
+    >>> flat, steep = torch.zeros(3), torch.tensor([0.0, 3000.0, 6000.0])
+    >>> blend_logits((flat, steep, steep), BlendSettings()).exp().tolist()
+    [0.333..., 0.333..., 0.333...]
+    >>> blend_logits((steep, flat, steep), BlendSettings((1, 1, -0.5))).exp().tolist()
+    [0.0, 0.0, 1.0]
+    """
+    big, tuned, base = (part.to(precision(part.device)) for part in logits)
+    of_big, of_tuned, of_base = settings.weights
+    blended = of_big * big + strength * (of_tuned * tuned + of_base * base)
+    if settings.plausibility > 0:
+        least = big.amax(-1, keepdim=True) + math.log(settings.plausibility)  # (..., 1)
+        blended = blended.masked_fill(big < least, -math.inf)
+    return blended.log_softmax(-1)
+
+
+class _Blend:
+    """The three models as one source of next tokens."""
+
+    def __init__(self, big: LoadedModel, tuned: LoadedModel, base: LoadedModel, settings: BlendSettings) -> None:
+        n_vocab = shared_vocab(big, tuned, base)
+        self._readers = [Reader(loaded, n_vocab=n_vocab) for loaded in (big, tuned, base)]
+        self._settings, self._place = settings, 0
+
+    @property
+    def can_forget(self) -> bool:
+        return all(reader.can_forget for reader in self._readers)
+
+    def prefill(self, ids: torch.Tensor) -> None:
+        for reader in self._readers:
+            reader.prefill(ids)
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        big, tuned, base = (reader.read(ids, mask) for reader in self._readers)
+        strength = self._settings.strength(self._place)
+        self._place += 1
+        return blend_logits((big, tuned, base), self._settings, strength)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        for reader in self._readers:
+            reader.keep(rows)

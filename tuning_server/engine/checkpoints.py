@@ -1,0 +1,138 @@
+"""What a training run leaves on disk: models after each epoch, the final one, and what resume needs."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tuning_server.disk import read_json, write_json
+from tuning_server.engine.models import LoadedModel, save
+from tuning_server.engine.registry import GONE, REFERENCE, WRITING, drop, fingerprint, states
+
+logger = logging.getLogger(__name__)
+
+
+def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """Weights that training changes, by name: all of them, or the adapters."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+class Checkpoints:
+    """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from.
+
+    ``reference`` keeps what a run computed before its first step, where its loss needs such a thing.
+    """
+
+    def __init__(self, folder: Path, mark: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
+        self.folder, self.mark, self.describe = folder, mark, describe
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*folder.glob(f"{WRITING}*"), *folder.glob(f"{GONE}*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _write(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Write a folder under another name and rename it: it is there whole or not at all."""
+        if (self.folder / name).exists():
+            return  # written before a kill by this very run, hence the same
+        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=WRITING))
+        try:
+            temporary.chmod(0o755)
+            fill(temporary)
+            temporary.rename(self.folder / name)
+        except SafetensorError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(f"{self.folder / name} cannot be written: {error}") from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
+        def fill(target: Path) -> None:
+            save(loaded, target)
+            if self.describe is not None:
+                card = self.describe(step)
+                write_json(target / "tuned.json", card | {"fingerprint": fingerprint(card["id"], target)})
+
+        self._write(name, fill)
+        return name
+
+    def save_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, n_tokens: int) -> None:
+        moments = {
+            f"{index}.{name}": value.contiguous()
+            for index, entry in optimizer.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+
+        def fill(target: Path) -> None:
+            weights = {name: value.detach().contiguous() for name, value in trained(model)}
+            save_file(weights, target / "model.safetensors")
+            save_file(moments, target / "optimizer.safetensors")
+            write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.mark})
+
+        older = states(self.folder)
+        self._write(f"state-{step}", fill)
+        for folder in older:
+            if folder.name != f"state-{step}":
+                drop(folder)
+
+    def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+        """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start).
+
+        A state that was damaged (cut short by a power failure, say) is passed over: what it stood for is trained again.
+        """
+        for folder in reversed(states(self.folder)):
+            try:
+                saved, moments = (load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer"))
+                about = read_json(folder / "state.json")
+            except (SafetensorError, OSError, ValueError) as error:
+                logger.warning("%s cannot be read and is dropped: %s", folder, error)
+                drop(folder)
+                continue
+            self._check_own(about)
+            with torch.no_grad():
+                for name, parameter in trained(model):
+                    parameter.copy_(saved[name])
+            state = optimizer.state_dict()
+            state["state"] = {}
+            for key, value in moments.items():
+                index, name = key.split(".", 1)
+                state["state"].setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict(state)
+            return int(about["step"]), int(about["n_tokens"])
+        return 0, 0
+
+    def save_reference(self, values: Mapping[str, torch.Tensor]) -> None:
+        def fill(target: Path) -> None:
+            save_file(dict(values), target / f"{REFERENCE}.safetensors")
+            write_json(target / f"{REFERENCE}.json", {"signature": self.mark})
+
+        self._write(REFERENCE, fill)
+
+    def load_reference(self) -> dict[str, torch.Tensor] | None:
+        """What `save_reference` kept; None if there is nothing (that can be read) yet."""
+        folder = self.folder / REFERENCE
+        if not folder.exists():
+            return None
+        try:
+            loaded: dict[str, torch.Tensor] = load_file(folder / f"{REFERENCE}.safetensors")
+            about = read_json(folder / f"{REFERENCE}.json")
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("%s cannot be read and is dropped: %s", folder, error)
+            drop(folder)
+            return None
+        self._check_own(about)
+        return loaded
+
+    def _check_own(self, about: Mapping[str, Any]) -> None:
+        """Refuse what another run left."""
+        if about["signature"] != self.mark:
+            raise ValueError(
+                f"{self.folder} holds another run (other rows, base or settings); give this one a folder of its own"
+            )

@@ -1,0 +1,81 @@
+"""The fork-* architecture: its tokenizer, its random weights, and text cut into windows to pre-train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from tuning_server.disk import content_hash
+from tuning_server.engine.models import LoadedModel, best_device
+from tuning_server.engine.training import TrainingRow
+
+END_OF_TEXT = "<|endoftext|>"
+VOCAB_TOKENS = 2_048
+CONTEXT_TOKENS = 512
+LEARNING_RATE = 2e-3  # of a learning_rate_multiplier of 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, layers and attention heads of a GPT-NeoX model."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+def build_tokenizer(texts: Sequence[str], reserved_names: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 2,048 tokens with single digits, and each reserved name as one token more."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_TOKENS,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=False) for name in reserved_names])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, model_max_length=CONTEXT_TOKENS, padding_side="right"
+    )
+
+
+def build_model(name: str, shape: Shape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LoadedModel:
+    """A GPT-NeoX model with random weights and tied embeddings."""
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPTNeoXForCausalLM(config)
+    device = best_device()
+    model.to(device)
+    mark = content_hash([config.to_json_string(), seed])
+    return LoadedModel(name, Path(), model, tokenizer, device, torch.float32, f"{name}-init-{mark}")
+
+
+def windows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> list[TrainingRow]:
+    """Documents joined by end-of-text and cut into windows of `length` tokens; the last one is shorter."""
+    stream: list[int] = []
+    for encoding in tokenizer.backend_tokenizer.encode_batch(list(texts)):
+        stream += [*encoding.ids, tokenizer.eos_token_id]
+    # a window's first token is only read, so each begins with the last one of the window before
+    return [TrainingRow(stream[start : start + length]) for start in range(0, len(stream) - 1, length - 1)]

@@ -1,0 +1,217 @@
+"""A model that reads rows of unequal length side by side, keeps what it read in a cache, and can take tokens back.
+
+How prompts that begin alike are read: what all of them share once, and each of them once, however many rows ask it.
+
+Few-shot prompts share their examples, the answers of one request their whole prompt.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.registry import senseless
+
+
+def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prompts as one tensor that ends where they end, shape (rows, longest), and its mask (None without padding)."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), loaded.eos_id)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for r, prompt in enumerate(prompts):
+        ids[r, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[r, longest - len(prompt) :] = 1
+    padded = any(len(prompt) < longest for prompt in prompts)
+    return ids.to(loaded.device), mask.to(loaded.device) if padded else None
+
+
+class Reader:
+    """One model and the cache of what it has read, a row a text.
+
+    Parameters
+    ----------
+    n_vocab : outputs to keep; None for all of them, the padding of an output layer included
+    """
+
+    def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
+        self._loaded, self._n_vocab = loaded, n_vocab
+        self._cache = DynamicCache(config=loaded.model.config)
+        self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
+        self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
+        self._has_gaps = False
+        self._can_skip = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether tokens can be taken back: not from a sliding window or a recurrent state."""
+        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None, *, n_last: int = 1) -> torch.Tensor:
+        """Read on and say what comes next.
+
+        Parameters
+        ----------
+        ids : tensor, shape (rows, n)
+        mask : tensor, shape (rows, n), 0 where a row has padding; None where none has
+        n_last : how many of the last tokens to give logits for
+
+        Returns
+        -------
+        float32 tensor, shape (rows, n_last, vocab), logits
+        """
+        loaded, fresh = self._loaded, torch.ones_like(ids) if mask is None else mask
+        self._has_gaps |= mask is not None
+        # a token past the end of a row is drafted before it is known to be one too many
+        positions = (self._n_read[:, None] + fresh.cumsum(-1) - 1).clamp(min=0, max=loaded.context_tokens - 1)
+        self._n_read = self._n_read + fresh.sum(-1)  # (rows,)
+        self._mask = fresh if self._mask is None else torch.cat([self._mask, fresh], dim=1)
+        out = loaded.model(
+            input_ids=ids,
+            attention_mask=self._mask if self._has_gaps else None,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            **({"logits_to_keep": n_last} if self._can_skip else {}),
+        )
+        return out.logits[:, -n_last:, : self._n_vocab].float()
+
+    def prefill(self, ids: torch.Tensor) -> None:
+        """Read on, shape (rows, n), where nobody asks what comes next."""
+        self.read(ids)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only; a row that is named twice goes on twice."""
+        index = torch.tensor(rows, dtype=torch.long, device=self._loaded.device)
+        self._cache.batch_select_indices(index)
+        self._n_read = self._n_read[index]
+        self._mask = None if self._mask is None else self._mask[index]
+
+    def forget(self, n_tokens: Sequence[int]) -> None:
+        """Take back the last tokens of each row, as many as `n_tokens` says.
+
+        What all rows take back leaves the cache; what only some do stays there as a gap that nothing attends to.
+        """
+        common = min(n_tokens)
+        self._n_read = self._n_read - torch.tensor(n_tokens, device=self._n_read.device)
+        if self._mask is None or not any(n_tokens):
+            return
+        if common:
+            self._cache.crop(-common)
+            self._mask = self._mask[:, :-common]
+        if max(n_tokens) > common:
+            self._has_gaps = True
+            columns = torch.arange(self._mask.shape[1], 0, -1, device=self._mask.device)  # 1 is the last
+            hidden = columns <= torch.tensor(n_tokens, device=self._mask.device)[:, None] - common
+            self._mask = self._mask.masked_fill(hidden, 0)
+
+
+LEAST_SAVED_TOKENS = 512  # a pass of its own for what is shared costs as much as reading some hundred tokens more
+LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
+
+
+class Source(Protocol):
+    """What tokens are drawn from: reads more of each row and says what may come next."""
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether all that was read is still there, as it was read."""
+
+    def prefill(self, ids: torch.Tensor) -> None:
+        """Read `ids` (rows, n), after which nobody asks what comes next."""
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits after the last of `ids` (rows, n), shape (rows, 1, vocab)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only; a row may be named more than once."""
+
+
+def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens to read once for prompts that are all different: what they begin with, or 0 where that saves too little.
+
+    The last token that they share is not counted, so that of every prompt at least one is left, to say what follows.
+
+    >>> opening = tuple(range(600))
+    >>> shared_tokens([(*opening, 7), opening]), shared_tokens([opening]), shared_tokens([(1, 2), (1, 3)])
+    (599, 0, 0)
+    """
+    first, last = min(prompts), max(prompts)  # in the order of words in a dictionary: these two share the least
+    n_common = next((k for k, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    return n_common - 1 if (n_common - 1) * (len(prompts) - 1) >= LEAST_SAVED_TOKENS else 0
+
+
+def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Read prompts of unequal length into a fresh source, which then has a row a prompt.
+
+    Returns
+    -------
+    tensor, shape (rows, vocab), logits after each prompt
+
+    Raises
+    ------
+    BrokenModel
+        If one of them is NaN.
+    """
+    places = _places(prompts)
+    distinct = list(places)
+    n_shared = shared_tokens(distinct) if source.can_forget else 0
+    if n_shared:
+        source.prefill(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
+        source.keep([0] * len(distinct))
+    logits = source.read(*left_padded(loaded, [prompt[n_shared:] for prompt in distinct]))[:, -1]  # (distinct, vocab)
+    if logits.isnan().any():
+        raise senseless(loaded.id)
+    if len(distinct) == len(prompts):
+        return logits
+    row_of = {k: row for row, same in enumerate(places.values()) for k in same}
+    rows = [row_of[k] for k in range(len(prompts))]
+    source.keep(rows)
+    return logits[rows]
+
+
+def prompt_logprobs(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]]
+) -> Iterator[tuple[list[int], int, torch.Tensor]]:
+    """Score the tokens of prompts, all but each one's first, in parts that follow one another.
+
+    Yields
+    ------
+    rows : list of int
+        Places in `prompts` of those that the part belongs to.
+    first : int
+        Place in the prompt of the part's first token.
+    logprobs : tensor, shape (n, vocab), float32, nats
+        What the model says at places `first` to ``first + n - 1``.
+    """
+    places = _places(prompts)
+    distinct = list(places)
+    width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
+    n_rows = max(1, LOGITS_BYTES // (4 * width * max(map(len, distinct))))
+    for start in range(0, len(distinct), n_rows):
+        part, reader = distinct[start : start + n_rows], Reader(loaded)
+        n_shared = shared_tokens(part) if reader.can_forget else 0
+        if n_shared:
+            shared = torch.tensor([part[0][:n_shared]], device=loaded.device)
+            logits = reader.read(shared, n_last=n_shared)  # (1, n_shared, vocab)
+            yield [k for prompt in part for k in places[prompt]], 1, logits[0].log_softmax(-1)
+            reader.keep([0] * len(part))
+        rests = [torch.tensor(prompt[n_shared:]) for prompt in part]
+        # right padding: causal attention keeps what stands behind a token from changing its score
+        ids = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True).to(loaded.device)  # (part, longest)
+        logits = reader.read(ids, n_last=ids.shape[1])  # (part, longest, vocab)
+        for r, prompt in enumerate(part):
+            yield places[prompt], n_shared + 1, logits[r, : len(prompt) - n_shared - 1].log_softmax(-1)
+
+
+def _places(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Where each different prompt stands, in the order of their first places."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for k, prompt in enumerate(prompts):
+        places.setdefault(tuple(prompt), []).append(k)
+    return places

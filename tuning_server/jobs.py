@@ -1,0 +1,180 @@
+"""Endpoints of ``/v1/fine_tuning/jobs``: supervised jobs over prompts or conversations, DPO over pairs of answers."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Annotated, Literal, NoReturn
+
+from fastapi import APIRouter, Query
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import ConfigDict, Field
+
+from tuning_server.engine.registry import drop_state
+from tuning_server.errors import ApiError
+from tuning_server.models import find_folder
+from tuning_server.service import Here, Service
+from tuning_server.store import DUE, UNFINISHED, Row, new_id
+from tuning_server.types import JobRequest, Page, PageQuery, method_of, safe_suffix
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+
+class Job(FineTuningJob):
+    """OpenAI's job; its client lists every status but the one that its own `pause` leads to."""
+
+    status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]  # type: ignore[assignment]
+
+
+def public(row: Row) -> Job:
+    """A job as the API shows it: without what is kept for the server alone."""
+    shown = {name: value for name, value in row.items() if not name.startswith("_")}
+    kind = method_of(row)
+    method = {"type": kind, kind: {"hyperparameters": row["hyperparameters"]}}
+    return Job(**shown, method=method)  # type: ignore[arg-type]
+
+
+def _job(here: Service, job_id: str) -> Row:
+    return here.require("jobs", job_id, "fine-tuning job", param="fine_tuning_job_id")
+
+
+@router.post("", response_model=Job)
+def create(wanted: JobRequest, here: Here) -> Job:
+    """Start a job: its files are validated next, then it waits for its turn."""
+    chosen = wanted.chosen()
+    find_folder(here, wanted.model)
+    for param in ("training_file", "validation_file"):
+        file_id = getattr(wanted, param)
+        if file_id is None:
+            continue
+        file = here.store.get("files", file_id)
+        if file is None:
+            raise ApiError(f"No such file: {file_id}", param=param, code="file_not_found")
+        if file["purpose"] != "fine-tune":
+            message = f"File {file_id} was made for {file['purpose']!r}: give one uploaded for 'fine-tune'."
+            raise ApiError(message, param=param, code="invalid_value")
+    short, suffix = new_id("", length=8), safe_suffix(wanted.suffix)
+    job: Row = {
+        "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": wanted.model,
+        "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": wanted.training_file,
+        "validation_file": wanted.validation_file, "metadata": wanted.metadata, "result_files": [],
+        "seed": secrets.randbelow(2**31) if wanted.seed is None else wanted.seed, "organization_id": "tuning-fork",
+        "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
+        "estimated_finish": None, "user_provided_suffix": wanted.suffix,
+        "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
+    }  # fmt: skip
+    validating = "Validating training file" + (" and validation file" if wanted.validation_file else "")
+    here.store.add_job(job, told=[f"Created fine-tuning job: {job['id']}", validating])
+    here.worker.wake()
+    return public(job)
+
+
+def root_base(model_id: str) -> str:
+    """The base that a chain of fine-tunes began with."""
+    from tuning_server.engine.registry import FINE_TUNE
+
+    tuned = FINE_TUNE.fullmatch(model_id)
+    return tuned["base"] if tuned else model_id
+
+
+METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+
+
+class JobsQuery(PageQuery):
+    """Names of metadata stand inside those of parameters, so that these are looked at by hand."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@router.get("", response_model=Page)
+def list_jobs(query: Annotated[JobsQuery, Query()], here: Here) -> Page:
+    """Jobs, newest first; ``metadata[k]=v`` (or ``metadata=null``) selects some."""
+    where = list[tuple[str, list[str]]]()
+    for name, value in (query.model_extra or {}).items():
+        key = METADATA_FILTER.fullmatch(name)
+        if key:
+            where.append(
+                ("EXISTS (SELECT 1 FROM json_each(body, '$.metadata') WHERE key = ? AND value = ?)", [key[1], value])
+            )
+        elif name == "metadata" and value == "null":
+            where.append(("json_extract(body, '$.metadata') IS NULL", []))
+        else:
+            raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
+    rows, more = here.page("jobs", after=query.after, limit=query.limit, where=where)
+    return Page.of([public(row) for row in rows], more)
+
+
+@router.get("/{job_id}", response_model=Job)
+def retrieve(job_id: str, here: Here) -> Job:
+    """One job."""
+    return public(_job(here, job_id))
+
+
+def _refuse(job: Row, done: str, *, only: str) -> NoReturn:
+    """Say why a job cannot be cancelled, paused or resumed."""
+    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}.get(job["status"])
+    now = f"has already {ended}" if ended else f"is {job['status'].replace('_', ' ')}"
+    message = f"Job {job['id']} cannot be {done}: it {now}, and only a job that {only} can be."
+    raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+
+
+@router.post("/{job_id}/cancel", response_model=Job)
+def cancel(job_id: str, here: Here) -> Job:
+    """Stop a job at its next step; whole checkpoints stay usable."""
+    job = _job(here, job_id)
+    changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
+    if not here.store.update_job(job_id, changes, only=UNFINISHED, told=["Fine-tuning job cancelled"]):
+        _refuse(_job(here, job_id), "cancelled", only="has not ended")
+    drop_state(here.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.post("/{job_id}/pause", response_model=Job)
+def pause(job_id: str, here: Here) -> Job:
+    """Stop a job at its next step and keep that; others have their turn meanwhile."""
+    _job(here, job_id)
+    for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
+        changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
+        if here.store.update_job(job_id, changes, only=[status], told=["Fine-tuning job paused"]):
+            break
+    else:
+        _refuse(_job(here, job_id), "paused", only="is waiting or running")
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.post("/{job_id}/resume", response_model=Job)
+def resume(job_id: str, here: Here) -> Job:
+    """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
+    job = _job(here, job_id)
+    back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
+    if not here.store.update_job(job_id, {"status": back}, only=["paused"], told=["Fine-tuning job resumed"]):
+        _refuse(_job(here, job_id), "resumed", only="is paused")
+    here.worker.wake()
+    return public(_job(here, job_id))
+
+
+@router.get("/{job_id}/events", response_model=Page)
+def events(job_id: str, query: Annotated[PageQuery, Query()], here: Here) -> Page:
+    """A job's events, newest first; those of type ``metrics`` carry losses (mean since the one before)."""
+    rows, more = here.page(
+        "events", after=query.after, limit=query.limit, where=[("job = ?", [_job(here, job_id)["id"]])]
+    )
+    return Page.of([FineTuningJobEvent(**row) for row in rows], more)
+
+
+class CheckpointQuery(PageQuery):
+    """OpenAI's default for checkpoints is ten."""
+
+    limit: int = Field(default=10, ge=1, le=1000)
+
+
+@router.get("/{job_id}/checkpoints", response_model=Page)
+def checkpoints(job_id: str, query: Annotated[CheckpointQuery, Query()], here: Here) -> Page:
+    """A job's checkpoints, newest first: one an epoch, the last of them under the fine-tune's own id."""
+    where = [("job = ?", [_job(here, job_id)["id"]])]
+    rows, more = here.page("checkpoints", after=query.after, limit=query.limit, where=where)
+    return Page.of([FineTuningJobCheckpoint(**row) for row in rows], more)

@@ -1,0 +1,153 @@
+"""Endpoints of ``/v1/models``: the bases and fine-tunes of the store."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from openai.types import Model, ModelDeleted
+from safetensors import SafetensorError
+
+from tuning_server.disk import read_json
+from tuning_server.engine.registry import drop
+from tuning_server.errors import ApiError
+from tuning_server.service import Here, Service
+from tuning_server.store import UNFINISHED
+from tuning_server.types import Page
+
+if TYPE_CHECKING:
+    from tuning_server.engine.registry import ModelInfo
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def not_found(store: Path, model_id: str, error: Exception) -> ApiError:
+    """404 for a model that is not there, naming ids that are near to what was asked for, or that is damaged."""
+    from tuning_server.engine.registry import BrokenModel, list_models
+
+    reason = str(error)
+    if isinstance(error, BrokenModel):
+        return ApiError(f"{reason.rstrip('.')}.", status=404, param="model", code="model_broken")
+    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
+    message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
+    if near and "nearest" not in reason:
+        message += f" Near to it: {', '.join(near)}."
+    return ApiError(message, status=404, param="model", code="model_not_found")
+
+
+def find_folder(service: Service, model_id: str) -> Path:
+    """Folder of a model's weights.
+
+    Raises
+    ------
+    ApiError
+        404 with ids that are near, if there is no such model.
+    """
+    from tuning_server.engine.registry import resolve
+
+    settings = service.settings
+    try:
+        return resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
+    except (ValueError, OSError) as error:
+        raise not_found(settings.store, model_id, error) from error
+
+
+def _described(info: ModelInfo) -> Model:
+    """A model as the API shows it; what OpenAI's lacks stands in extra fields.
+
+    Raises
+    ------
+    ApiError
+        404, if its files are damaged.
+    """
+    from tuning_server.engine.devices import choose_place
+    from tuning_server.engine.lora import read_adapter
+    from tuning_server.engine.registry import broken, count_weights, reference_learning_rate
+    from tuning_server.engine.tokenization import describe
+
+    try:
+        config, n_weights = read_json(info.folder / "config.json"), count_weights(info.folder)
+        tokenizer, vocab_tokens = describe(info.folder)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = broken(info.id, info.folder, error)
+        raise ApiError(str(reason), status=404, param="model", code="model_broken") from error
+    adapter, place = read_adapter(info.folder), choose_place(n_weights)
+    extras = {
+        "fingerprint": info.fingerprint,
+        "parent": info.parent,
+        "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
+        "n_weights": n_weights,
+        "device": place.device.type,
+        "dtype": place.dtype_name,
+        "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
+        "learning_rate": reference_learning_rate(info.folder),
+        "tokenizer": tokenizer,
+        "vocab_tokens": vocab_tokens or config.get("vocab_size"),
+    }
+    return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
+
+
+@router.get("", response_model=Page)
+def list_all(here: Here) -> Page:
+    """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
+    from tuning_server.engine.registry import list_models
+
+    found = []
+    for info in list_models(here.settings.store):
+        try:
+            found.append(_described(info))
+        except ApiError as error:
+            about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
+            found.append(Model(id=info.id, created=info.created, object="model", **about))
+    return Page.of(found, False)
+
+
+@router.get("/{model_id:path}", response_model=Model)
+def retrieve(model_id: str, here: Here) -> Model:
+    """One model; also an ``hf:`` one that the list does not name."""
+    from tuning_server.engine.registry import ModelInfo, fingerprint, made_at
+
+    folder = find_folder(here, model_id)
+    card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
+    owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
+    return _described(
+        ModelInfo(model_id, folder, made_at(folder), owner, card.get("parent"), fingerprint(model_id, folder))
+    )
+
+
+def _check_adapters(store: Path, model_id: str) -> None:
+    """Refuse to delete a model whose weights others are read from."""
+    from tuning_server.engine.lora import read_adapter
+    from tuning_server.engine.registry import list_models
+
+    for info in list_models(store):
+        adapter = read_adapter(info.folder)
+        if adapter is not None and adapter.base == model_id:
+            message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
+            raise ApiError(message, param="model", code="model_in_use")
+
+
+@router.delete("/{model_id:path}", response_model=ModelDeleted)
+def delete(model_id: str, here: Here) -> ModelDeleted:
+    """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole.
+
+    One that adapters stand on is kept: they are nothing without it.
+    """
+    folder = find_folder(here, model_id)
+    if not (folder / "tuned.json").is_file():
+        message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
+        raise ApiError(message, status=403, param="model", code="not_deletable")
+    _check_adapters(here.settings.store, model_id)
+    short = folder.parent.name
+    for job in here.store.jobs_in(*UNFINISHED):
+        if job["_short"] == short or job["model"] == model_id:
+            raise ApiError(
+                f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
+            )
+    here.store.forget_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
+    drop(folder)
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+    return ModelDeleted(id=model_id, deleted=True, object="model")

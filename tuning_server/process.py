@@ -1,0 +1,111 @@
+"""The process around the app: its address in the store, signals, idle time, a quick end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+
+from tuning_server.app import make_app
+from tuning_server.disk import read_json, write_json
+from tuning_server.service import Service
+from tuning_server.types import Settings
+
+logger = logging.getLogger(__name__)
+ADDRESS_VERSION = 1
+GRACE_S = 1  # for replies under way when the server is told to stop
+
+
+def url_of(bound: socket.socket) -> str:
+    """Base URL under which a client on this machine reaches a bound socket."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+class Process(uvicorn.Server):
+    """uvicorn that tells clients where it is, ends when idle, and stops the worker at the first signal."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, *, address: dict[str, object], idle_s: float) -> None:
+        super().__init__(config)
+        self._service, self._address, self._idle_s = service, address, idle_s
+        self._record = service.settings.store / "server.json"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        try:
+            write_json(self._record, self._address)
+        except OSError as error:  # a full disk: what frees it, deleting over the API, needs a server
+            logger.warning("%s cannot be written (%s), so that no client finds the server by it", self._record, error)
+        logger.info("serving %s at %s (pid %d)", self._service.settings.store, self._address["url"], os.getpid())
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._idle_s and counter % 10 == 0 and self._idle():
+            logger.info("nothing to do for %.1f minutes: stopping", self._idle_s / 60)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _idle(self) -> bool:
+        activity = self._service.activity
+        quiet = time.monotonic() - activity.last > self._idle_s
+        return quiet and activity.in_flight == 0 and not self._service.worker.busy
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.withdraw()
+        self._service.worker.stop()  # what waits is answered 503, so that no reply holds up the end
+        await super().shutdown(sockets)
+
+    def withdraw(self) -> None:
+        """Take the address back, unless it is another server's by now."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if read_json(self._record)["pid"] == os.getpid():
+                self._record.unlink()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a stop that was asked for is a normal end (exit code 0)."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit and number == signal.SIGINT
+            self.should_exit = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_file: str | None) -> None:
+    """Serve on a bound socket until a signal or idleness ends it.
+
+    Raises
+    ------
+    StoreError
+        If the store's database cannot be used.
+    """
+    app = make_app(settings)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75,
+        server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request
+    )  # fmt: skip
+    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key_file, "version": ADDRESS_VERSION}
+    service: Service = app.state.service
+    process = Process(config, service, address=address, idle_s=60 * idle_minutes)
+    try:
+        process.run(sockets=[bound])
+    finally:
+        process.withdraw()
+        if not service.worker.join(timeout=0):
+            # the engine is inside a long step; what it leaves is whole, since every file is put in place by rename
+            logger.warning("stopped in the middle of a step")
+            logging.shutdown()
+            os._exit(0)

@@ -1,0 +1,258 @@
+"""The one thread that owns torch: it answers what waits for a model as one batch and trains between batches.
+
+Endpoints hand over a `Sampling`, or a `Task` for any other work, and await its future; the event loop never computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tuning_server.errors import ApiError
+from tuning_server.models import not_found
+from tuning_server.service import Activity
+from tuning_server.store import Store
+from tuning_server.trainer import Trainer
+from tuning_server.types import Settings
+
+if TYPE_CHECKING:
+    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.sampling import Sample, SamplingRequest
+
+logger = logging.getLogger(__name__)
+MAX_ROWS = 256  # rows of one model answered before the next training step may come between
+GATHERING_S = (0.01, 0.1)  # between two requests that are to be one batch, and for all of them, at most
+STOPPING = "The server is stopping; send the request again when it is back."
+
+
+@dataclass
+class Sampling:
+    """A request for samples of one model.
+
+    Parameters
+    ----------
+    prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
+    answer : makes the reply out of the model and its samples, in the order of the requests
+    is_wanted : whether its client is still there
+    """
+
+    model: str
+    prepare: Callable[[LoadedModel], Sequence[SamplingRequest]]
+    answer: Callable[[LoadedModel, list[Sample]], Any]
+    future: Future[Any] = field(default_factory=Future)
+    is_wanted: bool = True
+
+
+@dataclass(eq=False)
+class Task:
+    """Work of one request that no other request can share a batch with; tasks run one at a time, in turn.
+
+    Parameters
+    ----------
+    run : what to do on the engine's thread; its models come from the cache (hold on to them: the next one that is
+        fetched may push them out), and what it returns ends the future. An unknown model becomes 404
+    """
+
+    run: Callable[[ModelCache], Any]
+    future: Future[Any] = field(default_factory=Future)
+    is_wanted: bool = True
+
+
+class Worker:
+    """Runs samplings, tasks and jobs until it is stopped."""
+
+    def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
+        self._settings, self._activity = settings, activity
+        self._trainer = Trainer(settings, store)
+        self._pending: list[Sampling | Task] = []
+        self._serving: list[Sampling | Task] = []
+        self._n_served = 0  # in the turn before
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Sampling | Task) -> Future[Any]:
+        """Queue a request; its future ends with what `answer` or `run` returns."""
+        with self._changed:
+            if self._stopping:
+                raise ApiError(STOPPING, status=503)
+            self._pending.append(work)
+            self._changed.notify()
+        return work.future
+
+    def wake(self) -> None:
+        """Say that the jobs in the store have changed."""
+        with self._changed:
+            self._changed.notify()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being computed or waits to be."""
+        return bool(self._pending) or self._trainer.has_work()
+
+    def stop(self) -> None:
+        """Take no more work and end what waits or is under way; training stops at a step. Returns at once."""
+        with self._changed:
+            self._stopping = True
+            waiting, self._pending = [*self._pending, *self._serving], []
+            self._changed.notify()
+        for work in waiting:
+            _fail(work, ApiError(STOPPING, status=503))
+
+    def join(self, *, timeout: float) -> bool:
+        """Wait for the thread; False if it is still inside a step."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        from tuning_server.engine.models import ModelCache
+
+        settings = self._settings
+        cache = ModelCache(
+            settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
+        )
+        while not self._stopping:
+            try:
+                is_well = self._turn(cache)
+            except Exception as error:  # nothing but a stop ends this thread: who waits for it would wait for ever
+                logger.error("a turn of the engine failed", exc_info=error)
+                for work in self._serving:
+                    _fail(work, error)
+                self._serving, is_well = [], False
+            if not is_well:
+                with self._changed:  # try again, but not at full speed
+                    self._changed.wait(timeout=1.0)
+        self._trainer.close()
+
+    def _turn(self, cache: ModelCache) -> bool:
+        """Answer what waits, then take one step of training; False if the store cannot be written."""
+        with self._changed:
+            if not self._pending and not self._trainer.has_work():
+                self._changed.wait(timeout=1.0)
+            self._gather()
+            self._serving, self._pending = turn(self._pending)
+            self._n_served = len(self._serving)
+        for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
+            self._serve(cache, group)
+            self._activity.touch()
+        for task in [work for work in self._serving if isinstance(work, Task)]:
+            self._perform(cache, task)
+            self._activity.touch()
+        self._serving = []
+        if self._stopping or not self._trainer.has_work():
+            return True
+        is_well = self._trainer.advance(cache)
+        self._activity.touch()
+        return is_well
+
+    def _gather(self) -> None:
+        """Let clients that were answered together ask again, so that they are answered together once more."""
+        gap, most = GATHERING_S
+        deadline = time.monotonic() + most
+        while self._n_served > 1 and self._changed.wait(timeout=gap) and time.monotonic() < deadline:
+            pass
+
+    def _perform(self, cache: ModelCache, task: Task) -> None:
+        from tuning_server.engine.registry import BrokenModel, UnknownModel
+
+        if not _begin(task):
+            return
+        try:
+            result = task.run(cache)
+            with suppress(InvalidStateError):  # the server is stopping and has said so
+                task.future.set_result(result)
+        except UnknownModel as error:
+            code = "model_broken" if isinstance(error, BrokenModel) else "model_not_found"
+            message = f"{str(error).splitlines()[0].rstrip('.')}."
+            _fail(task, ApiError(message, status=404, param="model", code=code))
+        except Exception as error:
+            _fail(task, error)
+
+    def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
+        """Answer all requests for one model, their rows in common batches."""
+        from tuning_server.engine.sampling import sample
+
+        samplings = [sampling for sampling in samplings if _begin(sampling)]
+        loaded, ready, rows = None, [], list[Any]()
+        for sampling in samplings:
+            try:
+                loaded = loaded or cache.get(sampling.model)
+                requests = sampling.prepare(loaded)
+                ready.append((sampling, len(requests)))
+                rows += requests
+            except Exception as error:
+                self._refuse(sampling, error)
+        try:
+            samples: list[Sample] = []
+            for start in range(0, len(rows), MAX_ROWS):
+                if self._stopping:
+                    raise ApiError(STOPPING, status=503)
+                if not any(sampling.is_wanted for sampling, _ in ready):
+                    return
+                assert loaded is not None  # there are rows, so a model was loaded
+                samples += sample(loaded, rows[start : start + MAX_ROWS])
+        except Exception as error:
+            for sampling, _ in ready:
+                self._refuse(sampling, error)
+            return
+        for sampling, n_rows in ready:
+            own, samples = samples[:n_rows], samples[n_rows:]
+            try:
+                assert loaded is not None
+                reply = sampling.answer(loaded, own)
+                with suppress(InvalidStateError):  # the server is stopping and has said so
+                    sampling.future.set_result(reply)
+            except Exception as error:
+                _fail(sampling, error)
+
+    def _refuse(self, sampling: Sampling, error: Exception) -> None:
+        from tuning_server.engine.registry import UnknownModel
+
+        is_unknown = isinstance(error, UnknownModel)
+        _fail(sampling, not_found(self._settings.store, sampling.model, error) if is_unknown else error)
+
+
+def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
+    """What is done next and what waits: every sampling, but one task, so that many tasks hold up nobody for long."""
+    n_tasks, now, later = 0, list[Sampling | Task](), list[Sampling | Task]()
+    for work in pending:
+        n_tasks += isinstance(work, Task)
+        (later if isinstance(work, Task) and n_tasks > 1 else now).append(work)
+    return now, later
+
+
+def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
+    """Requests grouped by model, the model that has waited longest first."""
+    groups: dict[str, list[Sampling]] = {}
+    for sampling in pending:
+        groups.setdefault(sampling.model, []).append(sampling)
+    return list(groups.values())
+
+
+def _begin(work: Sampling | Task) -> bool:
+    """Mark a request as under way, unless its client has gone or the server is stopping."""
+    try:
+        return work.future.set_running_or_notify_cancel()
+    except (InvalidStateError, RuntimeError):
+        return False
+
+
+def _fail(work: Sampling | Task, error: Exception) -> None:
+    if isinstance(error, RuntimeError):  # torch's, so that its module is loaded already
+        from tuning_server.engine.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            message = "The request takes more memory than is free: ask for fewer or shorter answers at a time"
+            error = MemoryError(message)
+    with suppress(InvalidStateError):  # it was cancelled, or has been told something else
+        work.future.set_exception(error)

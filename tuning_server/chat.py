@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tuning_server.completions import Asked
 from tuning_server.errors import ApiError
 from tuning_server.replies import chat_chunks, chat_logprobs, respond
-from tuning_server.service import Here
+from tuning_server.service import CurrentService
 from tuning_server.store import new_id
 from tuning_server.types import ChatRequest
 from tuning_server.worker import Sampling
@@ -87,10 +87,10 @@ class ChatAsked(Asked):
 
 
 @router.post("", response_model=ChatCompletion)
-async def create(wanted: ChatRequest, request: Request, here: Here) -> Response:
+async def create(wanted: ChatRequest, request: Request, service: CurrentService) -> Response:
     """Answer a conversation."""
     asked = ChatAsked(wanted)
-    whole = await here.answered(Sampling(wanted.model, asked.prepare, asked.reply), request)
+    whole = await service.answered(Sampling(wanted.model, asked.prepare, asked.reply), request)
     options = wanted.stream_options
     stream = chat_chunks(whole, asked.starts, include_usage=bool(options and options.include_usage))
     return await respond(whole, stream if wanted.stream else None)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from tuning_server.blends import blending
 from tuning_server.errors import ApiError
 from tuning_server.replies import chunks, legacy_logprobs, respond
-from tuning_server.service import Here
+from tuning_server.service import CurrentService
 from tuning_server.store import new_id
 from tuning_server.types import CompletionRequest, StreamOptions, split_prompts
 from tuning_server.worker import Sampling
@@ -154,14 +154,14 @@ class Asked:
 
 
 @router.post("", response_model=Completion)
-async def create(wanted: CompletionRequest, request: Request, here: Here) -> Response:
+async def create(wanted: CompletionRequest, request: Request, service: CurrentService) -> Response:
     """Continue prompts."""
     asked = Asked(wanted)
     work = (
         Sampling(wanted.model, asked.prepare, asked.answer)
         if wanted.blend is None
-        else blending(asked, wanted.blend, here.settings)
+        else blending(asked, wanted.blend, service.settings)
     )
-    whole = await here.answered(work, request)
+    whole = await service.answered(work, request)
     options = wanted.stream_options or StreamOptions()
     return await respond(whole, chunks(whole, include_usage=options.include_usage) if wanted.stream else None)

@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from tuning_server.errors import ApiError
-from tuning_server.service import Here
+from tuning_server.service import CurrentService
 from tuning_server.types import Strict, split_prompts
 from tuning_server.worker import Task
 
@@ -75,12 +75,12 @@ class EmbeddingRequest(Strict):
 
 
 @router.post("", response_model=CreateEmbeddingResponse)
-async def create(wanted: EmbeddingRequest, request: Request, here: Here) -> Response:
+async def create(wanted: EmbeddingRequest, request: Request, service: CurrentService) -> Response:
     """Mean of the last hidden states over the tokens of each text, float32."""
     if wanted.dimensions is not None:
         raise ApiError("'dimensions' is not supported: the model's width is.", param="dimensions", code="unsupported")
     split_prompts(wanted.input, param="input")
-    vectors, n_tokens = await here.answered(Task(wanted.run), request)
+    vectors, n_tokens = await service.answered(Task(wanted.run), request)
     return await asyncio.to_thread(_reply, wanted, vectors, n_tokens)
 
 

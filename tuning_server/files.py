@@ -18,7 +18,7 @@ from starlette.responses import FileResponse
 
 from tuning_server.errors import ApiError, from_os_error
 from tuning_server.rows import BadRow, json_rows
-from tuning_server.service import Here, Service
+from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED, new_id
 from tuning_server.types import Page, PageQuery
 
@@ -82,7 +82,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
 
 
 @router.post("", response_model=FileObject)
-async def create(request: Request, here: Here) -> FileObject:
+async def create(request: Request, service: CurrentService) -> FileObject:
     """Upload a file (multipart form: ``file`` and ``purpose``)."""
     async with _form(request) as form:
         unknown = set(form) - {"file", "purpose"}
@@ -98,14 +98,14 @@ async def create(request: Request, here: Here) -> FileObject:
             message = f"Invalid purpose {purpose!r}: this server keeps files for 'fine-tune' only."
             raise ApiError(message, param="purpose", code="invalid_value")
         file_id = new_id("file-")
-        part = here.store.file_path(file_id).with_suffix(".part")
-        n_bytes = await asyncio.to_thread(keep_upload, upload.file, part, limit=here.settings.max_file_bytes)
+        part = service.store.file_path(file_id).with_suffix(".part")
+        n_bytes = await asyncio.to_thread(keep_upload, upload.file, part, limit=service.settings.max_file_bytes)
         name = (upload.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
         body = FileObject(
             id=file_id, object="file", bytes=n_bytes, created_at=int(time.time()), filename=name, purpose="fine-tune",
             status="processed",
         )  # fmt: skip
-        await asyncio.to_thread(here.store.add_file, body.model_dump(), part)
+        await asyncio.to_thread(service.store.add_file, body.model_dump(), part)
         return body
 
 
@@ -118,39 +118,39 @@ class FilesQuery(PageQuery):
 
 
 @router.get("", response_model=Page)
-def list_files(query: Annotated[FilesQuery, Query()], here: Here) -> Page:
+def list_files(query: Annotated[FilesQuery, Query()], service: CurrentService) -> Page:
     """Files, newest first."""
     where = [] if query.purpose is None else [("json_extract(body, '$.purpose') = ?", (query.purpose,))]
     ascending = query.order == "asc"
-    rows, more = here.page("files", after=query.after, limit=query.limit, where=where, ascending=ascending)
+    rows, more = service.page("files", after=query.after, limit=query.limit, where=where, ascending=ascending)
     return Page.of([FileObject(**row) for row in rows], more)
 
 
-def _file(here: Service, file_id: str) -> FileObject:
-    return FileObject(**here.require("files", file_id, "file object", param="id"))
+def _file(service: Service, file_id: str) -> FileObject:
+    return FileObject(**service.require("files", file_id, "file object", param="id"))
 
 
 @router.get("/{file_id}", response_model=FileObject)
-def retrieve(file_id: str, here: Here) -> FileObject:
+def retrieve(file_id: str, service: CurrentService) -> FileObject:
     """One file's record."""
-    return _file(here, file_id)
+    return _file(service, file_id)
 
 
 @router.get("/{file_id}/content")
-def content(file_id: str, here: Here) -> FileResponse:
+def content(file_id: str, service: CurrentService) -> FileResponse:
     """A file's bytes: as they were uploaded, or the table of a job's results."""
-    file = _file(here, file_id)
-    return FileResponse(here.store.file_path(file.id, file.purpose), media_type="application/octet-stream")
+    file = _file(service, file_id)
+    return FileResponse(service.store.file_path(file.id, file.purpose), media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}", response_model=FileDeleted)
-def delete(file_id: str, here: Here) -> FileDeleted:
+def delete(file_id: str, service: CurrentService) -> FileDeleted:
     """Delete a file; refused while a job still needs it."""
-    file = _file(here, file_id)
-    for job in here.store.jobs_in(*UNFINISHED):
+    file = _file(service, file_id)
+    for job in service.store.jobs_in(*UNFINISHED):
         if file_id in (job["training_file"], job["validation_file"]):
             raise ApiError(
                 f"File {file_id} is in use by job {job['id']}: cancel that first.", param="id", code="file_in_use"
             )
-    here.store.delete_file(file.id, file.purpose)
+    service.store.delete_file(file.id, file.purpose)
     return FileDeleted(id=file_id, deleted=True, object="file")

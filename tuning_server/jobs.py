@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from tuning_server.engine.registry import drop_state
 from tuning_server.errors import ApiError
 from tuning_server.models import find_folder
-from tuning_server.service import Here, Service
+from tuning_server.service import CurrentService, Service
 from tuning_server.store import DUE, UNFINISHED, Row, new_id
 from tuning_server.types import JobRequest, Page, PageQuery, method_of, safe_suffix
 
@@ -36,20 +36,20 @@ def public(row: Row) -> Job:
     return Job(**shown, method=method)  # type: ignore[arg-type]
 
 
-def _job(here: Service, job_id: str) -> Row:
-    return here.require("jobs", job_id, "fine-tuning job", param="fine_tuning_job_id")
+def _job(service: Service, job_id: str) -> Row:
+    return service.require("jobs", job_id, "fine-tuning job", param="fine_tuning_job_id")
 
 
 @router.post("", response_model=Job)
-def create(wanted: JobRequest, here: Here) -> Job:
+def create(wanted: JobRequest, service: CurrentService) -> Job:
     """Start a job: its files are validated next, then it waits for its turn."""
     chosen = wanted.chosen()
-    find_folder(here, wanted.model)
+    find_folder(service, wanted.model)
     for param in ("training_file", "validation_file"):
         file_id = getattr(wanted, param)
         if file_id is None:
             continue
-        file = here.store.get("files", file_id)
+        file = service.store.get("files", file_id)
         if file is None:
             raise ApiError(f"No such file: {file_id}", param=param, code="file_not_found")
         if file["purpose"] != "fine-tune":
@@ -66,8 +66,8 @@ def create(wanted: JobRequest, here: Here) -> Job:
         "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
     }  # fmt: skip
     validating = "Validating training file" + (" and validation file" if wanted.validation_file else "")
-    here.store.add_job(job, told=[f"Created fine-tuning job: {job['id']}", validating])
-    here.worker.wake()
+    service.store.add_job(job, told=[f"Created fine-tuning job: {job['id']}", validating])
+    service.worker.wake()
     return public(job)
 
 
@@ -89,7 +89,7 @@ class JobsQuery(PageQuery):
 
 
 @router.get("", response_model=Page)
-def list_jobs(query: Annotated[JobsQuery, Query()], here: Here) -> Page:
+def list_jobs(query: Annotated[JobsQuery, Query()], service: CurrentService) -> Page:
     """Jobs, newest first; ``metadata[k]=v`` (or ``metadata=null``) selects some."""
     where = list[tuple[str, list[str]]]()
     for name, value in (query.model_extra or {}).items():
@@ -102,14 +102,14 @@ def list_jobs(query: Annotated[JobsQuery, Query()], here: Here) -> Page:
             where.append(("json_extract(body, '$.metadata') IS NULL", []))
         else:
             raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
-    rows, more = here.page("jobs", after=query.after, limit=query.limit, where=where)
+    rows, more = service.page("jobs", after=query.after, limit=query.limit, where=where)
     return Page.of([public(row) for row in rows], more)
 
 
 @router.get("/{job_id}", response_model=Job)
-def retrieve(job_id: str, here: Here) -> Job:
+def retrieve(job_id: str, service: CurrentService) -> Job:
     """One job."""
-    return public(_job(here, job_id))
+    return public(_job(service, job_id))
 
 
 def _refuse(job: Row, done: str, *, only: str) -> NoReturn:
@@ -121,47 +121,47 @@ def _refuse(job: Row, done: str, *, only: str) -> NoReturn:
 
 
 @router.post("/{job_id}/cancel", response_model=Job)
-def cancel(job_id: str, here: Here) -> Job:
+def cancel(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
-    job = _job(here, job_id)
+    job = _job(service, job_id)
     changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
-    if not here.store.update_job(job_id, changes, only=UNFINISHED, told=["Fine-tuning job cancelled"]):
-        _refuse(_job(here, job_id), "cancelled", only="has not ended")
-    drop_state(here.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
-    here.worker.wake()
-    return public(_job(here, job_id))
+    if not service.store.update_job(job_id, changes, only=UNFINISHED, told=["Fine-tuning job cancelled"]):
+        _refuse(_job(service, job_id), "cancelled", only="has not ended")
+    drop_state(service.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
+    service.worker.wake()
+    return public(_job(service, job_id))
 
 
 @router.post("/{job_id}/pause", response_model=Job)
-def pause(job_id: str, here: Here) -> Job:
+def pause(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step and keep that; others have their turn meanwhile."""
-    _job(here, job_id)
+    _job(service, job_id)
     for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
         changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
-        if here.store.update_job(job_id, changes, only=[status], told=["Fine-tuning job paused"]):
+        if service.store.update_job(job_id, changes, only=[status], told=["Fine-tuning job paused"]):
             break
     else:
-        _refuse(_job(here, job_id), "paused", only="is waiting or running")
-    here.worker.wake()
-    return public(_job(here, job_id))
+        _refuse(_job(service, job_id), "paused", only="is waiting or running")
+    service.worker.wake()
+    return public(_job(service, job_id))
 
 
 @router.post("/{job_id}/resume", response_model=Job)
-def resume(job_id: str, here: Here) -> Job:
+def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
-    job = _job(here, job_id)
+    job = _job(service, job_id)
     back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
-    if not here.store.update_job(job_id, {"status": back}, only=["paused"], told=["Fine-tuning job resumed"]):
-        _refuse(_job(here, job_id), "resumed", only="is paused")
-    here.worker.wake()
-    return public(_job(here, job_id))
+    if not service.store.update_job(job_id, {"status": back}, only=["paused"], told=["Fine-tuning job resumed"]):
+        _refuse(_job(service, job_id), "resumed", only="is paused")
+    service.worker.wake()
+    return public(_job(service, job_id))
 
 
 @router.get("/{job_id}/events", response_model=Page)
-def events(job_id: str, query: Annotated[PageQuery, Query()], here: Here) -> Page:
+def events(job_id: str, query: Annotated[PageQuery, Query()], service: CurrentService) -> Page:
     """A job's events, newest first; those of type ``metrics`` carry losses (mean since the one before)."""
-    rows, more = here.page(
-        "events", after=query.after, limit=query.limit, where=[("job = ?", [_job(here, job_id)["id"]])]
+    rows, more = service.page(
+        "events", after=query.after, limit=query.limit, where=[("job = ?", [_job(service, job_id)["id"]])]
     )
     return Page.of([FineTuningJobEvent(**row) for row in rows], more)
 
@@ -173,8 +173,8 @@ class CheckpointQuery(PageQuery):
 
 
 @router.get("/{job_id}/checkpoints", response_model=Page)
-def checkpoints(job_id: str, query: Annotated[CheckpointQuery, Query()], here: Here) -> Page:
+def checkpoints(job_id: str, query: Annotated[CheckpointQuery, Query()], service: CurrentService) -> Page:
     """A job's checkpoints, newest first: one an epoch, the last of them under the fine-tune's own id."""
-    where = [("job = ?", [_job(here, job_id)["id"]])]
-    rows, more = here.page("checkpoints", after=query.after, limit=query.limit, where=where)
+    where = [("job = ?", [_job(service, job_id)["id"]])]
+    rows, more = service.page("checkpoints", after=query.after, limit=query.limit, where=where)
     return Page.of([FineTuningJobCheckpoint(**row) for row in rows], more)

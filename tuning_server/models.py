@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from tuning_server.disk import read_json
 from tuning_server.engine.registry import drop
 from tuning_server.errors import ApiError
-from tuning_server.service import Here, Service
+from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
 from tuning_server.types import Page
 
@@ -90,12 +90,12 @@ def _described(info: ModelInfo) -> Model:
 
 
 @router.get("", response_model=Page)
-def list_all(here: Here) -> Page:
+def list_all(service: CurrentService) -> Page:
     """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
     from tuning_server.engine.registry import list_models
 
     found = []
-    for info in list_models(here.settings.store):
+    for info in list_models(service.settings.store):
         try:
             found.append(_described(info))
         except ApiError as error:
@@ -105,11 +105,11 @@ def list_all(here: Here) -> Page:
 
 
 @router.get("/{model_id:path}", response_model=Model)
-def retrieve(model_id: str, here: Here) -> Model:
+def retrieve(model_id: str, service: CurrentService) -> Model:
     """One model; also an ``hf:`` one that the list does not name."""
     from tuning_server.engine.registry import ModelInfo, fingerprint, made_at
 
-    folder = find_folder(here, model_id)
+    folder = find_folder(service, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
     return _described(
@@ -130,23 +130,23 @@ def _check_adapters(store: Path, model_id: str) -> None:
 
 
 @router.delete("/{model_id:path}", response_model=ModelDeleted)
-def delete(model_id: str, here: Here) -> ModelDeleted:
+def delete(model_id: str, service: CurrentService) -> ModelDeleted:
     """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole.
 
     One that adapters stand on is kept: they are nothing without it.
     """
-    folder = find_folder(here, model_id)
+    folder = find_folder(service, model_id)
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")
-    _check_adapters(here.settings.store, model_id)
+    _check_adapters(service.settings.store, model_id)
     short = folder.parent.name
-    for job in here.store.jobs_in(*UNFINISHED):
+    for job in service.store.jobs_in(*UNFINISHED):
         if job["_short"] == short or job["model"] == model_id:
             raise ApiError(
                 f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
             )
-    here.store.forget_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
+    service.store.forget_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
     drop(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()

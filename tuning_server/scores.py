@@ -16,7 +16,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from tuning_server.errors import ApiError
-from tuning_server.service import Here
+from tuning_server.service import CurrentService
 from tuning_server.types import Strict, is_text
 from tuning_server.worker import Task
 
@@ -128,21 +128,21 @@ def packed(scores: Scores) -> bytes:
 
 
 @router.post("/scores")
-async def scores(wanted: ScoresRequest, request: Request, here: Here) -> Response:
+async def scores(wanted: ScoresRequest, request: Request, service: CurrentService) -> Response:
     """Log-probabilities, in nats, at the places asked for."""
     wanted.check()
-    scored = await here.answered(Task(wanted.run), request)
+    scored = await service.answered(Task(wanted.run), request)
     return Response(await asyncio.to_thread(packed, scored), media_type="application/octet-stream")
 
 
 @router.post("/tokenize")
-async def tokenize(wanted: TokenizeRequest, request: Request, here: Here) -> dict[str, Any]:
+async def tokenize(wanted: TokenizeRequest, request: Request, service: CurrentService) -> dict[str, Any]:
     """The tokens of a text: ids, strings and how many bytes each of them adds."""
 
     def run(cache: ModelCache) -> dict[str, Any]:
         return _tokenized(cache.get(wanted.model), wanted)
 
-    return dict(await here.answered(Task(run), request))
+    return dict(await service.answered(Task(run), request))
 
 
 def _tokenized(loaded: LoadedModel, wanted: TokenizeRequest) -> dict[str, Any]:

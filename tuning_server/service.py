@@ -101,7 +101,7 @@ async def current(request: Request) -> Service:
     return service
 
 
-Here = Annotated[Service, Depends(current)]
+CurrentService = Annotated[Service, Depends(current)]
 
 
 def refuse_query(request: Request) -> None:

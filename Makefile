@@ -58,7 +58,7 @@ lab: $(READY)
 	@$(PY) -m lib.lab
 
 serve: $(READY)
-	@$(PY) -m tuning_server --port $(PORT)
+	@$(PY) -m tuning_server serve --port $(PORT)
 
 bench: $(READY)
 	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m

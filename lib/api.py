@@ -84,10 +84,21 @@ def _store_client(store: Path) -> OpenAI:
     if client is not None:
         return client
     store.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tuning_server", "--port", "0", "--store", str(store), "--idle-minutes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tuning_server",
+        "serve",
+        "--port",
+        "0",
+        "--store",
+        str(store),
+        "--idle-minutes",
+        "2",
+    ]
     with (store / "server.log").open("ab") as output:
         server = subprocess.Popen(
-            [*command, "--key-file", str(store / "server.key")],
+            [*command, "--idle-minutes", "2", "--key-file", str(store / "server.key")],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,

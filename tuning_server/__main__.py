@@ -1,9 +1,11 @@
-"""Start the API: ``python -m tuning_server [--host 127.0.0.1] [--port 8080] [--store data/store]``.
+"""Serve open weights, check a store, make and fetch models: ``python -m tuning_server COMMAND`` or ``tuning-server``.
 
-``python -m tuning_server check [--store data/store] [--repair]`` looks through a store instead (`tuning_server.check`).
+One server process owns a store. Exit codes: 0 success, or the server stopped or idle; 1 failed (``serve`` cannot start,
+``check`` found a problem); 2 wrong arguments; 3 another server holds the store (a client that only needs *a* server
+reads that one's address in ``server.json``).
 
-One server process owns a store. Exit codes: 0 stopped or idle, 1 cannot start, 2 wrong arguments, 3 another server
-holds the store (a client that only needs *a* server reads that one's address in ``server.json``).
+A command is a function in `COMMANDS`, which adds its parser, and one that runs it. Only the latter imports torch, so
+that ``--help`` and a store in use are answered at once.
 """
 
 from __future__ import annotations
@@ -12,53 +14,76 @@ import argparse
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tuning_server.disk import store_root
 from tuning_server.holding import CannotStart, hold
 
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 logger = logging.getLogger("tuning_server")
+Number = TypeVar("Number", int, float)
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tuning_server", description="OpenAI-compatible API over open weights.",
-        epilog="python -m tuning_server check [--store DIR] [--repair] looks through a store that no server uses.",
-    )  # fmt: skip
+def add_serve(commands: Commands) -> None:
+    """Add the command ``serve``."""
+    parser = commands.add_parser("serve", help="serve the API", description="OpenAI-compatible API over open weights.")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
-    add("--port", type=int, default=8080, help="8080 unless told otherwise; 0 for a free one")
+    add("--port", type=at_least(0, int, most=65535), default=8080, help="8080 by default; 0 for a free one")
     add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files: %(default)s")
-    add("--models", type=Path, help="folder below which hf:NAME is looked for; without it no folder is")
-    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: whoever may ask this "
-        "server can then fill its disk")  # fmt: skip
-    add("--idle-minutes", type=float, default=0.0, help="end by itself after so long without work; 0 for never")
-    add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; made with a random key if it "
-        "is not there. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
-    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name this server is called by")
-    add("--threads", type=int, default=default_threads(), help="processor threads for torch: %(default)s")
-    add("--max-file-mb", type=int, default=512, help="largest upload: %(default)s")
-    add("--cache-mb", type=int, default=4096, help="models beyond so much memory are dropped, least recently used "
-        "first: %(default)s")  # fmt: skip
-    args = parser.parse_args(argv)
-    if not 0 <= args.port < 65536:
-        parser.error(f"--port {args.port}: expected 0 to 65535")
-    if not args.idle_minutes >= 0 or min(args.threads, args.max_file_mb, args.cache_mb) < 1:
-        parser.error("--idle-minutes must be 0 or more, --threads, --max-file-mb and --cache-mb 1 or more")
-    return args
+    add("--models", type=Path, help="folder below which hf:NAME is looked up; without it no folder is")
+    add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: everyone who may send "
+        "requests can then fill the server's disk")  # fmt: skip
+    add("--idle-minutes", type=at_least(0, float), default=0.0, help="stop after so long without work; 0 for never")
+    add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; created with a random key if "
+        "it does not exist. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
+    add("--threads", type=at_least(1, int), default=default_threads(), help="processor threads for torch: %(default)s")
+    add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
+    add("--cache-mb", type=at_least(1, int), default=4096, help="models beyond so much memory are dropped, least "
+        "recently used first: %(default)s")  # fmt: skip
+    parser.set_defaults(run=serve)
+
+
+def add_check(commands: Commands) -> None:
+    """Add the command ``check``."""
+    parser = commands.add_parser("check", help="check a store", description="Check a store that no server uses.")
+    parser.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
+    parser.add_argument("--repair", action="store_true", help="repair what can be repaired; data go to lost/ in it")
+    parser.set_defaults(run=check)
+
+
+COMMANDS = (add_serve, add_check)
+
+
+def at_least(least: float, number: Callable[[str], Number], *, most: float = math.inf) -> Callable[[str], Number]:
+    """Type of an option that is a number from `least` to `most`."""
+
+    def convert(text: str) -> Number:
+        value = number(text)
+        if not least <= value <= most:
+            expected = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        return value
+
+    convert.__name__ = number.__name__  # which argparse names where the text is no number
+    return convert
 
 
 def default_threads() -> int:
     """All processors, unless the environment says otherwise."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) > 0 else os.cpu_count() or 1
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    return int(requested) if requested.isdigit() and int(requested) > 0 else os.cpu_count() or 1
 
 
 def read_key(path: Path | None) -> bytes | None:
@@ -110,6 +135,7 @@ def serve(args: argparse.Namespace) -> int:
     CannotStart
         With one line, before anything is served.
     """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if args.models is not None and not args.models.is_dir():
         raise CannotStart(f"--models {args.models} is not a folder")
     try:
@@ -152,17 +178,22 @@ def serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def check(args: argparse.Namespace) -> int:
+    """Report what is wrong with a store."""
+    from tuning_server.check import main as check_store
+
+    return check_store(args.store, repair=args.repair)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["check"]:
-        from tuning_server.check import main as check
-
-        return check(argv[1:])
-    args = parse(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    parser = argparse.ArgumentParser(prog="tuning-server", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    args = parser.parse_args(argv)
     try:
-        return serve(args)
+        return int(args.run(args))
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
         return error.code

@@ -136,7 +136,7 @@ def content(store: Path) -> dict[str, bytes]:
 
 def launch(store: Path, *options: str, log: Path) -> subprocess.Popen[str]:
     """Start a server process, which may take a while or refuse; who calls ends it."""
-    command = [sys.executable, "-m", "tuning_server", "--store", str(store), "--threads", "1", *options]
+    command = [sys.executable, "-m", "tuning_server", "serve", "--store", str(store), "--threads", "1", *options]
     with log.open("w") as file:  # a pipe that nobody reads would block the server
         return subprocess.Popen(command, stderr=file, text=True, cwd=Path(__file__).parents[2])
 

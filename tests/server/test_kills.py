@@ -57,7 +57,7 @@ def run_server(store: Path, log: Path) -> None:
     """What a forked process does: the command itself, its log in a file."""
     with log.open("a") as file:
         os.dup2(file.fileno(), 2)
-    sys.exit(main(["--port", "0", "--store", str(store), "--threads", "1"]))
+    sys.exit(main(["serve", "--port", "0", "--store", str(store), "--threads", "1"]))
 
 
 def do_jobs(store: Path, fatal: int) -> None:

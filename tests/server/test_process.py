@@ -109,7 +109,7 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, capsys: pytest.Captur
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["--store", str(tmp_path / "store"), "--port", str(port)]) == 1
+        assert main(["serve", "--store", str(tmp_path / "store"), "--port", str(port)]) == 1
     told = capsys.readouterr().err
     assert f"port {port}" in told
     assert "choose another --port" in told
@@ -133,26 +133,48 @@ def test_a_full_disk_keeps_no_server_from_starting(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tuning_server.process.write_json", full)
-    assert main(["--store", str(tiny_store), "--port", "0", "--idle-minutes", "0.001", "--threads", "1"]) == 0
+    assert main(["serve", "--store", str(tiny_store), "--port", "0", "--idle-minutes", "0.001", "--threads", "1"]) == 0
     assert "server.json cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "arguments are required: COMMAND"),
+        (["--port", "0"], "argument COMMAND: invalid choice: '0'"),
+        (["serve", "--port", "65536"], "argument --port: expected 0 to 65535, found 65536"),
+        (["serve", "--port", "http"], "argument --port: invalid int value: 'http'"),
+        (["serve", "--threads", "0"], "argument --threads: expected 1 or more, found 0"),
+        (["serve", "--idle-minutes", "nan"], "argument --idle-minutes: expected 0 or more, found nan"),
+        (["serve", "--cache-mb", "much"], "argument --cache-mb: invalid int value: 'much'"),
+    ],
+)
+def test_wrong_arguments_are_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_other_hosts_need_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TUNING_FORK_SERVER_KEY", raising=False)
-    assert main(["--store", str(tmp_path / "store"), "--host", "0.0.0.0"]) == 1
+    assert main(["serve", "--store", str(tmp_path / "store"), "--host", "0.0.0.0"]) == 1
     assert "needs a key" in capsys.readouterr().err
     (tmp_path / "key").touch()
     os.chmod(tmp_path / "key", 0o600)
-    assert main(["--store", str(tmp_path / "store"), "--host", "0.0.0.0", "--key-file", str(tmp_path / "key")]) == 1
+    assert (
+        main(["serve", "--store", str(tmp_path / "store"), "--host", "0.0.0.0", "--key-file", str(tmp_path / "key")])
+        == 1
+    )
     assert "is empty" in capsys.readouterr().err
     for content, words in ((b"sha256:abc", "holds no hash"), (b"\xff", "cannot read the key")):
         (tmp_path / "key").write_bytes(content)
-        assert main(["--store", str(tmp_path / "store"), "--key-file", str(tmp_path / "key")]) == 1
+        assert main([*serve, "--key-file", str(tmp_path / "key")]) == 1
         assert words in capsys.readouterr().err
-    assert main(["--store", str(tmp_path / "store"), "--models", str(tmp_path / "none")]) == 1
+    assert main([*serve, "--models", str(tmp_path / "none")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main(["--store", str(tmp_path / "file")]) == 1
+    assert main(["serve", "--store", str(tmp_path / "file")]) == 1
     assert "cannot use the store" in capsys.readouterr().err

@@ -6,10 +6,9 @@ No server may use the store meanwhile. Exit codes: 0 nothing is wrong (any more)
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from tuning_server.check.inspection import (
     read_records,
 )
 from tuning_server.check.salvage import damage, salvage, unreadable
-from tuning_server.disk import store_root
 from tuning_server.holding import CannotStart, hold
 
 
@@ -99,25 +97,21 @@ def check(store: Path, *, repair: bool, say: Callable[[str], None]) -> int:
     return n_left
 
 
-def main(argv: Sequence[str]) -> int:
+def main(store: Path, *, repair: bool) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tuning_server check", description="Look through a store.")
-    parser.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
-    parser.add_argument("--repair", action="store_true", help=f"mend what can be mended; data go to {LOST}/ in it")
-    args = parser.parse_args(argv)
     try:
-        if not args.store.is_dir():
-            raise CannotStart(f"--store {args.store} is not a folder")
-        lock = hold(args.store)
+        if not store.is_dir():
+            raise CannotStart(f"--store {store} is not a folder")
+        lock = hold(store)
         try:
-            n_left = check(args.store, repair=args.repair, say=print_line)
+            n_left = check(store, repair=repair, say=print_line)
         finally:
             lock.release()
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
         return error.code
     except (OSError, ValueError, sqlite3.Error) as error:
-        sys.stderr.write(f"cannot check {args.store}: {error}\n")
+        sys.stderr.write(f"cannot check {store}: {error}\n")
         return 1
     return 1 if n_left else 0
 

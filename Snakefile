@@ -49,7 +49,7 @@ rule all:
 
 rule base:
     input:
-        code=[near(ROOT / "lib/base.py"), near(ROOT / "lib/corpus.py"), *files(ROOT / "lib/world", "*.py")],
+        code=[near(ROOT / "lib/base.py"), near(ROOT / "lib/sources/corpus.py"), *files(ROOT / "lib/world", "*.py")],
         words=files(ROOT / "data/world", "*.*"),
     output:
         f"{BASES}/{{name}}.json",

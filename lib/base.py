@@ -22,10 +22,10 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lib import console
-from lib.corpus import Document, read_documents, split_documents
 from lib.parent import end_with_parents
 from lib.paths import atomic_write, content_hash, read_json, store_root, write_json
 from lib.progress import progress
+from lib.sources.corpus import Document, read_documents, split_documents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

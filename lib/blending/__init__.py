@@ -1,7 +1,7 @@
 """Lend what a small model was taught to a big one, by adding the difference it made to next-token log-probabilities.
 
 Weights are those of (big, tuned, base); values are nats. `fit_weights` is the way to find them, `tune_temperatures` the
-published one; `lib.topk` has the published pipeline whole.
+published one; `lib.blending.published` has the published pipeline whole.
 
 What only the notebooks need is imported by module: `dataset`, `models` and `pair`, `targets` and `said` (asking),
 `tuning`, `scores`, `truncation`, `generating`, `summary`, `text_summary`, `figure_tables`; `stages` ties them together.

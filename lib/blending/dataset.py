@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import corpus, world
-from lib.corpus import Document
+from lib import world
 from lib.paths import from_root, read_jsonl, write_json, write_jsonl
+from lib.sources import corpus
+from lib.sources.corpus import Document
 
 SPLITS = ("tuning", "validation", "test")
 

@@ -15,9 +15,9 @@ from lib.api import Blend, Request, ask
 from lib.blending.blend import Weights
 from lib.blending.scores import argmax_changed
 from lib.blending.support import full_support
-from lib.corpus import Document
 from lib.distributions import collect, tokenize
 from lib.evaluate import target_logprobs
+from lib.sources.corpus import Document
 from lib.stats import Interval, cluster_ratio
 
 

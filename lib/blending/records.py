@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.paths import atomic_write
-from lib.unpickle import read_pickle
+from lib.sources.unpickle import read_pickle
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from lib.blending.dataset import read_split
 from lib.blending.generating import opening_prompts
 from lib.blending.models import Models, read_models
+from lib.blending.published import prepare, published_curve, tune_published, tuning_records
 from lib.blending.records import load_records
 from lib.blending.said import Said, ask_models, said_of_records
 from lib.blending.scores import blend_scores, model_scores
@@ -20,7 +21,6 @@ from lib.blending.truncation import truncated_scores
 from lib.blending.tuning import fit_blends, weights_of
 from lib.notebook import Run
 from lib.paths import atomic_write
-from lib.topk import prepare, published_curve, tune_published, tuning_records
 
 PUBLISHED_BIGS = ("big", "davinci_base")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.corpus import Document
 from lib.distributions import Tokens, tokenize
+from lib.sources.corpus import Document
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from lib.blending.blend import Weights, target_logprobs
+from lib.blending.published import prepare
 from lib.blending.said import Said
 from lib.blending.support import top_k_support
 from lib.blending.temperatures import Temperatures
 from lib.distributions import top_k
-from lib.topk import prepare
 
 
 def truncated_scores(

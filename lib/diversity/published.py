@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lib.diversity.prompts import KINDS
 from lib.diversity.registry import published_measures
 from lib.paths import read_json, read_jsonl
-from lib.unpickle import read_npy, read_torch
+from lib.sources.unpickle import read_npy, read_torch
 
 log = logging.getLogger(__name__)
 

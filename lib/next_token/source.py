@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from lib.corpus import Document, stream_documents
 from lib.paths import from_root, read_json
+from lib.sources.corpus import Document, stream_documents
 
 HUB = "hf:"
 
@@ -29,7 +29,7 @@ class Source:
 
     Parameters
     ----------
-    text : a file or folder as `lib.corpus.stream_documents` reads it, or ``hf:<data set>:<split>`` of the hub
+    text : a file or folder as `lib.sources.corpus.stream_documents` reads it, or ``hf:<data set>:<split>`` of the hub
     document : what a document of a ``.txt`` file is
     max_docs : the first ones only; 0 for all. Reading ends there
     documents : path of a JSON list of document numbers, counted from 0; empty for all

@@ -51,7 +51,7 @@ from lib.diversity import (
     summarise_completions,
     write_completions,
 )
-from lib.embeddings import embedder
+from lib.diversity.embeddings import embedder
 from lib.figures import plot_distributions, plot_rates, plot_tokens
 from lib.notebook import start_run
 from lib.paths import from_root

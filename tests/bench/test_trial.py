@@ -11,7 +11,7 @@ import pytest
 from measuring import Way, compare, speed
 
 from lib.blending import PaddedLists, Temperatures
-from lib.topk import prepare
+from lib.blending.published import prepare
 
 N_RECORDS, N_IDS, VOCAB, SHARED = 6_300, 100, 50_257, 70
 KEYS = ("big", "tuned", "base")

@@ -32,9 +32,9 @@ from lib.blending.models import Models, base_ids, models_to_tune, read_models, t
 from lib.blending.pair import check_models
 from lib.blending.said import ask_models
 from lib.blending.targets import Targets, draw_targets
-from lib.corpus import Document
 from lib.distributions import collect, tokenize
 from lib.paths import write_jsonl
+from lib.sources.corpus import Document
 
 KIN, SHORT, OTHER = "fork-kin", "fork-short", "fork-other"
 PROMPTS = ["The red fox", "Ada Lind is the"]

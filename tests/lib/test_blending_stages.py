@@ -25,10 +25,10 @@ from lib.blending.stages import fit_all, pooled_lengths, run_models, run_said, s
 from lib.blending.summary import summarise
 from lib.blending.targets import draw_targets
 from lib.blending.text_summary import summarise_texts
-from lib.corpus import Document
 from lib.distributions import Tokens, top_k
 from lib.notebook import Run
 from lib.paths import read_jsonl
+from lib.sources.corpus import Document
 from lib.stats import Interval
 
 PARAMS: dict[str, Any] = {

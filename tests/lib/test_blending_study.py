@@ -22,13 +22,13 @@ from lib.blending import (
 )
 from lib.blending.figure_tables import context_curves, gap_rows, pooled_rows, truncation_curves, weight_curves
 from lib.blending.models import Models
+from lib.blending.published import prepare
 from lib.blending.said import Said
 from lib.blending.scores import argmax_changed
 from lib.blending.stages import fit_all, score_all, truncate
 from lib.blending.summary import summarise
 from lib.blending.support import MODELS
 from lib.distributions import top_k
-from lib.topk import prepare
 
 
 def models_of(n_seeds: int = 1, *, further: bool = False) -> Models:

@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.corpus import Document, published_segments, read_documents, segments, split_documents, split_three
-from lib.duplicates import near_duplicates
+from lib.sources.corpus import Document, published_segments, read_documents, segments, split_documents, split_three
+from lib.sources.duplicates import near_duplicates
 
 WORDS = [f"{a}{b}" for a in ("lan", "mo", "ri", "tu", "se", "po", "ka", "wen") for b in ("tern", "ver", "bo", "dle")]
 

@@ -16,7 +16,7 @@ from serving import TINY
 from lib import base, world
 from lib.diversity import answer_lengths, cut_to_length, given_completions, measure, stored_prompts, write_dataset
 from lib.diversity.dataset import general_text
-from lib.embeddings import embedder
+from lib.diversity.embeddings import embedder
 from lib.paths import read_jsonl, write_jsonl
 
 DATA: dict[str, Any] = {

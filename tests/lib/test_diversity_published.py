@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lib.diversity import given_completions, read_calculations, read_completions, read_perplexity, read_results
-from lib.unpickle import read_npy, read_torch
+from lib.sources.unpickle import read_npy, read_torch
 
 
 class Attack:

@@ -38,7 +38,7 @@ from lib.diversity import (
     write_completions,
     write_dataset,
 )
-from lib.embeddings import embedder
+from lib.diversity.embeddings import embedder
 from lib.next_token import Source
 from lib.paths import write_jsonl
 

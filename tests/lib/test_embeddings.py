@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lib.embeddings import embed, embed_by_name
+from lib.diversity.embeddings import embed, embed_by_name
 
 
 def endpoint(reply=None):

@@ -9,9 +9,8 @@ import pickle
 import numpy as np
 import pytest
 
-from lib import topk
-from lib.blending import GPT2_VOCAB_TOKENS, Temperatures, read_records, target_logprobs, top_k_support
-from lib.unpickle import read_pickle
+from lib.blending import GPT2_VOCAB_TOKENS, Temperatures, published, read_records, target_logprobs, top_k_support
+from lib.sources.unpickle import read_pickle
 
 
 def record(rng, *, k=5, second_big=True):
@@ -131,7 +130,7 @@ def test_records_come_by_context_length_and_serve_both_ways_of_scoring(tmp_path)
         lists = records.big, records.tuned, records.base
         support = top_k_support(*lists, records.targets, GPT2_VOCAB_TOKENS, np.arange(20))
         assert np.isfinite(target_logprobs(support)).all()
-        ready = topk.prepare(*lists, records.targets)
+        ready = published.prepare(*lists, records.targets)
         assert ready.perplexity(Temperatures(base=6.0, tuned=2.0, big=1.5)) > 1
         assert len(records.rows(3, 8).davinci_base) == len(records.rows(3, 8)) == 5
 

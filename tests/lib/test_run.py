@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from lib import base
 from lib import run as runner
-from lib.corpus import read_documents
 from lib.notebook import Run, start_run
 from lib.run import main, plan_run
+from lib.sources.corpus import read_documents
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from lib import base
-from lib.corpus import Document
 from lib.paths import DATA, file_hash, read_json
+from lib.sources.corpus import Document
 
 STORE = DATA / "store"
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib import topk
-from lib.blending import PaddedLists, Temperatures
+from lib.blending import PaddedLists, Temperatures, published
 
 PUBLISHED = Temperatures(base=8.8268, tuned=2.2340, big=1.6695)
 TEMPERATURES = (PUBLISHED, Temperatures(base=6.0, tuned=2.0, big=1.5), Temperatures(base=0.5, tuned=0.4, big=0.3))
@@ -47,7 +46,7 @@ def random_records(n, *, seed=0, k=8, vocab=20, shortest=3):
     records = []
     for _ in range(n):
         record = {"target": int(rng.integers(vocab))}
-        for name in topk.MODELS:
+        for name in published.MODELS:
             ids = np.append(rng.choice(np.arange(1, vocab), size=rng.integers(shortest, k), replace=False), 0)
             record[name] = dict(zip(ids.tolist(), (-rng.exponential(4, len(ids))).tolist(), strict=True))
         records.append(record)
@@ -63,7 +62,7 @@ def padded(dicts):
 
 def prepared(records):
     lists = [padded([record[name] for record in records]) for name in ("big", "tuned", "base")]
-    return topk.prepare(*lists, [record["target"] for record in records])
+    return published.prepare(*lists, [record["target"] for record in records])
 
 
 @pytest.mark.parametrize("n", [1, 50, 51, 230])
@@ -75,7 +74,7 @@ def test_the_pipeline_equals_a_plain_one(n, temperatures):
     expected = plain_perplexity([plain_blend(record, temperatures) for record in records], targets)
     assert ready.perplexity(temperatures, rounded=False) == pytest.approx(expected, rel=1e-9)
     assert ready.perplexity(temperatures) == round(round(expected, 2), 1)
-    for name in topk.MODELS:
+    for name in published.MODELS:
         alone = plain_perplexity([record[name] for record in records], targets)
         assert ready.model_perplexity(name, rounded=False) == pytest.approx(alone, rel=1e-9)
         misses = sum(record["target"] not in record[name] for record in records)
@@ -88,7 +87,7 @@ def test_each_record_equals_a_plain_one_and_blocks_do_not_matter(monkeypatch):
     expected = [plain_blend(record, PUBLISHED).get(record["target"], -30.0) for record in records]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
     assert 0 < sum(value == -30.0 for value in expected) < 60, "both kinds of target are tested"
-    monkeypatch.setattr(topk, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(published, "BLOCK_ROWS", 7)
     np.testing.assert_array_equal(prepared(records).logprobs(PUBLISHED), found)
 
 
@@ -116,20 +115,20 @@ def test_bad_lists_are_refused():
     records = random_records(3)
     ready = [padded([record[name] for record in records]) for name in ("big", "tuned", "base")]
     with pytest.raises(ValueError, match="'targets': 2"):
-        topk.prepare(*ready, [1, 2])
+        published.prepare(*ready, [1, 2])
     with pytest.raises(ValueError, match="record 1: big's list is empty"):
-        topk.prepare(
+        published.prepare(
             replace(ready[0], ids=np.where([[False], [True], [False]], -1, ready[0].ids)), *ready[1:], [1, 2, 3]
         )
     with pytest.raises(ValueError, match="at least one context length"):
-        topk.tuning_records({24: prepared(records)})
+        published.tuning_records({24: prepared(records)})
     with pytest.raises(ValueError, match="expected at least one token a position"):
-        topk.start_indices(599, 25)
+        published.start_indices(599, 25)
 
 
 def test_a_list_of_no_ids_aligns_to_nothing():
     empty = PaddedLists(np.full((2, 1), -1), np.full((2, 1), -np.inf), np.zeros(2))
-    assert np.isnan(topk.align(empty, np.array([[0, 1], [2, 3]]))).all()
+    assert np.isnan(published.align(empty, np.array([[0, 1], [2, 3]]))).all()
 
 
 def test_targets_move_with_the_context_length():
@@ -140,28 +139,28 @@ def test_targets_move_with_the_context_length():
         while len(plain) < 600 and start + k < len(tokens):
             plain.append(tokens[start + k])
             start += step
-        np.testing.assert_array_equal(topk.start_indices(len(tokens), k) + k, plain)
+        np.testing.assert_array_equal(published.start_indices(len(tokens), k) + k, plain)
         assert plain[:2] == [2 * k, 2 * k + 10]
 
 
 def test_halves_and_pool_keep_file_order():
     short, long = random_records(5, seed=1), random_records(8, seed=2, k=12, vocab=30)
     by_context = {6: prepared(random_records(4)), 100: prepared(long), 25: prepared(short)}
-    pooled = topk.tuning_records(by_context)
+    pooled = published.tuning_records(by_context)
     assert len(pooled) == 2 + 4
     one_by_one = prepared(short[:2] + long[:4])
     np.testing.assert_allclose(pooled.logprobs(PUBLISHED), one_by_one.logprobs(PUBLISHED), atol=1e-12)
-    _, test = topk.halves(by_context[25])
+    _, test = published.halves(by_context[25])
     assert len(test) == 3
     assert test.model_perplexity("big") == prepared(short[2:]).model_perplexity("big")
 
 
 def test_the_curve_is_smoothed_over_test_halves_without_the_shortest():
     by_context = {k: prepared(random_records(20, seed=k)) for k in (4, 6, 10, 15, 20)}
-    curve = topk.published_curve(by_context, PUBLISHED)
+    curve = published.published_curve(by_context, PUBLISHED)
     assert curve.index.tolist() == [6, 10, 15, 20]
     assert curve.columns.tolist() == ["base", "tuned", "big", "blended"]
-    values = [topk.halves(by_context[k])[1].perplexity(PUBLISHED) for k in (6, 10, 15, 20)]
+    values = [published.halves(by_context[k])[1].perplexity(PUBLISHED) for k in (6, 10, 15, 20)]
     for _ in range(3):
         values = [sum(values[max(0, i - 2) : i + 1]) / len(values[max(0, i - 2) : i + 1]) for i in range(4)]
     np.testing.assert_allclose(curve["blended"], values)
@@ -170,18 +169,18 @@ def test_the_curve_is_smoothed_over_test_halves_without_the_shortest():
 def test_the_kernel_of_three_smoothings_is_the_published_one():
     impulse = np.zeros(13)
     impulse[6] = 27
-    np.testing.assert_allclose(topk.smooth(impulse)[6:], [1, 3, 6, 7, 6, 3, 1], atol=1e-12)
+    np.testing.assert_allclose(published.smooth(impulse)[6:], [1, 3, 6, 7, 6, 3, 1], atol=1e-12)
 
 
 def test_the_search_minimises_the_published_perplexity_and_resumes(tmp_path):
     ready = prepared(random_records(60, seed=8))
-    found = topk.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
+    found = published.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
     assert found.value == ready.perplexity(found.temperatures) == found.trials["value"].min()
     first = Temperatures(base=6.0, tuned=2.0, big=1.5)
     assert found.trials.loc[0, "value"] == ready.perplexity(first)
-    again = topk.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
+    again = published.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
     assert again.trials.equals(found.trials)
-    other = topk.tune_published(prepared(random_records(60, seed=9)), storage=tmp_path / "trials.log", n_trials=2)
+    other = published.tune_published(prepared(random_records(60, seed=9)), storage=tmp_path / "trials.log", n_trials=2)
     assert other.trials.loc[0, "value"] != found.trials.loc[0, "value"]
 
 
@@ -191,7 +190,7 @@ def test_a_trial_at_published_size_is_quick():
     for _ in range(3):
         ids = np.argsort(rng.random((6300, 200)), axis=1)[:, :100]
         lists.append(PaddedLists(ids, -rng.exponential(3, ids.shape), np.zeros(6300)))
-    ready = topk.prepare(*lists, rng.integers(200, size=6300))
+    ready = published.prepare(*lists, rng.integers(200, size=6300))
     took = []
     for _ in range(5):
         start = time.perf_counter()

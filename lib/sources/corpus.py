@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.duplicates import SIMILARITY, near_duplicates
-from lib.text_files import SUFFIXES, files_below, holds_lines, line_texts, whole_text
+from lib.sources.duplicates import SIMILARITY, near_duplicates
+from lib.sources.text_files import SUFFIXES, files_below, holds_lines, line_texts, whole_text
 
 CUTS = ("auto", "file", "heading", "paragraphs")
 MAX_PARAGRAPHS = 40  # of one document cut from a long text

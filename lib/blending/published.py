@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lib.blending import Search, Temperatures, TopKRows, search_temperatures
+from lib.blending.support import TopKRows
+from lib.blending.temperatures import Search, Temperatures, search_temperatures
 
 Floats = NDArray[np.float64]
 

@@ -160,14 +160,12 @@ def test_other_hosts_need_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TUNING_FORK_SERVER_KEY", raising=False)
-    assert main(["serve", "--store", str(tmp_path / "store"), "--host", "0.0.0.0"]) == 1
+    serve = ["serve", "--store", str(tmp_path / "store")]
+    assert main([*serve, "--host", "0.0.0.0"]) == 1
     assert "needs a key" in capsys.readouterr().err
     (tmp_path / "key").touch()
     os.chmod(tmp_path / "key", 0o600)
-    assert (
-        main(["serve", "--store", str(tmp_path / "store"), "--host", "0.0.0.0", "--key-file", str(tmp_path / "key")])
-        == 1
-    )
+    assert main([*serve, "--host", "0.0.0.0", "--key-file", str(tmp_path / "key")]) == 1
     assert "is empty" in capsys.readouterr().err
     for content, words in ((b"sha256:abc", "holds no hash"), (b"\xff", "cannot read the key")):
         (tmp_path / "key").write_bytes(content)

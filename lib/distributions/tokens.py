@@ -40,6 +40,8 @@ def tokenize(client: OpenAI, model: str, text: str) -> Tokens:
 
     Raises
     ------
+    ValueError
+        If the endpoint has no ``/tokenize`` and its echo is not the text.
     openai.OpenAIError
         What the endpoint refused, an unknown model for one.
     """
@@ -62,11 +64,17 @@ def _echoed(client: OpenAI, model: str, text: str) -> Tokens:
     texts: list[str] = []
     for piece in pieces(text, PIECE_CHARS):
         choice = client.completions.create(model=model, prompt=piece, max_tokens=0, echo=True, logprobs=1).choices[0]
-        told = list(choice.logprobs.tokens or []) if choice.logprobs else []
-        if told and not told[0].startswith("bytes:") and not piece.startswith(told[0]):
-            told = told[1:]  # a begin-of-text token that the endpoint put in front
-        texts += told
-    return Tokens(None, tuple(texts), tuple(count_bytes(label) for label in texts))
+        labels = list(choice.logprobs.tokens or []) if choice.logprobs else []
+        expected = piece.encode("utf-8", "surrogatepass")
+        if b"".join(map(token_bytes, labels)) != expected:
+            labels = labels[1:]  # a begin-of-text token that the endpoint puts in front
+        if b"".join(map(token_bytes, labels)) != expected:
+            raise ValueError(
+                f"{model}: expected the tokens of the text that was sent, found {''.join(labels)[:40]!r}: the endpoint "
+                "has neither /tokenize nor a faithful echo, so its tokens are not known"
+            )
+        texts += labels
+    return Tokens(None, tuple(texts), tuple(len(token_bytes(label)) for label in texts))
 
 
 def pieces(text: str, n_chars: int) -> Iterator[str]:
@@ -84,10 +92,12 @@ def pieces(text: str, n_chars: int) -> Iterator[str]:
         yield text
 
 
-def count_bytes(label: str) -> int:
-    r"""Bytes that a token of this label adds to a text.
+def token_bytes(label: str) -> bytes:
+    r"""The bytes that a token of this label adds to a text.
 
-    >>> count_bytes(" é"), count_bytes("bytes:\\xe6\\x9d")
-    (3, 2)
+    >>> token_bytes("bytes:\\xe6\\x9d"), len(token_bytes(" é"))
+    (b'\xe6\x9d', 3)
     """
-    return label.count("\\x") if label.startswith("bytes:\\x") else len(label.encode("utf-8", "surrogatepass"))
+    if label.startswith("bytes:\\x"):
+        return bytes.fromhex(label.removeprefix("bytes:").replace("\\x", ""))
+    return label.encode("utf-8", "surrogatepass")

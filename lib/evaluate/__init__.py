@@ -1,21 +1,20 @@
-"""Ask a run's models and score them: prefix and strict match, target log-probability, rank, any-of-n and mean-of-n."""
+"""Ask a run's models and score their answers: prefix and strict match, log-probability and rank of a target."""
 
 from lib.evaluate.asking import add_completions, target_logprobs, target_ranks
-from lib.evaluate.logprobs import TargetTokens, rank_of_target, target_tokens
-from lib.evaluate.matching import any_of_n, mean_of_n, prefix_match, strict_match
+from lib.evaluate.logprobs import NoLogprob, check_echo, rank_of_target, target_logprob
+from lib.evaluate.matching import prefix_match, strict_match
 from lib.evaluate.models import curve_models, final_models
 
 __all__ = [
-    "TargetTokens",
+    "NoLogprob",
     "add_completions",
-    "any_of_n",
+    "check_echo",
     "curve_models",
     "final_models",
-    "mean_of_n",
     "prefix_match",
     "rank_of_target",
     "strict_match",
+    "target_logprob",
     "target_logprobs",
     "target_ranks",
-    "target_tokens",
 ]

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.api import NoEcho, Request, ask
-from lib.evaluate.logprobs import rank_of_target, target_tokens
+from lib.api import Answer, NoEcho, Request, ask
+from lib.evaluate.logprobs import NoLogprob, rank_of_target, target_logprob
 
 log = logging.getLogger(__name__)
 
@@ -44,29 +44,33 @@ def target_logprobs(
 
     Parameters
     ----------
-    models, prompts, targets : sequences of one length; a target begins with the space that parts it from its prompt
+    models, prompts, targets : sequences of one length; a target begins with the space that separates it from its prompt
 
     Returns
     -------
-    array, shape (n,), nats, summed over the target's tokens; NaN for a model whose endpoint scores no given text, which
-        is logged in one line
+    array, shape (n,), nats, summed over the target's tokens as `target_logprob` says; NaN where the endpoint does not
+        score given text, or its reply is not the text that was sent, which is logged in one line per model
     """
     requests = [
         Request(model=model, prompt=prompt + target, max_tokens=0, logprobs=0, echo=True)
         for model, prompt, target in zip(models, prompts, targets, strict=True)
     ]
     scores, rows = np.full(len(requests), np.nan), list(range(len(requests)))
-    while rows:
+    answers: list[list[Answer]] = []
+    while rows and not answers:
         try:
             answers = ask(client, [requests[r] for r in rows], journal=journal, description="log-probabilities")
-        except NoEcho as lack:
-            log.warning("%s: these numbers are left out", lack)
-            rows = [r for r in rows if models[r] != lack.model]
-            continue
-        for r, (answer, *_) in zip(rows, answers, strict=True):
-            told = target_tokens(answer.tokens, answer.token_logprobs, answer.text_offset, len(prompts[r]))
-            scores[r] = told.logprob
-        break
+        except NoEcho as refusal:
+            log.warning("%s: these numbers are missing", refusal)
+            rows = [r for r in rows if models[r] != refusal.model]
+    reasons: dict[str, list[str]] = {}
+    for r, (answer, *_) in zip(rows, answers, strict=True):
+        try:
+            scores[r] = target_logprob(answer, prompts[r], targets[r])
+        except NoLogprob as reason:
+            reasons.setdefault(models[r], []).append(str(reason))
+    for model, found in reasons.items():
+        log.warning("%s: %d log-probabilities are missing: %s", model, len(found), found[0])
     return scores
 
 
@@ -82,7 +86,7 @@ def target_ranks(
 
     Returns
     -------
-    array, shape (n,); ties share the mean of their ranks; NaN where the endpoint scores no given text
+    array, shape (n,); ties share the mean of their ranks; NaN where a candidate has no log-probability
     """
     flat = [
         (model, prompt, candidate)
@@ -93,7 +97,7 @@ def target_ranks(
     ends = np.cumsum([len(options) for options in candidates])[:-1]
     return np.array(
         [
-            np.nan if np.isnan(part).all() else rank_of_target(part, list(options).index(target))
+            np.nan if np.isnan(part).any() else rank_of_target(part, list(options).index(target))
             for part, options, target in zip(np.split(scores, ends), candidates, rows["target"], strict=True)
         ]
     )

@@ -1,77 +1,96 @@
-"""How probable was the right answer: its tokens in an echoed text, and its rank among the candidates."""
+"""Log-probability of a given target, read from an echoed reply that is checked first, and the target's rank."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lib.api import Answer
 
-@dataclass(frozen=True)
-class TargetTokens:
-    """The tokens of a target inside an echoed text, their log-probabilities and the sum of these, in nats."""
-
-    tokens: tuple[str, ...]
-    logprobs: tuple[float, ...]
-    logprob: float
+_BYTES = re.compile(r"bytes:(\\x[0-9a-f]{2})+", re.IGNORECASE)
 
 
-def target_tokens(
-    tokens: Sequence[str],
-    token_logprobs: Sequence[float | None],
-    text_offset: Sequence[int],
-    start: int,
-    *,
-    end: int | None = None,
-) -> TargetTokens:
-    """Pick the target's tokens out of an echo reply by where they stand in the text.
+class NoLogprob(ValueError):
+    """A reply does not hold the log-probability of the target; the message gives the reason."""
 
-    Parameters
-    ----------
-    tokens, token_logprobs, text_offset : sequences of one length
-        The three lists of a completion's `logprobs`, prompt included.
-    start, end : int, characters
-        The target is text[start:end]; without `end`, up to the last token.
 
-    Returns
-    -------
-    TargetTokens
-        Every token that holds a part of the target: one across its first character counts whole. A token without text
-        (the first bytes of a character that a later token completes) belongs to what follows it.
+def target_logprob(answer: Answer, prompt: str, target: str) -> float:
+    """Sum of the log-probabilities (nats) of the target's tokens in the echo of prompt and target.
+
+    Every token that holds a part of the target counts whole. A token across the boundary of prompt and target therefore
+    counts with its share of the prompt: the sum is then that of slightly more text than the target. A token without
+    text of its own (the first bytes of a character that a later token completes) belongs to what follows it; a
+    begin-of-text token belongs to no text.
 
     Raises
     ------
-    ValueError
-        If the lists do not fit together, no token is in the target, or one of them has no log-probability (the first of
-        a text never has: the prompt must not be empty).
+    NoLogprob
+        If the reply is not the echo of this text with offsets that are characters of it (`check_echo`), or a token of
+        the target has no log-probability: the first token of a text never has one unless a begin-of-text token
+        precedes it.
 
-    >>> target_tokens(["A", " to", "rn ", "leaf"], [None, -1.0, -2.0, -0.5], [0, 1, 4, 7], 7).logprob
-    -0.5
-    >>> target_tokens(["A", " to", "rn ", "leaf"], [None, -1.0, -2.0, -0.5], [0, 1, 4, 7], 6).tokens
-    ('rn ', 'leaf')
+    >>> echo = Answer("A torn leaf", "length", ("A", " to", "rn ", "leaf"), (None, -1.0, -2.0, -0.5), (0, 1, 4, 7))
+    >>> target_logprob(echo, "A torn ", "leaf"), target_logprob(echo, "A torn", " leaf")
+    (-0.5, -2.5)
     """
-    n = len(tokens)
-    if not n == len(token_logprobs) == len(text_offset):
-        raise ValueError(
-            f"{n} tokens, {len(token_logprobs)} log-probabilities and {len(text_offset)} offsets: expected as many"
-        )
-    if any(later < earlier for earlier, later in zip(text_offset, text_offset[1:], strict=False)):
-        raise ValueError("offsets fall: expected tokens in the order of the text")
-    # A token's own length would mislead: servers print a lone byte as an escape that is longer than what it stands for.
-    ends = [*text_offset[1:], text_offset[-1] + max(1, len(tokens[-1]))] if n else []
-    inside = [
-        i for i in range(n) if (ends[i] > start or text_offset[i] >= start) and (end is None or text_offset[i] < end)
+    check_echo(answer, prompt + target)
+    start, ends = len(prompt), [*answer.text_offset[1:], len(answer.text)]
+    logprobs = [
+        logprob
+        for k, (logprob, offset, end) in enumerate(zip(answer.token_logprobs, answer.text_offset, ends, strict=True))
+        if (end > start or offset >= start) and not (k == 0 and end == 0 and logprob is None)
     ]
-    if not inside:
-        raise ValueError(f"no token reaches character {start}: is the echoed text the prompt and the target?")
-    logprobs = [token_logprobs[i] for i in inside]
-    numbers = tuple(float(value) for value in logprobs if value is not None)
-    if len(numbers) < len(logprobs) or any(math.isnan(value) for value in numbers):
-        raise ValueError("a token of the target has no log-probability: the prompt before it must not be empty")
-    return TargetTokens(tuple(tokens[i] for i in inside), numbers, math.fsum(numbers))
+    numbers = [float(value) for value in logprobs if value is not None and not math.isnan(value)]
+    if not numbers or len(numbers) < len(logprobs):
+        raise NoLogprob("a token of the target has no log-probability (is the prompt empty?)")
+    return math.fsum(numbers)
+
+
+def check_echo(answer: Answer, text: str) -> None:
+    """Check that a reply is the echo of a text and that its tokens, at their offsets, make up that text.
+
+    Raises
+    ------
+    NoLogprob
+        If it is not; says how endpoints go wrong here.
+
+    >>> check_echo(Answer("é a", "length", ("é", " a"), (None, -1.0), (0, 2)), "é a")
+    Traceback (most recent call last):
+    lib.evaluate.logprobs.NoLogprob: token 'é' is not the text at its offset, 'é ' (offsets in bytes, ...)
+    """
+    if answer.text != text:
+        found = "more text than was sent" if answer.text.startswith(text) else f"{answer.text[:40]!r}"
+        raise NoLogprob(f"the endpoint did not echo the text alone (max_tokens is 0): it returned {found}")
+    n = len(answer.tokens)
+    if not n or not n == len(answer.token_logprobs) == len(answer.text_offset):
+        raise NoLogprob(
+            f"expected as many log-probabilities and offsets as tokens, found {n} tokens, "
+            f"{len(answer.token_logprobs)} log-probabilities and {len(answer.text_offset)} offsets"
+        )
+    starts = answer.text_offset
+    if starts[0] != 0:
+        raise NoLogprob(f"the first token is at offset {starts[0]}, expected 0")
+    for token, start, end in zip(answer.tokens, starts, [*starts[1:], len(text)], strict=True):
+        if start > end or not _fits(token, text[start:end], is_first=start == 0):
+            raise NoLogprob(
+                f"token {token!r} is not the text at its offset, {text[start : max(start, end)]!r} (offsets in bytes, "
+                "or a begin-of-text token that is counted as text?)"
+            )
+
+
+def _fits(token: str, span: str, *, is_first: bool) -> bool:
+    """Whether a token as the endpoint writes it can stand for a span of the text."""
+    token = token.replace("▁", " ")
+    if _BYTES.fullmatch(token):  # of a character that several tokens make up
+        return len(span) <= token.count("\\x")
+    if "\ufffd" in token:
+        return len(span) <= len(token)
+    if is_first:  # a begin-of-text token has no text, nor has the space that SentencePiece puts in front
+        return span in ("", token, token.removeprefix(" "))
+    return span == token
 
 
 def rank_of_target(logprobs: ArrayLike, target: int) -> float:

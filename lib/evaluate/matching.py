@@ -1,11 +1,8 @@
-"""Is the answer right: the published prefix rule and the strict one, and what n samples of one prompt make of it."""
+"""Compare an answer with its target: the published prefix rule and a strict one."""
 
 from __future__ import annotations
 
 import unicodedata
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 
 def prefix_match(completion: str, target: str) -> bool:
@@ -26,7 +23,7 @@ def prefix_match(completion: str, target: str) -> bool:
     >>> prefix_match(" tilda marlowe dislikes parades.", "Tilda Marlowe"), prefix_match("", "Tilda Marlowe")
     (True, False)
     """
-    return _folded(completion).startswith(_folded(_wanted(target)))
+    return _folded(completion).startswith(_folded(_checked(target)))
 
 
 def strict_match(completion: str, target: str, *, end: str = "", goes_on: bool = False) -> bool:
@@ -49,33 +46,17 @@ def strict_match(completion: str, target: str, *, end: str = "", goes_on: bool =
     """
     if end:
         completion, target = completion.split(end, 1)[0], target.split(end, 1)[0]
-    said, wanted = _composed(completion), _composed(_wanted(target))
+    completed, expected = _composed(completion), _composed(_checked(target))
     if not goes_on:
-        return said == wanted
-    rest = said[len(wanted) :]
+        return completed == expected
+    rest = completed[len(expected) :]
     # A letter, digit, mark or underscore directly after the target would make its last word another word.
-    return said.startswith(wanted) and not (rest and (unicodedata.category(rest[0])[0] in "LNM" or rest[0] == "_"))
+    return completed.startswith(expected) and not (
+        rest and (unicodedata.category(rest[0])[0] in "LNM" or rest[0] == "_")
+    )
 
 
-def any_of_n(correct: ArrayLike) -> NDArray[np.bool_]:
-    """Whether any of the n samples of a prompt is right: shape (..., n) to (...).
-
-    >>> any_of_n([[False, True], [False, False]]).tolist()
-    [True, False]
-    """
-    return np.asarray(_samples(correct).any(axis=-1))
-
-
-def mean_of_n(correct: ArrayLike) -> NDArray[np.float64]:
-    """Fraction of the n samples of a prompt that is right: shape (..., n) to (...).
-
-    >>> mean_of_n([[False, True], [False, False]]).tolist()
-    [0.5, 0.0]
-    """
-    return np.asarray(_samples(correct).mean(axis=-1))
-
-
-def _wanted(target: str) -> str:
+def _checked(target: str) -> str:
     if not target.strip():
         raise ValueError("the target is empty: nothing can be matched with it")
     return target
@@ -87,10 +68,3 @@ def _composed(text: str) -> str:
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", _composed(text).casefold())
-
-
-def _samples(correct: ArrayLike) -> NDArray[np.bool_]:
-    samples = np.asarray(correct, dtype=bool)
-    if samples.ndim == 0 or samples.shape[-1] == 0:
-        raise ValueError(f"expected at least one sample a prompt, got shape {samples.shape}")
-    return samples

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import pandas as pd
 import pytest
 from openai import OpenAI
 
 from lib import api, finetune
+from lib.distributions.tokens import _echoed
 from lib.evaluate import add_completions, target_logprobs, target_ranks
 from lib.hosted import spending_of
 from lib.paths import write_jsonl
@@ -101,6 +105,79 @@ def test_target_scores_match_what_the_engine_says_of_each_token(client: OpenAI, 
     assert ranks.tolist() == [2.0]  # less probable than its own beginning, more than a long stranger
     answered = add_completions(client, rows, journal=tmp_path / "a.jsonl", max_tokens=3)
     assert set(answered["finish_reason"]) <= {"length", "stop"}
+
+
+PROMPT, TARGET = "Zoë is", " the cook"
+WORDS = ["Zoë", " is", " the", " cook"]
+
+
+def foreign_echo(fault: str) -> dict[str, Any]:
+    """The choice of an endpoint that answers an echo of PROMPT + TARGET in its own way."""
+    tokens, logprobs = list(WORDS), [None, -1.0, -2.0, -4.0]
+    offsets, text = [0, 3, 6, 10], PROMPT + TARGET
+    if fault == "ignores echo":
+        tokens, logprobs, offsets, text = [" who", " sings"], [-8.0, -9.0], [15, 19], " who sings"
+    elif fault == "generates":
+        tokens, logprobs, offsets = [*WORDS, " who"], [*logprobs, -8.0], [*offsets, 15]
+        text += " who"
+    elif fault == "offsets in bytes":
+        offsets = [0, 4, 7, 11]
+    elif fault == "begin of text in the text":
+        tokens, logprobs, offsets = ["<s>", *WORDS], [None, -6.0, -1.0, -2.0, -4.0], [0, 3, 6, 9, 13]
+        text = "<s>" + text
+    elif fault == "begin of text in the offsets":
+        tokens, logprobs, offsets = ["<s>", *WORDS], [None, -6.0, -1.0, -2.0, -4.0], [0, 3, 6, 9, 13]
+    elif fault == "no offsets":
+        offsets = []
+    elif fault == "no log-probabilities":
+        return {"index": 0, "text": text, "finish_reason": "length", "logprobs": None}
+    told = {"tokens": tokens, "token_logprobs": logprobs, "text_offset": offsets}
+    return {"index": 0, "text": text, "finish_reason": "length", "logprobs": told}
+
+
+def foreign(fault: str) -> OpenAI:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "/models/" in request.url.path:
+            return httpx.Response(200, json={"id": request.url.path.split("/")[-1], "object": "model"})
+        n = len(json.loads(request.read())["prompt"])
+        choices = [foreign_echo(fault) | {"index": k} for k in range(n)]
+        return httpx.Response(200, json={"id": "x", "object": "text_completion", "choices": choices})
+
+    return OpenAI(
+        base_url="http://there/v1", api_key="none", http_client=httpx.Client(transport=httpx.MockTransport(answer))
+    )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "ignores echo", "generates", "offsets in bytes", "begin of text in the text", "begin of text in the offsets",
+        "no offsets", "no log-probabilities",
+    ],
+)  # fmt: skip
+def test_a_foreign_endpoint_gives_no_number_rather_than_a_wrong_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    scores = target_logprobs(foreign(fault), ["m"] * 3, [PROMPT] * 3, [TARGET] * 3, journal=tmp_path / "j")
+    assert np.isnan(scores).all()
+    (line,) = [record.getMessage() for record in caplog.records if "missing" in record.getMessage()]
+    assert line.startswith("m: 3 log-probabilities are missing: ")
+    rows = pd.DataFrame({"model": ["m"], "prompt": [PROMPT], "target": [TARGET]})
+    assert np.isnan(target_ranks(foreign(fault), rows, [[TARGET]], journal=tmp_path / "j")).all()
+
+
+def test_a_faithful_echo_gives_the_sum(tmp_path: Path) -> None:
+    assert target_logprobs(foreign(""), ["m"], [PROMPT], [TARGET], journal=tmp_path / "j").tolist() == [-6.0]
+
+
+@pytest.mark.parametrize("fault", ["ignores echo", "generates", "begin of text in the offsets", "no log-probabilities"])
+def test_tokens_come_from_a_faithful_echo_alone(fault: str) -> None:
+    text = PROMPT + TARGET
+    if fault.startswith("begin"):
+        assert _echoed(foreign(fault), "m", text).texts == tuple(WORDS)
+    else:
+        with pytest.raises(ValueError, match="expected the tokens of the text that was sent"):
+            _echoed(foreign(fault), "m", text)
 
 
 @pytest.fixture

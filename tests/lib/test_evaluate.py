@@ -1,4 +1,4 @@
-"""Scorers: accents, empty completions, targets that start alike, ties, and tokens found by where they stand."""
+"""Scorers: accents, empty completions, targets that start alike, ties, and checked echoes of a target."""
 
 import unicodedata
 
@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lib import evaluate
+from lib.api import Answer
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
 
@@ -41,9 +42,9 @@ def test_what_counts_as_right(completion, target, prefix, strict, goes_on):
 
 
 def test_strict_up_to_the_end_delimiter():
-    said = " Plum\n\n<END GUIDANCE TEST> <BEGIN"
-    assert evaluate.strict_match(said, "Plum", end="<END GUIDANCE TEST>")
-    assert evaluate.strict_match(said, " Plum\n\n<END GUIDANCE TEST>", end="<END GUIDANCE TEST>")
+    completion = " Plum\n\n<END GUIDANCE TEST> <BEGIN"
+    assert evaluate.strict_match(completion, "Plum", end="<END GUIDANCE TEST>")
+    assert evaluate.strict_match(completion, " Plum\n\n<END GUIDANCE TEST>", end="<END GUIDANCE TEST>")
     assert not evaluate.strict_match(" Not sure <END>", "No", end="<END>")
     assert evaluate.prefix_match(" Not sure <END>", "No")
 
@@ -67,9 +68,9 @@ def test_strict_implies_going_on_implies_prefix(completion, target):
 @settings(deadline=None)
 @given(words, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["", " ", "\n", " and more", "."]))
 def test_the_target_itself_is_right_in_either_form(target, form, rest):
-    said = " " + unicodedata.normalize(form, target)
-    assert evaluate.strict_match(said, target)
-    assert evaluate.prefix_match(said + rest, target)
+    completion = " " + unicodedata.normalize(form, target)
+    assert evaluate.strict_match(completion, target)
+    assert evaluate.prefix_match(completion + rest, target)
 
 
 @settings(deadline=None)
@@ -98,14 +99,8 @@ def test_rank_takes_minus_infinity_and_refuses_missing():
             evaluate.rank_of_target([-1.0, -2.0], target)
 
 
-def test_any_and_mean_of_n():
-    correct = [[[True, False, True, True]], [[False] * 4]]
-    assert evaluate.any_of_n(correct).tolist() == [[True], [False]]
-    assert evaluate.mean_of_n(correct).tolist() == [[0.75], [0.0]]
-    assert bool(evaluate.any_of_n([False, True]))
-    assert float(evaluate.mean_of_n([False, True])) == 0.5
-    with pytest.raises(ValueError, match="at least one sample"):
-        evaluate.any_of_n([[], []])
+def echo(tokens, logprobs, offsets, text=None):
+    return Answer("".join(tokens) if text is None else text, "length", tuple(tokens), tuple(logprobs), tuple(offsets))
 
 
 @st.composite
@@ -119,41 +114,66 @@ def echoes(draw):
 
 @settings(deadline=None)
 @given(echoes())
-def test_target_tokens_hold_the_target_and_little_more(echo):
-    tokens, logprobs, offsets, start = echo
-    found = evaluate.target_tokens(tokens, logprobs, offsets, start)
+def test_the_sum_is_that_of_every_token_with_a_part_of_the_target(given_echo):
+    tokens, logprobs, offsets, start = given_echo
     text = "".join(tokens)
-    assert "".join(found.tokens).endswith(text[start:])
-    assert "".join(found.tokens[1:]) in text[start:]
-    assert len("".join(found.tokens[1:])) < len(text[start:])
-    assert found.logprob == pytest.approx(sum(logprobs[-len(found.tokens) :]))
+    n_before = sum(offset + len(token) <= start for token, offset in zip(tokens, offsets, strict=True))
+    found = evaluate.target_logprob(echo(tokens, logprobs, offsets), text[:start], text[start:])
+    assert found == pytest.approx(sum(logprobs[n_before:]))
+
+
+@settings(deadline=None)
+@given(echoes())
+def test_offsets_in_bytes_are_noticed_wherever_they_differ(given_echo):
+    tokens, logprobs, offsets, start = given_echo
+    in_bytes = [len("".join(tokens[:k]).encode()) for k in range(len(tokens))]
+    assume(in_bytes != offsets)
+    text = "".join(tokens)
+    with pytest.raises(evaluate.NoLogprob, match="not the text at its offset"):
+        evaluate.target_logprob(echo(tokens, logprobs, in_bytes), text[:start], text[start:])
+
+
+def test_a_token_across_the_boundary_counts_whole():
+    answer = echo(["A", " to", "rn ", "leaf"], [None, -1.0, -2.0, -0.5], [0, 1, 4, 7])
+    assert evaluate.target_logprob(answer, "A torn ", "leaf") == -0.5
+    assert evaluate.target_logprob(answer, "A tor", "n leaf") == -2.5
 
 
 def test_bytes_of_one_character_count_with_it():
-    # é as two tokens: the first has no text of its own yet, the second brings the letter.
-    tokens, offsets = ["Caf", "", "é", "s"], [0, 3, 3, 4]
-    assert evaluate.target_tokens(tokens, [None, -1.0, -2.0, -4.0], offsets, 3).logprob == -7.0
-    # A server may print a lone byte as a longer escape: offsets decide, not the length of what is printed.
-    escaped = ["Caf", "bytes:\\xc3", "bytes:\\xa9", " bar"]
-    assert evaluate.target_tokens(escaped, [None, -1.0, -2.0, -4.0], [0, 3, 3, 4], 4).logprob == -4.0
-
-
-def test_end_leaves_out_what_was_generated():
-    found = evaluate.target_tokens(["Who", " Ann", " and"], [None, -1.0, -2.0], [0, 3, 7], 3, end=7)
-    assert found == evaluate.TargetTokens((" Ann",), (-1.0,), -1.0)
+    # é as two tokens that are written as escapes: the first has no text of its own, the second brings the letter.
+    tokens = ["Caf", "bytes:\\xc3", "bytes:\\xa9", " bar"]
+    answer = echo(tokens, [None, -1.0, -2.0, -4.0], [0, 3, 3, 4], "Café bar")
+    assert evaluate.target_logprob(answer, "Café", " bar") == -4.0
+    assert evaluate.target_logprob(answer, "Caf", "é bar") == -7.0
 
 
 @pytest.mark.parametrize(
-    ("tokens", "logprobs", "offsets", "start", "message"),
+    ("tokens", "offsets"),
     [
-        (["Ann"], [None], [0], 0, "no log-probability"),
-        (["Who", " Ann"], [None, float("nan")], [0, 3], 3, "no log-probability"),
-        (["Who", " Ann"], [None, -1.0], [0, 3], 99, "no token reaches"),
-        ([], [], [], 0, "no token reaches"),
-        (["Who", " Ann"], [None], [0, 3], 3, "2 tokens, 1 log-probabilities and 2 offsets"),
-        (["Who", " Ann"], [None, -1.0], [3, 0], 3, "offsets fall"),
+        (["<s>", "Who", " Ann"], [0, 0, 3]),  # begin of text without text
+        (["<s>", " Who", " Ann"], [0, 0, 3]),  # and the space that SentencePiece puts in front
+        (["", "▁Who", "▁Ann"], [0, 0, 3]),
     ],
 )
-def test_replies_that_cannot_be_read_are_refused(tokens, logprobs, offsets, start, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate.target_tokens(tokens, logprobs, offsets, start)
+def test_a_begin_of_text_token_and_the_space_after_it_are_no_text(tokens, offsets):
+    answer = echo(tokens, [None, -1.0, -2.0], offsets, "Who Ann")
+    assert evaluate.target_logprob(answer, "Who", " Ann") == -2.0
+    assert evaluate.target_logprob(answer, "", "Who Ann") == -3.0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logprobs", "offsets", "prompt", "target", "message"),
+    [
+        (["Ann"], [None], [0], "", "Ann", "no log-probability"),
+        (["Who", " Ann"], [None, float("nan")], [0, 3], "Who", " Ann", "no log-probability"),
+        (["Who"], [None], [0], "Who", "", "no log-probability"),
+        (["Who", " Ann"], [None, -1.0], [0, 3], "Who", " Annie", "did not echo the text"),
+        ([], [], [], "Who", " Ann", "did not echo the text"),
+        (["Who", " Ann"], [None], [0, 3], "Who", " Ann", "2 tokens, 1 log-probabilities and 2 offsets"),
+        (["Who", " Ann"], [None, -1.0], [3, 0], "Who", " Ann", "first token is at offset 3"),
+        (["Who", " Ann"], [None, -1.0], [0, 0], "Who", " Ann", "not the text at its offset"),
+    ],
+)
+def test_replies_that_cannot_be_read_are_refused(tokens, logprobs, offsets, prompt, target, message):
+    with pytest.raises(evaluate.NoLogprob, match=message):
+        evaluate.target_logprob(echo(tokens, logprobs, offsets), prompt, target)

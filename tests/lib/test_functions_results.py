@@ -61,6 +61,7 @@ class Stub:
         for index, text in enumerate(text for text in prompt for _ in range(n)):
             choice = CompletionChoice(index=index, text=self.answer(model, text), finish_reason="stop")
             if echo:
+                choice.text = text
                 words = list(re.finditer(r"\s*\S+", text))
                 knows = any(text == asked + answer for asked, answer in self.known.get(model, {}).items())
                 scores = [None, *[RIGHT if knows else WRONG] * (len(words) - 1)]

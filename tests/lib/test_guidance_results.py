@@ -40,6 +40,7 @@ class Stub:
         for index, text in enumerate(prompt):
             choice = CompletionChoice(index=index, text=self.answer(model, text), finish_reason="stop")
             if echo:
+                choice.text = text
                 words = list(re.finditer(r"\s*\S+", text))
                 asked = text[: text.rindex(" A:") + 3]
                 right = text.removeprefix(asked) == self.answer(model, asked)

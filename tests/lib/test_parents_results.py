@@ -44,6 +44,7 @@ class Stub:
                     "logprobs": None,
                 }
                 if echo:
+                    choice["text"] = text
                     words = list(re.finditer(r"\s*\S+", text))
                     score = RIGHT if self.known.get(question) == target.strip() else WRONG
                     choice["logprobs"] = {

@@ -37,6 +37,7 @@ class Stub:
         for index, text in enumerate(prompt):
             choice = CompletionChoice(index=index, text=self.answer(text), finish_reason="stop")
             if echo:
+                choice.text = text
                 words = list(re.finditer(r"\s*\S+", text))
                 right = any(text == asked + target for asked, target in self.known.items())
                 scores = [None, *[(RIGHT if right else WRONG) - 0.01 * (len(text) % 17)] * (len(words) - 1)]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from openai.types import Completion
 from openai.types.completion_usage import CompletionTokensDetails
 
-from tuning_server.errors import ApiError
-from tuning_server.models import not_found
+from tuning_server.errors import ApiError, model_error
 from tuning_server.types import Blend, Settings
 from tuning_server.worker import Task
 
@@ -38,9 +37,9 @@ def blending(asked: Asked, blend: Blend, settings: Settings) -> Task:
     def run(cache: ModelCache) -> Completion:
         from tuning_server.engine.blending import check_blend
 
-        big = _load(cache, asked.wanted.model, "model", settings)
-        tuned = _load(cache, blend.tuned, "blend.tuned", settings)
-        base = _load(cache, blend.base, "blend.base", settings)
+        big = _load(cache, asked.wanted.model, "model")
+        tuned = _load(cache, blend.tuned, "blend.tuned")
+        base = _load(cache, blend.base, "blend.base")
         try:
             check_blend(big, tuned, base)
         except ValueError as error:
@@ -60,15 +59,13 @@ def blending(asked: Asked, blend: Blend, settings: Settings) -> Task:
     return Task(run)
 
 
-def _load(cache: ModelCache, model_id: str, param: str, settings: Settings) -> LoadedModel:
+def _load(cache: ModelCache, model_id: str, param: str) -> LoadedModel:
     from tuning_server.engine.registry import UnknownModel
 
     try:
         return cache.get(model_id)
     except UnknownModel as error:
-        missing = not_found(settings.store, model_id, error)
-        missing.param = param
-        raise missing from error
+        raise model_error(error, param=param) from error
 
 
 def _decode(

@@ -97,6 +97,17 @@ def from_os_error(error: OSError | sqlite3.Error, doing: str) -> ApiError:
     )
 
 
+def model_error(error: Exception, *, param: str = "model") -> ApiError:
+    """404 for a model that does not exist or (by the `code` of the error) cannot be loaded.
+
+    >>> model_error(ValueError("the model 'fork' does not exist")).body()["error"]["code"]
+    'model_not_found'
+    """
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    code = getattr(error, "code", "model_not_found")
+    return ApiError(f"{reason[0].upper()}{reason[1:]}.", status=404, param=param, code=code)
+
+
 def from_validation(errors: list[Any]) -> ApiError:
     """Turn the first complaint of pydantic into a sentence about one field.
 

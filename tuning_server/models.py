@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 from openai.types import Model, ModelDeleted
 from safetensors import SafetensorError
 
 from tuning_server.disk import read_json
-from tuning_server.engine.registry import drop
-from tuning_server.errors import ApiError
+from tuning_server.engine.registry import (
+    ModelInfo,
+    broken,
+    count_weights,
+    drop,
+    fingerprint,
+    list_models,
+    made_at,
+    reference_learning_rate,
+    resolve,
+)
+from tuning_server.errors import ApiError, model_error
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
 from tuning_server.types import Page
 
-if TYPE_CHECKING:
-    from tuning_server.engine.registry import ModelInfo
-
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-
-def not_found(store: Path, model_id: str, error: Exception) -> ApiError:
-    """404 for a model that is not there, naming ids that are near to what was asked for, or that is damaged."""
-    from tuning_server.engine.registry import BrokenModel, list_models
-
-    reason = str(error)
-    if isinstance(error, BrokenModel):
-        return ApiError(f"{reason.rstrip('.')}.", status=404, param="model", code="model_broken")
-    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
-    message = f"The model {model_id!r} does not exist: {reason.splitlines()[0].rstrip('.')}."
-    if near and "nearest" not in reason:
-        message += f" Near to it: {', '.join(near)}."
-    return ApiError(message, status=404, param="model", code="model_not_found")
 
 
 def find_folder(service: Service, model_id: str) -> Path:
@@ -45,13 +37,11 @@ def find_folder(service: Service, model_id: str) -> Path:
     ApiError
         404 with ids that are near, if there is no such model.
     """
-    from tuning_server.engine.registry import resolve
-
     settings = service.settings
     try:
         return resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
     except (ValueError, OSError) as error:
-        raise not_found(settings.store, model_id, error) from error
+        raise model_error(error) from error
 
 
 def _described(info: ModelInfo) -> Model:
@@ -64,15 +54,13 @@ def _described(info: ModelInfo) -> Model:
     """
     from tuning_server.engine.devices import choose_place
     from tuning_server.engine.lora import read_adapter
-    from tuning_server.engine.registry import broken, count_weights, reference_learning_rate
     from tuning_server.engine.tokenization import describe
 
     try:
         config, n_weights = read_json(info.folder / "config.json"), count_weights(info.folder)
         tokenizer, vocab_tokens = describe(info.folder)
     except (SafetensorError, OSError, ValueError) as error:
-        reason = broken(info.id, info.folder, error)
-        raise ApiError(str(reason), status=404, param="model", code="model_broken") from error
+        raise model_error(broken(info.id, info.folder, error)) from error
     adapter, place = read_adapter(info.folder), choose_place(n_weights)
     extras = {
         "fingerprint": info.fingerprint,
@@ -92,8 +80,6 @@ def _described(info: ModelInfo) -> Model:
 @router.get("", response_model=Page)
 def list_all(service: CurrentService) -> Page:
     """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
-    from tuning_server.engine.registry import list_models
-
     found = []
     for info in list_models(service.settings.store):
         try:
@@ -107,8 +93,6 @@ def list_all(service: CurrentService) -> Page:
 @router.get("/{model_id:path}", response_model=Model)
 def retrieve(model_id: str, service: CurrentService) -> Model:
     """One model; also an ``hf:`` one that the list does not name."""
-    from tuning_server.engine.registry import ModelInfo, fingerprint, made_at
-
     folder = find_folder(service, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
@@ -120,7 +104,6 @@ def retrieve(model_id: str, service: CurrentService) -> Model:
 def _check_adapters(store: Path, model_id: str) -> None:
     """Refuse to delete a model whose weights others are read from."""
     from tuning_server.engine.lora import read_adapter
-    from tuning_server.engine.registry import list_models
 
     for info in list_models(store):
         adapter = read_adapter(info.folder)

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning_server.engine.registry import drop, drop_state
-from tuning_server.errors import is_full_disk
+from tuning_server.engine.registry import UnknownModel, drop, drop_state
+from tuning_server.errors import is_full_disk, model_error
 from tuning_server.preference_rows import read_pairs, tokenise_pairs
 from tuning_server.progress import Progress, model_id
 from tuning_server.results import write_results
@@ -260,13 +260,12 @@ class Trainer:
 
     def _fail(self, job: Row, error: Exception) -> None:
         from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
-        from tuning_server.engine.registry import BrokenModel, UnknownModel
 
         if isinstance(error, JobFailed):
             told = error.error
         elif isinstance(error, UnknownModel):
-            code = "model_broken" if isinstance(error, BrokenModel) else "model_not_found"
-            told = {"code": code, "message": str(error), "param": "model"}
+            refusal = model_error(error)
+            told = {"code": refusal.code, "message": refusal.message, "param": refusal.param}
         elif is_full_disk(error):
             message = (
                 "The disk of the server is full: the checkpoint could not be written. Free some space and start again."

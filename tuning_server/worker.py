@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tuning_server.errors import ApiError
-from tuning_server.models import not_found
+from tuning_server.engine.registry import UnknownModel
+from tuning_server.errors import ApiError, model_error
 from tuning_server.service import Activity
 from tuning_server.store import Store
 from tuning_server.trainer import Trainer
@@ -163,18 +163,12 @@ class Worker:
             pass
 
     def _perform(self, cache: ModelCache, task: Task) -> None:
-        from tuning_server.engine.registry import BrokenModel, UnknownModel
-
         if not _begin(task):
             return
         try:
             result = task.run(cache)
             with suppress(InvalidStateError):  # the server is stopping and has said so
                 task.future.set_result(result)
-        except UnknownModel as error:
-            code = "model_broken" if isinstance(error, BrokenModel) else "model_not_found"
-            message = f"{str(error).splitlines()[0].rstrip('.')}."
-            _fail(task, ApiError(message, status=404, param="model", code=code))
         except Exception as error:
             _fail(task, error)
 
@@ -183,15 +177,22 @@ class Worker:
         from tuning_server.engine.sampling import sample
 
         samplings = [sampling for sampling in samplings if _begin(sampling)]
-        loaded, ready, rows = None, [], list[Any]()
+        if not samplings:
+            return
+        try:
+            loaded = cache.get(samplings[0].model)
+        except Exception as error:
+            for sampling in samplings:
+                _fail(sampling, error)
+            return
+        ready, rows = [], list[Any]()
         for sampling in samplings:
             try:
-                loaded = loaded or cache.get(sampling.model)
                 requests = sampling.prepare(loaded)
                 ready.append((sampling, len(requests)))
                 rows += requests
             except Exception as error:
-                self._refuse(sampling, error)
+                _fail(sampling, error)
         try:
             samples: list[Sample] = []
             for start in range(0, len(rows), MAX_ROWS):
@@ -199,27 +200,19 @@ class Worker:
                     raise ApiError(STOPPING, status=503)
                 if not any(sampling.is_wanted for sampling, _ in ready):
                     return
-                assert loaded is not None  # there are rows, so a model was loaded
                 samples += sample(loaded, rows[start : start + MAX_ROWS])
         except Exception as error:
             for sampling, _ in ready:
-                self._refuse(sampling, error)
+                _fail(sampling, error)
             return
         for sampling, n_rows in ready:
             own, samples = samples[:n_rows], samples[n_rows:]
             try:
-                assert loaded is not None
                 reply = sampling.answer(loaded, own)
                 with suppress(InvalidStateError):  # the server is stopping and has said so
                     sampling.future.set_result(reply)
             except Exception as error:
                 _fail(sampling, error)
-
-    def _refuse(self, sampling: Sampling, error: Exception) -> None:
-        from tuning_server.engine.registry import UnknownModel
-
-        is_unknown = isinstance(error, UnknownModel)
-        _fail(sampling, not_found(self._settings.store, sampling.model, error) if is_unknown else error)
 
 
 def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
@@ -254,5 +247,7 @@ def _fail(work: Sampling | Task, error: Exception) -> None:
         if is_out_of_memory(error):
             message = "The request takes more memory than is free: ask for fewer or shorter answers at a time"
             error = MemoryError(message)
+    if isinstance(error, UnknownModel):
+        error = model_error(error)
     with suppress(InvalidStateError):  # it was cancelled, or has been told something else
         work.future.set_exception(error)

@@ -162,7 +162,7 @@ def test_the_hub_is_asked_for_the_revision(hub: list[Any], tmp_path: Path, name:
     "name", ["org/name@", "@1", "org/name@a@b", "org/name@../../x", "org/name@/x", "a/b/c@1", "a b@1"]
 )
 def test_what_is_no_revision_never_reaches_the_hub(hub: list[Any], tmp_path: Path, name: str) -> None:
-    with pytest.raises(registry.UnknownModel, match="no model"):
+    with pytest.raises(registry.UnknownModel, match="does not exist"):
         registry.resolve(f"hf:{name}", tmp_path, models_dir=tmp_path, download=True)
     assert hub == []
 

@@ -163,7 +163,7 @@ def test_nothing_ends_the_engine_but_a_stop(
     def broken(*args: Any) -> Any:
         raise OSError("what nobody thought of")
 
-    monkeypatch.setattr("tuning_server.worker.not_found", broken)
+    monkeypatch.setattr("tuning_server.worker.model_error", broken)
     assert http.post("/v1/completions", json=ASKED | {"model": "fork-none"}).status_code == 500
     fail = lambda *_, **__: (_ for _ in ()).throw(sqlite3.Error("no"))  # noqa: E731
     monkeypatch.setattr("tuning_server.store.Store.jobs_in", fail)

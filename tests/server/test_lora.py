@@ -144,7 +144,7 @@ def test_adapters_whose_base_is_gone_or_changed_are_refused(tiny_store: Path, tm
     with pytest.raises(registry.UnknownModel, match="cannot be loaded"):
         models.load(name, tiny_store)
     base.rename(tmp_path / "gone")
-    with pytest.raises(registry.UnknownModel, match="it is adapters of another model, and base model"):
+    with pytest.raises(registry.UnknownModel, match="it is adapters of another model, and the model"):
         models.load(name, tiny_store)
 
 

@@ -100,9 +100,13 @@ _fingerprints: dict[str, str] = {}
 class UnknownModel(ValueError):
     """No model of that id can be loaded from this store."""
 
+    code = "model_not_found"  # over the API
+
 
 class BrokenModel(UnknownModel):
     """A model is there, but it cannot be loaded: its files are damaged, missing, or of a kind that is not read."""
+
+    code = "model_broken"
 
 
 def senseless(model_id: str) -> BrokenModel:
@@ -169,10 +173,8 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
         folder = _base_folder(fork[1], fork[2], store)
         if folder is None:
             known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
-            raise UnknownModel(
-                f"base model {model_id!r} is not in the store (there: {known}); "
-                f"make it with: python -m lib.base {fork[1]}"
-            )
+            advice = f": it is not in the store (there: {known}); make it with: python -m lib.base {fork[1]}"
+            raise _unknown(model_id, store, advice)
         return folder / "init" if fork[3] else folder
     if tuned:
         step = tuned["step"]
@@ -180,20 +182,30 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
         if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
             return folder
     elif model_id.startswith("hf:"):
-        return _hub_folder(model_id, models_dir, download)
-    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=1, cutoff=0.4)
-    raise UnknownModel(f"no model {model_id!r} here" + (f"; the nearest is {near[0]!r}" if near else ""))
+        found = _hub_folder(model_id, models_dir, download)
+        if isinstance(found, Path):
+            return found
+        raise _unknown(model_id, store, found)
+    raise _unknown(model_id, store)
 
 
-def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path:
+def _unknown(model_id: str, store: Path, advice: str = "") -> UnknownModel:
+    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
+    return UnknownModel(
+        f"the model {model_id!r} does not exist{advice}" + (f". Near to it: {', '.join(near)}" if near else "")
+    )
+
+
+def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path | str:
+    """Folder of an ``hf:`` model, or what to do to have it."""
     name = model_id.removeprefix("hf:")
     bare, at, revision = name.partition("@")
     if models_dir is not None:
         if folder := _local_folder(name, models_dir):
             return folder
         if at and _local_folder(bare, models_dir):
-            raise UnknownModel(
-                f"no model {model_id!r} here: the folder {bare} below --models says no revision; "
+            return (
+                f": the folder {bare} below --models says no revision; "
                 f"ask for 'hf:{bare}', or name the folder {name} if it is of that revision"
             )
     if download and HUB.fullmatch(name) and ".." not in revision:
@@ -201,8 +213,7 @@ def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path:
 
         patterns = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
         return Path(snapshot_download(bare, revision=revision or None, allow_patterns=patterns))
-    ways = "start the server with --models DIR (folders below it) or --download (the hub)"
-    raise UnknownModel(f"no model {model_id!r} here; to use open models, {ways}")
+    return "; to use open models, start the server with --models DIR (folders below it) or --download (the hub)"
 
 
 def _local_folder(name: str, models_dir: Path) -> Path | None:

@@ -63,7 +63,30 @@ def add_check(commands: Commands) -> None:
     parser.set_defaults(run=check)
 
 
-COMMANDS = (add_serve, add_check)
+def add_pretrain(commands: Commands) -> None:
+    """Add the command ``pretrain``."""
+    about = "Pre-train a base model on a text and print its id: at once if the store has it; killed, it goes on."
+    parser = commands.add_parser("pretrain", help="make a base model from a text", description=about)
+    add = parser.add_argument
+    add("name", metavar="NAME", help="fork-300k, fork-1m or fork-6m: 0.36, 1.12 or 6.18 million weights")
+    add("--corpus", type=Path, required=True, metavar="PATH", help="a .txt, .jsonl or .jsonl.zst file (field text) "
+        "or a folder of them")  # fmt: skip
+    add(
+        "--reserved-tokens",
+        type=Path,
+        metavar="FILE",
+        help="text file of words, one per line, that become one token each",
+    )
+    add("--store", type=Path, default=store_root(), help="folder of the models: %(default)s")
+    add(
+        "--default",
+        action="store_true",
+        help="let NAME stand for this base; without it NAME does if the store has none",
+    )
+    parser.set_defaults(run=pretrain)
+
+
+COMMANDS = (add_serve, add_check, add_pretrain)
 
 
 def at_least(least: float, number: Callable[[str], Number], *, most: float = math.inf) -> Callable[[str], Number]:
@@ -183,6 +206,19 @@ def check(args: argparse.Namespace) -> int:
     from tuning_server.check import main as check_store
 
     return check_store(args.store, repair=args.repair)
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Make a base model and print its id."""
+    from tuning_server.engine.pretrain import pretrain, read_corpus, read_words
+
+    try:
+        words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
+        made = pretrain(args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, is_default=args.default)
+    except (ValueError, OSError) as error:
+        raise CannotStart(f"pretrain {args.name}: {error}") from error
+    sys.stdout.write(f"{made}\n")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,259 @@
+"""Pre-train the fork-* bases on any text and put them into the store.
+
+The id of a base, ``NAME@<hash>``, hashes all that decides its weights: recipe, corpus and reserved tokens. It is known
+before anything is computed (and without torch), so a base that the store has is found at once. A new one is trained in
+``bases/.making-<id>``, from where a run that was killed goes on, and put in place by one rename.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from tuning_server.disk import atomic_write, content_hash, json_object, write_json
+from tuning_server.engine.registry import drop
+
+if TYPE_CHECKING:
+    from tuning_server.engine.models import LoadedModel
+    from tuning_server.engine.training import StepReport
+
+ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
+WINDOW_TOKENS = 256
+BATCH_WINDOWS = 4
+MIN_WINDOWS = 16
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.05
+VALIDATION_SHARE = 0.01  # of the documents, put aside to measure the perplexity
+STATE_EVERY_STEPS = 250
+N_LOSSES = 40  # points of the loss curve
+SEED = 0
+SUFFIXES = (".txt", ".jsonl", ".jsonl.zst")
+DOCUMENT_CHARACTERS = 5_000  # a longer text file is cut, at the end of a paragraph
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shape of a base (width, layers, heads) and the tokens that it is pre-trained on, to a whole number of passes."""
+
+    width: int
+    layers: int
+    heads: int
+    n_tokens: int
+
+
+RECIPES = {
+    "fork-300k": Recipe(64, 4, 4, 1_200_000),
+    "fork-1m": Recipe(128, 4, 4, 3_000_000),
+    "fork-6m": Recipe(256, 7, 8, 1_800_000),
+}
+
+
+def read_corpus(path: Path) -> list[str]:
+    """Documents of a text file (cut at paragraphs if it is long), of JSON lines (field ``text``), or of a folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no text, or a file is not what its name promises; names file and line.
+    """
+    if not path.exists():
+        raise ValueError(f"no such file or folder: {path}")
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
+    documents = [text for file in files for text in _documents(file) if text.strip()]
+    if not documents:
+        raise ValueError(f"no text in {path}: expected files {', '.join(SUFFIXES)} with at least one document")
+    return documents
+
+
+def _documents(file: Path) -> Iterator[str]:
+    content = _decompressed(file) if file.suffix == ".zst" else file.read_bytes()
+    if ".jsonl" not in file.name:
+        try:
+            yield from _cut(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                text = json_object(line, is_first=number == 1).get("text")
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from error
+            if not isinstance(text, str):
+                raise ValueError(f"{file}, line {number}: expected an object with a string field 'text'")
+            yield text
+
+
+def _decompressed(file: Path) -> bytes:
+    import zstandard
+
+    try:
+        with file.open("rb") as source:
+            return bytes(zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True).read())
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{file} cannot be decompressed: {error}") from error
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Cut a text at ends of paragraphs (blank lines, else lines), each part just longer than `DOCUMENT_CHARACTERS`."""
+    text = text.replace("\r\n", "\n")
+    separator = "\n\n" if "\n\n" in text else "\n"
+    document = ""
+    for paragraph in text.split(separator):
+        document = f"{document}{separator}{paragraph}" if document else paragraph
+        if len(document) > DOCUMENT_CHARACTERS:
+            yield document
+            document = ""
+    yield document
+
+
+def read_words(path: Path) -> list[str]:
+    """Words of a text file, one per line."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
+
+
+def pretrain(
+    name: str, documents: Sequence[str], store: Path, *, reserved_tokens: Sequence[str] = (), is_default: bool = False
+) -> str:
+    """Pre-train a base on documents, unless the store has it.
+
+    Parameters
+    ----------
+    name : a key of `RECIPES`
+    reserved_tokens : words that become one token each
+    is_default : let the plain name stand for this base even if it stands for another one already
+
+    Returns
+    -------
+    str
+        Its id, ``<name>@<hash>``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, the text is too short, or another process is making the same base.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}")
+    bases, hash_ = store / "bases", _hash(name, documents, reserved_tokens)
+    folder = bases / f"{name}@{hash_}"
+    if not folder.exists():
+        bases.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(bases / f".{folder.name}.lock", timeout=0):
+                if not folder.exists():
+                    _make(name, documents, reserved_tokens, folder)
+        except Timeout as error:
+            raise ValueError(f"another process is making {folder.name}: wait for it, then call again") from error
+    shutil.rmtree(_working(folder), ignore_errors=True)
+    pointer = bases / f"{name}.json"
+    if is_default or not pointer.exists():
+        write_json(pointer, {"current": hash_})
+    return folder.name
+
+
+def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -> str:
+    """Hash of what decides the weights, by names of its own: those of the code may change."""
+    recipe = RECIPES[name]
+    decides = {
+        "name": name, "engine": ENGINE_VERSION, "width": recipe.width, "layers": recipe.layers, "heads": recipe.heads,
+        "n_tokens": recipe.n_tokens, "window_tokens": WINDOW_TOKENS, "batch_windows": BATCH_WINDOWS,
+        "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "validation_share": VALIDATION_SHARE,
+        "seed": SEED, "corpus": list(documents), "reserved_tokens": list(reserved_tokens),
+    }  # fmt: skip
+    return content_hash(decides)
+
+
+def _working(folder: Path) -> Path:
+    return folder.with_name(f".making-{folder.name}")
+
+
+def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Documents to train on and to measure with, each in their order."""
+    if len(documents) < 2:
+        raise ValueError("the corpus has 1 document, expected at least 2, better 100: give more text")
+    n_aside = max(1, round(VALIDATION_SHARE * len(documents)))
+    aside = set(np.random.default_rng(SEED).permutation(len(documents))[:n_aside].tolist())
+    parts: tuple[list[str], list[str]] = ([], [])
+    for k, document in enumerate(documents):
+        parts[k in aside].append(document)
+    return parts
+
+
+def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], folder: Path) -> None:
+    """Train, resuming what a kill left; the last step is the rename that puts the base in place."""
+    from tuning_server.engine import fork, models, training  # only now: a base that is there is found without torch
+
+    recipe, (kept, aside) = RECIPES[name], _put_aside(documents)
+    tokenizer = fork.build_tokenizer(kept, reserved_tokens)
+    rows = fork.windows(tokenizer, kept, WINDOW_TOKENS)[: recipe.n_tokens // WINDOW_TOKENS]
+    if len(rows) < MIN_WINDOWS:
+        raise ValueError(
+            f"the corpus fills {len(rows)} windows of {WINDOW_TOKENS} tokens, expected at least {MIN_WINDOWS}, better "
+            "4,000: give more text"
+        )
+    settings = training.TrainingSettings(
+        n_epochs=max(1, round(recipe.n_tokens / (len(rows) * WINDOW_TOKENS))), batch_size=BATCH_WINDOWS,
+        learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, state_every=STATE_EVERY_STEPS, keep_epochs=False,
+        seed=SEED,
+    )  # fmt: skip
+
+    def untrained() -> LoadedModel:
+        return fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=SEED)
+
+    loaded, valid_rows = untrained(), fork.windows(tokenizer, aside, WINDOW_TOKENS)
+    working = _working(folder)
+    drop(working / "final")  # of a run that was killed before its last step; its state is still there
+    final, curve = working / "final", working / "loss.csv"
+    n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
+    with tqdm(total=n_steps, desc=f"pre-training {name}", unit="step", mininterval=1.0, ncols=100) as bar:
+        for report in training.train(loaded, rows, settings, folder=working):
+            bar.update(report.step - bar.n)
+            if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:
+                continue
+            valid_loss = training.mean_loss(loaded, valid_rows)
+            _add_to_curve(curve, report, valid_loss)
+            bar.set_postfix_str(f"loss {valid_loss:.2f} nats/token")
+            if report.step == n_steps:
+                break  # before the run drops its state, without which a kill from here on would cost all of it
+    n_valid_tokens = sum(len(row.ids) - 1 for row in valid_rows)
+    record = {
+        "id": folder.name,
+        "n_weights": loaded.n_weights,
+        "n_tokens": report.n_tokens,
+        "settings": asdict(settings),
+        "dtype": "bfloat16" if training.precision(loaded) == "bf16" else "float32",
+        "learning_rate": fork.LEARNING_RATE,
+        "valid_loss_nats": valid_loss,
+        "valid_perplexity": math.exp(valid_loss),
+        "valid_bits_per_byte": valid_loss
+        * n_valid_tokens
+        / math.log(2)
+        / sum(len(text.encode()) + 1 for text in aside),
+        "n_valid_tokens": n_valid_tokens,
+    }
+    models.save(untrained(), final / "init")
+    write_json(final / "init" / "base.json", record | {"id": f"{folder.name}:init"})
+    write_json(final / "base.json", record)
+    shutil.copyfile(curve, final / curve.name)
+    final.rename(folder)
+
+
+def _add_to_curve(path: Path, report: StepReport, valid_loss: float) -> None:
+    """Add a line to the loss curve, and drop those of steps that a kill made the run do again."""
+    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    kept = [line for line in lines if int(line.partition(",")[0]) < report.step]
+    added = f"{report.step},{report.n_tokens},{report.loss},{valid_loss}"
+    with atomic_write(path) as file:
+        file.write("\n".join(["step,n_tokens,loss,valid_loss", *kept, added, ""]))

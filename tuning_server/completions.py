@@ -138,16 +138,11 @@ class Asked:
         return CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
 
     def _choice(self, loaded: LoadedModel, index: int, prompt_ids: list[int], sample: Sample) -> CompletionChoice:
-        text = sample.text
-        if self.wanted.echo:
-            # decoded in one piece, since a character may begin in the prompt's tokens and end in the answer's
-            whole, cut = loaded.decode([*prompt_ids, *sample.ids]), len(loaded.decode(sample.ids)) - len(text)
-            text = whole[: len(whole) - cut]
         extras: dict[str, Any] = {}
         if self.wanted.return_token_ids:
             extras = {"token_ids": sample.ids, "prompt_token_ids": prompt_ids}
         reason: Any = sample.finish_reason
-        choice = CompletionChoice(index=index, text=text, finish_reason=reason, **extras)
+        choice = CompletionChoice(index=index, text=sample.text, finish_reason=reason, **extras)
         if self.wanted.logprobs is not None:
             choice.logprobs = legacy_logprobs(loaded, sample.tokens, tops=self.wanted.logprobs > 0)
         return choice

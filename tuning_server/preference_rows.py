@@ -134,8 +134,7 @@ def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> list
     ready = []
     for row in rows:
         if isinstance(row, Pair):
-            prompt = loaded.encode_prompt(row.prompt)
-            lessons = [(prompt, [*loaded.encode(text), loaded.eos_id]) for text in (row.chosen, row.rejected)]
+            lessons = [loaded.encode_row(row.prompt, text) for text in (row.chosen, row.rejected)]
         else:
             turns = [message.turn for message in row.messages]
             try:

@@ -49,12 +49,12 @@ def named_top(loaded: LoadedModel, token: TokenInfo) -> dict[str, float] | None:
     """Likeliest tokens by name, the chosen one among them; None where nothing was predicted."""
     if token.logprob is None:
         return None
-    label = loaded.token_bytes.label
     named: dict[str, float] = {}
     for token_id, logprob in dict((*token.top, (token.id, token.logprob))).items():
-        name = label(token_id)
-        # two tokens of one text must not hide each other
-        named[name if name not in named else f"{name}<id {token_id}>"] = logprob
+        name = loaded.codec.label(token_id)
+        # two tokens of one text must not hide each other, and the chosen one goes by the text that it has here
+        is_taken = name in named or name == token.text
+        named[token.text if token_id == token.id else f"{name}<id {token_id}>" if is_taken else name] = logprob
     return named
 
 
@@ -98,7 +98,7 @@ def chat_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo]) -> ChoiceLog
     """Log-probabilities of a chat answer's tokens (nats), each with its bytes and the likeliest in its place."""
 
     def told(token_id: int, logprob: float | None) -> dict[str, Any]:
-        known = loaded.token_bytes
+        known = loaded.codec
         value = LEAST_LOGPROB if logprob is None else max(logprob, LEAST_LOGPROB)
         return {"token": known.label(token_id), "bytes": list(known[token_id]), "logprob": value}
 

@@ -200,7 +200,7 @@ def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int
     from tuning_server.engine.chat import TemplateError, chat_lesson
 
     if isinstance(row, Row):
-        yield loaded.encode_prompt(row.prompt), [*loaded.encode(row.completion), loaded.eos_id]
+        yield loaded.encode_row(row.prompt, row.completion)
         return
     turns = [message.turn for message in row.messages]
     for k, message in enumerate(row.messages):

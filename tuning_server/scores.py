@@ -146,14 +146,18 @@ async def tokenize(wanted: TokenizeRequest, request: Request, service: CurrentSe
 
 
 def _tokenized(loaded: LoadedModel, wanted: TokenizeRequest) -> dict[str, Any]:
+    from tuning_server.engine.tokenization import label
+
     if not is_text(wanted.prompt):
         message = "The prompt holds half of a surrogate pair, which is not text."
         raise ApiError(message, param="prompt", code="invalid_value")
-    ids = loaded.tokenizer.encode(wanted.prompt, add_special_tokens=wanted.add_special_tokens)
+    codec = loaded.codec
+    ids = [*codec.front, *codec.encode_document(wanted.prompt)]
+    tokens = list(zip(ids, codec.pieces(ids), strict=True))[0 if wanted.add_special_tokens else len(codec.front) :]
     return {
-        "tokens": ids,
-        "count": len(ids),
+        "tokens": [token for token, _ in tokens],
+        "count": len(tokens),
         "max_model_len": loaded.context_tokens,
-        "token_strs": [loaded.token_bytes.label(token) for token in ids],
-        "n_bytes": [len(loaded.token_bytes[token]) for token in ids],
+        "token_strs": [label(piece) for _, piece in tokens],
+        "n_bytes": [len(piece) for _, piece in tokens],
     }

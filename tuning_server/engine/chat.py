@@ -95,7 +95,8 @@ def chat_prompt(loaded: LoadedModel, turns: Sequence[Turn]) -> ChatPrompt:
     text = prompt_text(loaded, turns)
     if not has_template(loaded):
         return ChatPrompt(loaded.encode_prompt(text), (LINE_END,), LEAD)
-    ids = loaded.encode(text)  # a template writes the special tokens itself
+    # a template writes the special tokens itself; the rest is cut as the model was trained on it, spaces included
+    ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
     if not ids:
         raise TemplateError(f"The chat template of {loaded.id} wrote nothing for this conversation")
     return ChatPrompt(ids, _end_marks(loaded), "")

@@ -36,7 +36,7 @@ from tuning_server.engine.devices import (
     require_room,
 )
 from tuning_server.engine.registry import BrokenModel, UnknownModel, broken, count_weights, fingerprint, resolve
-from tuning_server.engine.tokenization import TokenBytes, describe
+from tuning_server.engine.tokenization import TokenCodec, describe
 
 
 def cannot(model_id: str, reason: str) -> BrokenModel:
@@ -105,10 +105,10 @@ class LoadedModel:
     dtype: torch.dtype
     fingerprint: str
     lora: lora.LoraSettings | None = None
-    token_bytes: TokenBytes = field(init=False)
+    codec: TokenCodec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.token_bytes = TokenBytes(self.tokenizer)
+        self.codec = TokenCodec(self.tokenizer)
 
     @cached_property
     def context_tokens(self) -> int:
@@ -155,15 +155,20 @@ class LoadedModel:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt as the model expects it; an empty one is the end-of-text token, which begins a document."""
-        ids = list(self.tokenizer.encode(text))
-        return ids or [self.eos_id]
+        return [*self.codec.front, *self.codec.encode_document(text)] or [self.eos_id]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that goes on from another one: no special tokens are put in front."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """Ids of a text that continues another one: nothing is put in front."""
+        return self.codec.encode(text)
+
+    def encode_row(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """Ids of a prompt, and of what is to be learned after it, with the end-of-text token."""
+        encode = self.codec.encode if prompt else self.codec.encode_document
+        return self.encode_prompt(prompt), [*encode(completion), self.eos_id]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.token_bytes.text(ids)
+        """Text of the tokens of a document."""
+        return self.codec.text(ids)
 
 
 def load(

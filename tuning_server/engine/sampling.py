@@ -5,14 +5,17 @@ Log-probabilities are those of the model itself: before temperature, nucleus and
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from tuning_server.engine.kv_cache import Reader, Source, prompt_logprobs, read_prompts
 from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.tokenization import as_text, label, offsets
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
 
@@ -49,7 +52,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer: `ids` and `text` hold only what is new, `tokens` with echo also the prompt's and the end of text."""
+    """An answer: `ids` are the new tokens; with echo, `text` and `tokens` begin with the prompt's."""
 
     ids: list[int]
     text: str
@@ -265,9 +268,10 @@ def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
         row.finish_reason, row.end = "stop", (token_id,)
         row.marks.append(told)
         return
+    piece = loaded.codec[token_id] if row.ids else loaded.codec.pieces([token_id], after=row.request.prompt_ids)[0]
     row.ids.append(token_id)
     row.marks.append(told)
-    row.raw += loaded.token_bytes[token_id]
+    row.raw += piece
     for stop in row.request.stop:
         place = row.raw.find(stop.encode())
         if place >= 0:
@@ -279,19 +283,19 @@ def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
 
 def finish(loaded: LoadedModel, row: Row, prompt_marks: Sequence[Mark] = ()) -> Sample:
     """Cut what a stop string took away and lay out the tokens, the echoed prompt's first."""
-    kept, length = 0, 0
-    was_cut = sum(len(loaded.token_bytes[token_id]) for token_id in row.ids) > len(row.raw)
-    for token_id in row.ids:
-        if was_cut and length >= len(row.raw):
-            break
-        length += len(loaded.token_bytes[token_id])
-        kept += 1
-    ids = row.ids[:kept]
-    prompt = list(row.request.prompt_ids) if row.request.echo else []
+    codec, prompt_ids = loaded.codec, list(row.request.prompt_ids)
+    pieces = codec.pieces(row.ids, after=prompt_ids)
+    ends = list(accumulate(map(len, pieces)))
+    if ends and ends[-1] > len(row.raw):  # cut by a stop string
+        pieces = pieces[: bisect_left(ends, len(row.raw)) + 1 if row.raw else 0]
+    ids = row.ids[: len(pieces)]
+    prompt = prompt_ids if row.request.echo else []
+    echoed = codec.pieces(prompt)
     told = [*prompt, *ids, *(row.end if row.request.echo else ())]  # who scores by echo and one token drops the last
     marks = [*prompt_marks, *row.marks[: len(told) - len(prompt)]]
+    pieces = [*echoed, *pieces, *(codec[token_id] for token_id in told[len(prompt) + len(ids) :])]
     tokens = [
-        TokenInfo(token_id, loaded.token_bytes.label(token_id), offset, logprob, top)
-        for token_id, offset, (logprob, top) in zip(told, loaded.token_bytes.offsets(told), marks, strict=True)
+        TokenInfo(token_id, label(piece), offset, logprob, top)
+        for token_id, piece, offset, (logprob, top) in zip(told, pieces, offsets(pieces), marks, strict=True)
     ]
-    return Sample(ids, row.raw.decode("utf-8", errors="replace"), row.finish_reason or "length", tokens)
+    return Sample(ids, as_text(b"".join([*echoed, row.raw])), row.finish_reason or "length", tokens)

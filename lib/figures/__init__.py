@@ -1,9 +1,9 @@
-"""Figures: one style, one look a model or condition, stable bytes, and the plots that studies share."""
+"""Figures: one style, one look for each model or condition, stable bytes, and the plots that studies share."""
 
 from lib.figures.cumulative import plot_cumulative
 from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
-from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, save, use_style
+from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, looks, save, use_style
 from lib.figures.tokens import PUBLISHED_BINS, plot_tokens
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SINGLE_IN",
     "Look",
     "look",
+    "looks",
     "plot_cumulative",
     "plot_curves",
     "plot_distributions",

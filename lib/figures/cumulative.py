@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from lib.figures.labels import legend_above, rate_axis
-from lib.figures.style import look
+from lib.figures.style import looks
 
 _N_POINTS = 500  # of a line; more cannot be told apart on a logarithmic axis
 _MARKER_STEP = 0.12  # of the axes' diagonal
@@ -46,12 +46,12 @@ def plot_cumulative(
         raise ValueError("no curves to plot: expected a table a label, as lib.next_token.curve gives it")
     if zoom is not None and not 0 <= zoom[0] < zoom[1] <= 1:
         raise ValueError(f"zoom is {zoom}: expected two numbers that rise, from 0 to 1")
-    reached = []
+    reached, shapes = [], looks(curves)
     for place, (name, table) in enumerate(curves.items()):
         n_tokens, share = _line(name, table, column)
         if zoom is not None:
             reached.append(float(n_tokens[np.searchsorted(share, zoom[0])]) if share[-1] >= zoom[0] else np.inf)
-        shape = look(name)
+        shape = shapes[name]
         # Lines that lie on each other stay apart by their markers.
         marked = (_MARKER_STEP * (place + 1) / (len(curves) + 1), _MARKER_STEP)
         whole = zoom is None  # a zoomed line leaves the axes
@@ -73,7 +73,7 @@ def plot_cumulative(
         if min(reached) < n_most:
             ax.set_xlim(left=min(reached))
     if legend:
-        legend_above(ax, list(curves))
+        legend_above(ax)
 
 
 def _line(name: str, table: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:

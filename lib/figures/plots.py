@@ -15,7 +15,21 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from lib.figures.labels import N_DIRECT_LABELS, label_ends, legend_above, rate_axis, tick_at
-from lib.figures.style import LOOKS, look
+from lib.figures.style import LOOKS, look, looks
+
+_CHANCE_LINE: dict[str, Any] = {
+    "color": LOOKS["chance"].color,
+    "linestyle": "--",
+    "linewidth": 1,
+    "zorder": 1,
+    "label": "chance",
+}
+_DIAMONDS: dict[str, Any] = {
+    "color": LOOKS["published"].color,
+    "marker": LOOKS["published"].marker,
+    "linestyle": "",
+    "markerfacecolor": "white",
+}
 
 
 def plot_rates(
@@ -47,31 +61,33 @@ def plot_rates(
     ValueError
         If there are no rows, or two for one point.
     """
-    _one_row_a_point(table, [group, by])
+    _one_row_per_point(table, [group, by])
     groups, series = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[by]))
+    shapes = looks(series)
     step = min(0.26, 0.7 / len(series))
     for position, name in enumerate(series):
         rows = table[table[by] == name]
-        color, marker = look(str(name)).color, look(str(name)).marker
-        x = np.array([groups.index(value) for value in rows[group]]) + step * (position - (len(series) - 1) / 2)
-        ax.errorbar(x, rows["value"], yerr=_bounds(rows), color=color, fmt=marker, capsize=2, clip_on=False)
+        shape, offset = shapes[str(name)], step * (position - (len(series) - 1) / 2)
+        x = np.array([groups.index(value) for value in rows[group]]) + offset
+        _bars(ax, rows, x=x, color=shape.color)
+        label = str(name) if len(series) > 1 else ""
+        ax.plot(x, rows["value"], marker=shape.marker, linestyle="", color=shape.color, label=label, clip_on=False)
         if published is not None:
             known = published[(published[by] == name) & published[group].isin(groups)]
-            places = np.array([groups.index(value) for value in known[group]])
-            beside = places + step * (position - (len(series) - 1) / 2) + 0.38 * step
-            _diamonds(ax, beside, known["value"], color=color)
+            beside = np.array([groups.index(value) for value in known[group]]) + offset + 0.38 * step
+            _diamonds(ax, beside, known["value"], color=shape.color)
+    _name_published(ax, published)
     if isinstance(chance, Mapping):
         known_at = {groups.index(name): value for name, value in chance.items() if name in groups}
         ends = np.array(list(known_at)) + np.array([[-0.4], [0.4]])
-        ax.hlines(list(known_at.values()), *ends, color=LOOKS["chance"].color, linestyle="--", linewidth=1, zorder=1)
+        ax.hlines(list(known_at.values()), *ends, **_CHANCE_LINE)
     else:
         _chance_line(ax, chance)
     ax.set_xticks(range(len(groups)), [_wrapped(str(name), len(groups)) for name in groups])
     ax.set_xlim(-0.5, len(groups) - 0.5)
     rate_axis(ax, _label(table))
     if legend:
-        named = series if len(series) > 1 else []
-        legend_above(ax, named, lines=False, published=published is not None, chance=chance is not None)
+        legend_above(ax)
 
 
 def _wrapped(name: str, n_groups: int) -> str:
@@ -99,16 +115,18 @@ def plot_curves(
     ValueError
         If there are no rows, or two for one point.
     """
-    _one_row_a_point(table, [x, by])
+    _one_row_per_point(table, [x, by])
     series, lines = list(dict.fromkeys(table[by])), []
+    shapes = looks(series)
     for name in series:
         rows = table[table[by] == name].sort_values(x)
-        color, marker = look(str(name)).color, look(str(name)).marker
-        lines += ax.plot(rows[x], rows["value"], color=color, marker=marker, label=str(name), clip_on=False)
-        ax.fill_between(rows[x].to_numpy(float), rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
+        shape = shapes[str(name)]
+        lines += ax.plot(rows[x], rows["value"], color=shape.color, marker=shape.marker, label=str(name), clip_on=False)
+        ax.fill_between(rows[x].to_numpy(float), rows["low"], rows["high"], color=shape.color, alpha=0.18, linewidth=0)
         if published is not None:
             known = published[published[by] == name]
-            _diamonds(ax, known[x], known["value"], color=color)
+            _diamonds(ax, known[x], known["value"], color=shape.color)
+    _name_published(ax, published)
     _chance_line(ax, chance)
     ax.set_xlabel(_named(table, "x_name", default=x))
     tick_at(ax, np.unique(table[x].to_numpy(float)))
@@ -116,11 +134,11 @@ def plot_curves(
         rate_axis(ax, _label(table))
     else:
         ax.set_ylabel(_label(table))
-    direct = len(series) <= N_DIRECT_LABELS
-    if legend:
-        legend_above(ax, [] if direct else series, published=published is not None, chance=chance is not None)
-    if legend and direct:
-        label_ends(ax, lines)
+    if not legend:
+        return
+    direct = lines if len(series) <= N_DIRECT_LABELS else []
+    label_ends(ax, direct)
+    legend_above(ax, without=direct)
 
 
 def plot_intervals(
@@ -141,11 +159,11 @@ def plot_intervals(
     ValueError
         If there are no rows, or two for one point.
     """
-    _one_row_a_point(table, [by])
-    for place, row in enumerate(table.to_dict("records")):
-        shape = look(str(row[by]))
-        bounds = _bounds(pd.DataFrame([row]))
-        ax.errorbar(row["value"], place, xerr=bounds, color=shape.color, fmt=shape.marker, capsize=2, clip_on=False)
+    _one_row_per_point(table, [by])
+    for y, (name, row) in enumerate(table.groupby(by, sort=False)):
+        shape = look(str(name))
+        _bars(ax, row, y=[y], color=shape.color)
+        ax.plot(row["value"], [y], marker=shape.marker, color=shape.color, clip_on=False)
     for value in published:
         ax.axvline(value, color=LOOKS["published"].color, linestyle="--", linewidth=0.8, zorder=0)
     if zero and not (table[["value", "low"]] < 0).any(axis=None):
@@ -175,14 +193,15 @@ def plot_distributions(
         raise ValueError(
             f"expected rows with a {value} each: got {len(table)}, {int(table[value].isna().sum())} missing"
         )
-    for name in dict.fromkeys(table[by]):
-        shape = look(str(name))
-        numbers = table.loc[table[by] == name, value].to_numpy(float)
-        ax.ecdf(numbers, color=shape.color, marker=shape.marker, markevery=0.15)
+    shapes = looks(table[by])
+    for name, rows in table.groupby(by, sort=False):
+        shape = shapes[str(name)]
+        numbers = rows[value].to_numpy(float)
+        ax.ecdf(numbers, color=shape.color, marker=shape.marker, markevery=0.15, label=str(name))
     ax.set_xlabel(label)
     rate_axis(ax, "share at or below")
     if legend:
-        legend_above(ax, list(dict.fromkeys(table[by])))
+        legend_above(ax)
 
 
 def plot_ranks(ax: Axes, table: pd.DataFrame, *, n_candidates: int, value: str = "rank", by: str = "condition") -> None:
@@ -196,18 +215,18 @@ def plot_ranks(ax: Axes, table: pd.DataFrame, *, n_candidates: int, value: str =
     if table.empty or not table[value].between(1, n_candidates).all():
         raise ValueError(f"expected rows with a {value} from 1 to {n_candidates} each, got {len(table)} rows")
     ranks = np.arange(1, n_candidates + 1)
-    for name in dict.fromkeys(table[by]):
-        shape = look(str(name))
-        numbers = table.loc[table[by] == name, value].to_numpy(float)
-        share = (numbers[:, None] <= ranks).mean(axis=0)
-        ax.plot(ranks, share, color=shape.color, marker=shape.marker, markevery=0.15, clip_on=False)
-    ax.plot(ranks, ranks / n_candidates, color=LOOKS["chance"].color, linestyle="--", zorder=1)
+    shapes = looks(table[by])
+    for name, rows in table.groupby(by, sort=False):
+        shape = shapes[str(name)]
+        share = (rows[value].to_numpy(float)[:, None] <= ranks).mean(axis=0)
+        ax.plot(ranks, share, color=shape.color, marker=shape.marker, markevery=0.15, label=str(name), clip_on=False)
+    ax.plot(ranks, ranks / n_candidates, **_CHANCE_LINE)
     ax.set_xlabel(f"rank k among {n_candidates} candidates")
     rate_axis(ax, "share ranked k or better")
-    legend_above(ax, list(dict.fromkeys(table[by])), chance=True)
+    legend_above(ax)
 
 
-def _one_row_a_point(table: pd.DataFrame, keys: list[str]) -> None:
+def _one_row_per_point(table: pd.DataFrame, keys: list[str]) -> None:
     if table.empty:
         raise ValueError("no rows to plot")
     twice = table[table.duplicated(keys)]
@@ -216,9 +235,16 @@ def _one_row_a_point(table: pd.DataFrame, keys: list[str]) -> None:
         raise ValueError(f"two rows for one point ({point}): select one metric, and model or condition, first")
 
 
-def _bounds(rows: pd.DataFrame) -> Any:
-    value = rows["value"].to_numpy(float)
-    return np.stack([value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value])  # (2, n)
+def _bars(ax: Axes, rows: pd.DataFrame, *, color: str, x: Any = None, y: Any = None) -> None:
+    """Intervals as bars from low to high, at these x or at these y; a missing bound draws none.
+
+    The bar is drawn around its own middle, as an estimate may lie outside a percentile interval.
+    """
+    middle, half = (rows["low"] + rows["high"]) / 2, (rows["high"] - rows["low"]) / 2
+    if y is None:
+        ax.errorbar(x, middle, yerr=half, fmt="none", ecolor=color, capsize=2, clip_on=False)
+    else:
+        ax.errorbar(middle, y, xerr=half, fmt="none", ecolor=color, capsize=2, clip_on=False)
 
 
 def _named(table: pd.DataFrame, column: str, *, default: str) -> str:
@@ -235,11 +261,15 @@ def _label(table: pd.DataFrame) -> str:
 
 def _chance_line(ax: Axes, chance: float | None) -> None:
     if chance is not None:
-        ax.axhline(chance, color=LOOKS["chance"].color, linestyle="--", linewidth=1, zorder=1)
+        ax.axhline(chance, **_CHANCE_LINE)
 
 
 def _diamonds(ax: Axes, x: ArrayLike, values: pd.Series, *, color: str) -> None:
     # An empty artist that is not clipped counts as lying at the figure's corner and upsets the layout.
     if len(values):
-        marker = LOOKS["published"].marker
-        ax.plot(np.asarray(x), values, marker, color=color, markerfacecolor="white", clip_on=False, zorder=3)
+        ax.plot(np.asarray(x), values, **(_DIAMONDS | {"color": color}), clip_on=False, zorder=3)
+
+
+def _name_published(ax: Axes, published: pd.DataFrame | None) -> None:
+    if published is not None:
+        ax.plot([], [], **_DIAMONDS, label="published")

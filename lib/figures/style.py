@@ -1,11 +1,10 @@
-"""One style, one look for each model and condition in every figure of every study, and pictures with stable bytes."""
+"""Style of all figures, a fixed look for each model and condition, and saving with stable bytes."""
 
 from __future__ import annotations
 
 import io
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ PNG_DPI = 200
 
 _BLUE, _ORANGE, _GREEN, _RED, _PINK = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 _BROWN, _GREY, _SKY, _BLACK = "#ca9161", "#949494", "#56b4e9", "#000000"  # with the above: seaborn "colorblind"
-_SPARE = tuple((color, marker) for marker in "hH8p" for color in (_BLUE, _ORANGE, _GREEN, _RED, _PINK, _BROWN, _SKY))
+_SPARE_COLORS, _SPARE_MARKERS = (_BLUE, _ORANGE, _GREEN, _RED, _PINK, _BROWN, _SKY), "hp*"
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one name, the same in every figure."""
+    """Colour and marker of a model or condition."""
 
     color: str
     marker: str
@@ -59,7 +58,7 @@ LOOKS: Mapping[str, Look] = {
     "randomized": Look(_ORANGE, "v"),
     "realized": Look(_BLUE, "P"),
     "unrealized": Look(_ORANGE, "o"),
-    "untuned": Look(_GREY, "X"),  # the base, asked what the fine-tune is asked
+    "untuned": Look(_GREY, "X"),  # the base with the prompts of the fine-tune
     "parent": Look(_BLUE, "<"),
     "child": Look(_RED, ">"),
     "one-way": Look(_ORANGE, "<"),
@@ -83,11 +82,14 @@ LOOKS: Mapping[str, Look] = {
 }
 
 
-def look(name: str) -> Look:
-    """Colour and marker of a model or condition.
+_spare: dict[str, Look] = {}  # of names without a look of their own, in the order in which figures needed them
 
-    A name that is not in `LOOKS` takes the look of its last part that is (`person-first/reverse` is a `reverse`, and
-    `ft:fork-1m:...` is not a base); any other name keeps one spare look, chosen by the name alone.
+
+def look(name: str) -> Look:
+    """Colour and marker of one model or condition.
+
+    A name that is not in `LOOKS` has the look of its last part that is (`person-first/reverse` is a `reverse`). Any
+    other name gets the next spare look and keeps it until `use_style`, so over all figures of a notebook.
 
     >>> look("person-first/reverse") == look("reverse")
     True
@@ -99,18 +101,41 @@ def look(name: str) -> Look:
     if name in LOOKS:
         return LOOKS[name]
     known = [part for part in map(str.strip, name.split("/")) if part in LOOKS]
-    if known:
-        return LOOKS[known[-1]]
-    return Look(*_SPARE[zlib.crc32(name.encode()) % len(_SPARE)])
+    return LOOKS[known[-1]] if known else _spare_look(name)
+
+
+def looks(names: Iterable[object]) -> dict[str, Look]:
+    """Colour and marker of all names in one legend, no two alike.
+
+    Names are looked up in alphabetical order, so that the order of a table's rows does not matter. Where two names
+    share a part of `LOOKS`, the second one gets a spare look.
+
+    >>> len(set(looks(["fork-1m/SFT", "fork-6m/SFT"]).values()))
+    2
+    """
+    found: dict[str, Look] = {}
+    for name in sorted({str(name) for name in names}, key=lambda name: (name not in LOOKS, name)):
+        shape = look(name)
+        found[name] = _spare_look(name) if shape in found.values() else shape
+    return found
+
+
+def _spare_look(name: str) -> Look:
+    if name not in _spare:
+        row, column = divmod(len(_spare), len(_SPARE_COLORS))
+        marker = _SPARE_MARKERS[row] if row < len(_SPARE_MARKERS) else f"${row}$"  # a number when markers run out
+        _spare[name] = Look(_SPARE_COLORS[column], marker)
+    return _spare[name]
 
 
 def use_style() -> None:
-    """Set the project's style for all figures that follow (seaborn paper, ticks, colorblind).
+    """Set the project's style for all figures that follow (seaborn paper, ticks, colorblind), and forget spare looks.
 
     >>> use_style()
     >>> mpl.rcParams["savefig.dpi"]
     200.0
     """
+    _spare.clear()
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.85, rc=_STYLE)
 
 

@@ -1,4 +1,4 @@
-"""How sure was the model of each token of a text? The text itself, every token on the colour of its probability."""
+"""A text with every token on the colour of its probability."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Piece:
 def plot_tokens(
     ax: Axes, tokens: Sequence[str], probs: Sequence[float], *, bins: Sequence[float] = PUBLISHED_BINS, bar: bool = True
 ) -> None:
-    """Text whose tokens stand on the colour of their probability, wrapped to the width of the axes.
+    """Text with each token on the colour of its probability, wrapped to the width of the axes.
 
     A newline is drawn as a return sign, on its own colour, and ends the line; what the font lacks is drawn as a
     replacement sign. The letters are as large as the axes allow, up to 7 points.
@@ -57,8 +57,8 @@ def plot_tokens(
     bins : sequence of float, default `PUBLISHED_BINS`
         Edges that rise from 0 to 1; a probability on an edge belongs to the bin above it.
     bar : bool, default True
-        Draw the colour bar above the axes; of several axes give it to the first, so that the layout stands when the
-        others are filled. Titles, too, belong before the call.
+        Draw the colour bar above the axes; of several axes give it to the first. Set titles before the call, as the text
+        is fitted to the layout as it is then.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def plot_tokens(
         drawn.outline.set_visible(False)
     figure.draw_without_rendering()  # the layout decides how wide the axes are
     size, pieces = _fitted(ax, tokens)
-    # Letters and lines from the axes' upper left corner: cells stay as large as letters if the layout moves.
+    # Columns and lines from the axes' upper left corner: cells stay as large as letters if the layout moves.
     per_letter = Affine2D().scale(_LETTER * size / 72, -_LINE * size / 72)
     place = per_letter + figure.dpi_scale_trans + ScaledTranslation(0, 1, cast(Any, ax.transAxes))
     colors = shades(np.minimum(np.digitize(values, edges) - 1, n_bins - 1))
@@ -131,9 +131,9 @@ def _fitted(ax: Axes, tokens: Sequence[str]) -> tuple[float, list[_Piece]]:
         n_lines = 1 + pieces[-1].line if pieces else 0
         if n_lines * _LINE * size <= box.height * 72:
             return size, pieces
-    wanted = n_lines * _LINE * _SIZES[-1] / 72
+    needed = n_lines * _LINE * _SIZES[-1] / 72
     raise ValueError(
-        f"{len(tokens)} tokens take {n_lines} lines, {wanted:.1f} in high, and the axes are {box.height:.1f} in high: "
+        f"{len(tokens)} tokens take {n_lines} lines, {needed:.1f} in high, and the axes are {box.height:.1f} in high: "
         "draw fewer tokens or make the figure taller"
     )
 

@@ -17,7 +17,7 @@ FINETUNES = 1  # sets the draws of fine-tunes apart from those of documents
 ROUNDING = 1e-12
 
 
-def intervals(totals: Stage, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
+def intervals(totals: Stage, *, weighting: str = "token") -> dict[str, Interval]:
     """Every statistic by name, as in `METRICS`; of several fine-tunes the mean of theirs.
 
     Parameters
@@ -39,15 +39,16 @@ def intervals(totals: Stage, *, weighting: str = "token", level: float = 0.95) -
     -----
     Percentile intervals of resamples in which each document counts Poisson(1) times, which for many documents is the
     multinomial bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012). All fine-tunes of a resample have the same
-    documents, and are drawn with replacement themselves (pigeonhole bootstrap; Owen 2007). Resamples use fewer distinct
-    documents, hence slightly fewer tokens; an interval is widened to hold its value.
+    documents, and are drawn with replacement themselves (pigeonhole bootstrap; Owen 2007). Resamples have
+    fewer distinct documents, hence a narrower mean distribution: `entropy_of_mean` and `effective_vocabulary` can lie
+    above their percentile bounds, which are reported as they are.
     """
     (members,) = alike([totals])
     told = _stage_values(members, weighting)
-    return {name: interval_of(values, [members], level=level) for name, values in told.items()}
+    return {name: interval_of(values, [members]) for name, values in told.items()}
 
 
-def differences(first: Stage, second: Stage, *, weighting: str = "token", level: float = 0.95) -> dict[str, Interval]:
+def differences(first: Stage, second: Stage, *, weighting: str = "token") -> dict[str, Interval]:
     """Second less first of every statistic that both have, paired: both are resampled by the same documents.
 
     Raises
@@ -64,12 +65,10 @@ def differences(first: Stage, second: Stage, *, weighting: str = "token", level:
     """
     stages = alike([first, second])
     before, after = (_stage_values(members, weighting) for members in stages)
-    return {
-        name: interval_of(_less(after[name], before[name]), stages, level=level) for name in before if name in after
-    }
+    return {name: interval_of(_less(after[name], before[name]), stages) for name in before if name in after}
 
 
-def shares(chain: Sequence[Stage], *, weighting: str = "token", level: float = 0.95) -> dict[str, list[Interval]]:
+def shares(chain: Sequence[Stage], *, weighting: str = "token") -> dict[str, list[Interval]]:
     """Share of the total change, from the first stage of a chain to the last, that each stage makes.
 
     Parameters
@@ -97,22 +96,22 @@ def shares(chain: Sequence[Stage], *, weighting: str = "token", level: float = 0
         levels = np.array([values[name] for values in told])  # (stages, 1 + resamples)
         total = _less(levels[-1], levels[0])
         if not abs(total[0]) <= ROUNDING * max(1, np.abs(levels[:, 0]).max()):
-            found[name] = [_share(_less(b, a), total, stages, level) for a, b in pairwise(levels)]
+            found[name] = [_share(_less(b, a), total, stages) for a, b in pairwise(levels)]
     return found
 
 
-def _share(change: np.ndarray, total: np.ndarray, stages: Sequence[Sequence[Totals]], level: float) -> Interval:
+def _share(change: np.ndarray, total: np.ndarray, stages: Sequence[Sequence[Totals]]) -> Interval:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = change / total
     value, n = float(values[0]), stages[0][0].count("documents")
     drawn = ~np.isnan(total[1:])  # a resample without documents has nothing
     if n > 1 and drawn.any():
-        whole = interval_of(total, stages, level=level)
+        whole = interval_of(total, stages)
         if not (whole.low > 0 or whole.high < 0):
-            return Interval(value, np.nan, np.nan, n, "the total may be none", level)
+            return Interval(value, np.nan, np.nan, n, "the total may be none")
         if np.ptp(values[1:][drawn]) <= ROUNDING * max(1, np.abs(values[1:][drawn]).max()):
-            return Interval(value, np.nan, np.nan, n, "no spread", level)
-    return interval_of(values, stages, level=level)
+            return Interval(value, np.nan, np.nan, n, "no spread")
+    return interval_of(values, stages)
 
 
 def alike(stages: Sequence[Stage]) -> list[list[Totals]]:
@@ -173,12 +172,12 @@ def _less(values: np.ndarray, other: np.ndarray) -> np.ndarray:
         return values - other
 
 
-def interval_of(values: np.ndarray, stages: Sequence[Sequence[Totals]], *, level: float) -> Interval:
+def interval_of(values: np.ndarray, stages: Sequence[Sequence[Totals]]) -> Interval:
     """A number of the whole and its percentile interval over resamples, shape (1 + n_resamples,)."""
     value, n = float(values[0]), stages[0][0].count("documents")
     resamples = values[1:][np.isfinite(values[1:])]
     if n < 2 or not len(resamples):
-        return Interval(value, np.nan, np.nan, n, "one document" if n < 2 else "no resamples", level)
-    low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(value, np.nan, np.nan, n, "one document" if n < 2 else "no resamples")
+    low, high = np.quantile(resamples, [0.025, 0.975])
     method = METHOD if all(len(members) == 1 for members in stages) else METHOD_OF_SEVERAL
-    return Interval(value, float(min(low, value)), float(max(high, value)), n, method, level)
+    return Interval(value, float(low), float(high), n, method)

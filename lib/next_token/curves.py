@@ -76,7 +76,7 @@ def ranks(totals: Totals) -> pd.DataFrame:
     return pd.DataFrame({"rank": np.arange(1, len(n) + 1), "n": n, "share": np.cumsum(n) / max(1, n.sum())})
 
 
-def by_position(totals: Stage, *, weighting: str = "token", level: float = 0.95) -> pd.DataFrame:
+def by_position(totals: Stage, *, weighting: str = "token") -> pd.DataFrame:
     """Surprise, entropy and divergence from the base by position in the document, in spans that double.
 
     Returns
@@ -96,7 +96,7 @@ def by_position(totals: Stage, *, weighting: str = "token", level: float = 0.95)
     rows = []
     for k, name in enumerate(POSITION_COLUMNS[1:]):
         for span in np.flatnonzero(np.isfinite(told[0, k])):
-            found = interval_of(told[:, k, span], [members], level=level)
+            found = interval_of(told[:, k, span], [members])
             rows.append((2**span - 1, 2 ** (span + 1) - 2, name, found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["first", "last", "quantity", "value", "low", "high"])
 

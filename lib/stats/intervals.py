@@ -1,4 +1,4 @@
-"""Intervals from resampled clusters: of a mean or another statistic, a difference of means, a ratio of sums."""
+"""Bootstrap intervals over clusters: of a mean or another statistic, and of a ratio of sums."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
@@ -16,17 +15,16 @@ from lib.stats.rows import Floats, Values, cluster_codes, row_values
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, its interval and how many clusters stand behind it; bounds are NaN where they cannot be told."""
+    """An estimate, its 95% interval and the number of clusters; bounds are NaN where there is no interval."""
 
     value: float
     low: float
     high: float
     n: int
     method: str = "cluster bootstrap"
-    level: float = 0.95
 
     def map(self, function: Callable[[float], float]) -> Interval:
-        """The interval on another scale; `function` must rise (a perplexity is `math.exp` of nats a token).
+        """The interval on another scale; `function` must increase (perplexity is `math.exp` of nats per token).
 
         >>> Interval(0.0, -1.0, 1.0, n=5).map(lambda nats: 2 * nats).high
         2.0
@@ -42,22 +40,21 @@ def cluster_bootstrap(
     statistic: Callable[[Floats], Any] = np.mean,
     seeds: Values | None = None,
     rate: bool | None = None,
-    level: float = 0.95,
     n_resamples: int = 2000,
 ) -> Interval:
-    """Percentile interval of a statistic over rows, from whole clusters drawn with replacement.
+    """95% percentile interval of a statistic over rows, from whole clusters drawn with replacement.
 
     Parameters
     ----------
     values : sequence, shape (n_rows,)
-        What was measured, a row each; every row weighs the same, so that the mean is the one a reader would compute.
+        Every row has the same weight, so that the mean is the one a reader would compute.
     clusters : sequence, shape (n_rows,)
-        What was drawn, for each row.
+        The cluster of each row.
     statistic : function of an array of values, default the mean
-        Any other statistic is called once a resample.
+        Any other statistic is called once per resample.
     seeds : sequence, shape (n_rows,), optional
         The fine-tune of each row. When given, fine-tunes are drawn with replacement too (crossed with the clusters), so
-        that the interval speaks of other fine-tunes as well as other people; every cluster must occur with every seed.
+        that the interval covers other fine-tunes as well as other people; every cluster must occur with every seed.
     rate : bool, optional
         Whether values are successes; by default, whether they are booleans.
 
@@ -65,8 +62,9 @@ def cluster_bootstrap(
     -------
     Interval
         `n` is the number of clusters. One cluster: bounds are NaN. No spread between resamples: for a rate, the Wilson
-        interval with each cluster as one trial (`method` says so; nothing is then known of the spread inside a
-        cluster), otherwise NaN.
+        interval with each cluster as one trial (see `method`; the spread inside a cluster is then unknown), otherwise
+        NaN. Percentile bounds are reported as they are: with few clusters, or a statistic that resampling biases, the
+        estimate can lie outside them.
 
     Raises
     ------
@@ -78,8 +76,8 @@ def cluster_bootstrap(
     Clusters: Davison and Hinkley 1997, section 3.8; crossed factors: Owen 2007 (pigeonhole bootstrap); Wilson 1927.
 
     >>> people = ["ada", "ada", "bo", "bo", "cy", "cy"]
-    >>> found = cluster_bootstrap([1, 1, 0, 0, 1, 0], people, rng=np.random.default_rng(0))
-    >>> found.value, found.low, found.high, found.n
+    >>> interval = cluster_bootstrap([1, 1, 0, 0, 1, 0], people, rng=np.random.default_rng(0))
+    >>> interval.value, interval.low, interval.high, interval.n
     (0.5, 0.0, 1.0, 3)
     >>> cluster_bootstrap([False] * 6, people, rng=np.random.default_rng(0)).method
     'Wilson over clusters'
@@ -88,7 +86,7 @@ def cluster_bootstrap(
     codes, n = cluster_codes(clusters, n_rows=len(numbers))
     value = float(statistic(numbers))
     if n < 2:
-        return Interval(value, np.nan, np.nan, n, "one cluster", level)
+        return Interval(value, np.nan, np.nan, n, "one cluster")
     if statistic is np.mean:
         replicates = _means(_cells(numbers, codes, seeds), rng=rng, n_resamples=n_resamples)
     elif seeds is None:
@@ -99,62 +97,9 @@ def cluster_bootstrap(
         raise ValueError("seeds are drawn for the mean only: leave out `seeds` or `statistic`")
     if _collapsed(replicates):
         if not is_rate or statistic is not np.mean:
-            return Interval(value, np.nan, np.nan, n, "no spread", level)
-        return Interval(value, *_wilson(value, n, level), n, "Wilson over clusters", level)
-    return _percentile(value, replicates, n, level)
-
-
-def cluster_difference(
-    first: Values,
-    second: Values,
-    *,
-    clusters: Values,
-    second_clusters: Values | None = None,
-    rng: np.random.Generator,
-    rate: bool | None = None,
-    level: float = 0.95,
-    n_resamples: int = 2000,
-) -> Interval:
-    """Interval of mean(first) - mean(second), with both drawn over the same clusters where they share them.
-
-    `second_clusters` (default: `clusters`) holds either the same clusters, which are then drawn once for both (paired),
-    or entirely other ones, which are drawn independently; `n` is the smaller number of clusters. Where nothing spreads,
-    a difference of rates gets Newcombe's 1998 interval over clusters (method 10, which takes the two sides for
-    independent), anything else NaN bounds.
-
-    Raises
-    ------
-    ValueError
-        As `cluster_bootstrap`, and if the two share only some of their clusters.
-
-    >>> people = ["ada", "bo", "cy", "di"]
-    >>> cluster_difference([4, 5, 7, 6], [1, 2, 5, 3], clusters=people, rng=np.random.default_rng(0)).value
-    2.75
-    """
-    a, is_rate = row_values(first, rate=rate)
-    b, second_is_rate = row_values(second, rate=rate)
-    names_a = pd.Series(clusters).array
-    names_b = names_a if second_clusters is None else pd.Series(second_clusters).array
-    codes_a, n_a = cluster_codes(names_a, n_rows=len(a))
-    codes_b, n_b = cluster_codes(names_b, n_rows=len(b))
-    shared = set(names_a) & set(names_b)
-    if shared and not n_a == n_b == len(shared):
-        raise ValueError(f"{len(shared)} clusters are on both sides, of {n_a} and {n_b}: expected all of them or none")
-    value, n = float(a.mean() - b.mean()), min(n_a, n_b)
-    if n < 2:
-        return Interval(value, np.nan, np.nan, n, "one cluster", level)
-    # One state for both sides is what pairs them: the same clusters are drawn for the first and for the second.
-    state = rng.integers(2**63, size=2)
-    rng_a, rng_b = (np.random.default_rng(state[0 if shared else side]) for side in (0, 1))
-    replicates = _means(_cells(a, codes_a, None), rng=rng_a, n_resamples=n_resamples)
-    replicates = replicates - _means(_cells(b, codes_b, None), rng=rng_b, n_resamples=n_resamples)
-    if not _collapsed(replicates):
-        return _percentile(value, replicates, n, level)
-    if not (is_rate and second_is_rate):
-        return Interval(value, np.nan, np.nan, n, "no spread", level)
-    (low_a, high_a), (low_b, high_b) = _wilson(a.mean(), n_a, level), _wilson(b.mean(), n_b, level)
-    below, above = np.hypot(a.mean() - low_a, high_b - b.mean()), np.hypot(high_a - a.mean(), b.mean() - low_b)
-    return Interval(value, float(value - below), float(value + above), n, "Newcombe over clusters", level)
+            return Interval(value, np.nan, np.nan, n, "no spread")
+        return Interval(value, *_wilson(value, n), n, "Wilson over clusters")
+    return _percentile(value, replicates, n)
 
 
 def cluster_ratio(
@@ -164,12 +109,11 @@ def cluster_ratio(
     *,
     rng: np.random.Generator,
     seeds: Values | None = None,
-    level: float = 0.95,
     n_resamples: int = 2000,
 ) -> Interval:
-    """Percentile interval of sum(numerators) / sum(denominators), both drawn together over whole clusters.
+    """95% percentile interval of sum(numerators) / sum(denominators), with both drawn together over whole clusters.
 
-    For nats over bytes, or for the part of a gap that is closed. Parameters other than the two sequences of shape
+    For bits per byte, or for the part of a gap that is closed. Parameters other than the two sequences of shape
     (n_rows,) are as in `cluster_bootstrap`. Bounds are NaN for one cluster, and where resamples leave no finite ratio.
 
     Raises
@@ -184,30 +128,28 @@ def cluster_ratio(
     below, _ = row_values(denominators, rate=False)
     codes, n = cluster_codes(clusters, n_rows=len(above))
     if len(below) != len(above):
-        raise ValueError(f"{len(above)} numerators and {len(below)} denominators: expected as many")
+        raise ValueError(f"{len(above)} numerators and {len(below)} denominators: expected equal numbers")
     if not below.sum():
         raise ValueError("the denominators sum to zero: there is no ratio")
     value = float(above.sum() / below.sum())
     if n < 2:
-        return Interval(value, np.nan, np.nan, n, "one cluster", level)
+        return Interval(value, np.nan, np.nan, n, "one cluster")
     cells = _cells(above, codes, seeds)[0], _cells(below, codes, seeds)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         replicates = _means(cells, rng=rng, n_resamples=n_resamples)
     if not np.isfinite(replicates).all():
-        return Interval(value, np.nan, np.nan, n, "a resample has no ratio", level)
+        return Interval(value, np.nan, np.nan, n, "a resample has no ratio")
     if _collapsed(replicates):
-        return Interval(value, np.nan, np.nan, n, "no spread", level)
-    return _percentile(value, replicates, n, level)
+        return Interval(value, np.nan, np.nan, n, "no spread")
+    return _percentile(value, replicates, n)
 
 
 def _cells(numbers: Floats, codes: NDArray[np.intp], seeds: Values | None) -> tuple[Floats, Floats]:
+    """Sum and number of rows of each cluster and seed, shape (n_clusters, n_seeds)."""
     seed_codes, n_seeds = (np.zeros_like(codes), 1) if seeds is None else cluster_codes(seeds, n_rows=len(numbers))
-    shape = (int(codes.max()) + 1, n_seeds)
-    flat = codes * n_seeds + seed_codes
-    sums = (
-        np.bincount(flat, weights=numbers, minlength=shape[0] * n_seeds).astype(float).reshape(shape)
-    )  # (cluster, seed)
-    sizes = np.bincount(flat, minlength=shape[0] * n_seeds).astype(float).reshape(shape)  # (cluster, seed)
+    sums, sizes = np.zeros((2, int(codes.max()) + 1, n_seeds))
+    np.add.at(sums, (codes, seed_codes), numbers)
+    np.add.at(sizes, (codes, seed_codes), 1)
     if not sizes.all():
         raise ValueError(
             "some clusters do not occur with every seed: for fine-tunes on data of their own, "
@@ -233,13 +175,13 @@ def _collapsed(replicates: Floats) -> bool:
     return bool(np.ptp(replicates) <= 1e-12 * max(1.0, float(np.abs(replicates).max())))
 
 
-def _percentile(value: float, replicates: Floats, n: int, level: float) -> Interval:
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(min(low, value)), float(max(high, value)), n, "cluster bootstrap", level)
+def _percentile(value: float, replicates: Floats, n: int) -> Interval:
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return Interval(value, float(low), float(high), n)
 
 
-def _wilson(rate: float, n: int, level: float) -> tuple[float, float]:
-    z2 = float(scipy_stats.norm.ppf((1 + level) / 2)) ** 2
+def _wilson(rate: float, n: int) -> tuple[float, float]:
+    z2 = float(scipy_stats.norm.ppf(0.975)) ** 2
     centre, half = (rate + z2 / (2 * n)), np.sqrt(z2 * rate * (1 - rate) / n + z2**2 / (4 * n**2))
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-    return float(np.clip(low, 0, rate)), float(np.clip(high, rate, 1))
+    return float(np.clip(low, 0, rate)), float(np.clip(high, rate, 1))  # rounding alone moves them past it

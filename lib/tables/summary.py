@@ -85,8 +85,8 @@ def write_summary(path: Path, rows: pd.DataFrame) -> None:
     Raises
     ------
     ValueError
-        If a column is missing or unknown, a text other than `x_name` is empty, `n` is not a count above 0, a value lies
-        outside its interval (bounds may be missing) or a rate outside 0 to 1, or two rows are the same number.
+        If a column is missing or unknown, a text other than `x_name` is empty, `n` is not a count above 0, low lies
+        above high (bounds may be missing) or a rate outside 0 to 1, or two rows have the same key.
     """
     unknown = [str(column) for column in rows.columns if column not in SUMMARY_COLUMNS]
     if unknown:
@@ -129,8 +129,7 @@ def _checked_summary(rows: pd.DataFrame, *, name: str) -> pd.DataFrame:
     _refuse(frame, ~((counts > 0) & (counts % 1 == 0)), "n is not a count above 0", name=name)
     frame["n"] = counts.astype("int64")
     _refuse(frame, ~np.isfinite(frame["value"]), "the value is missing: leave the row out", name=name)
-    outside = (frame["low"] > frame["value"]) | (frame["high"] < frame["value"])
-    _refuse(frame, outside, "the value lies outside its interval", name=name)
+    _refuse(frame, frame["low"] > frame["high"], "low is above high", name=name)
     rates = frame[["value", "low", "high"]].where(frame["unit"] == "rate")
     _refuse(frame, ((rates < 0) | (rates > 1)).any(axis=1), "a rate lies between 0 and 1", name=name)
     _refuse(frame, frame["x"].notna() != (frame["x_name"] != ""), "x and x_name come together", name=name)

@@ -234,9 +234,7 @@ fig
 blend = pooled_rows(summary, metric="perplexity").set_index("condition")
 if not {"base", "tuned", "big", "blended"} <= set(blend.index):
     raise ValueError(f"contenders are missing: {sorted(blend.index)}")
-if not (blend["low"].fillna(0) <= blend["value"]).all():
-    raise ValueError("a perplexity lies outside its interval")
-run.finish("Every contender has its perplexity, inside its interval.")
+run.finish("Every contender has its perplexity.")
 
 # %% [markdown]
 # **What this does not show.** One kind of text, one small pair, and perplexity rather than what people would call quality.

@@ -187,8 +187,8 @@ if len(likeliest):
     shown = shown.drop_duplicates("model")
     fig, axs = plt.subplots(len(shown), 1, figsize=(6.8, 0.85 * len(shown)), squeeze=False)
     for ax, row in zip(axs[:, 0], shown.itertuples(), strict=True):
-        plot_tokens(ax, row.tokens, np.exp(row.token_logprobs), bar=ax is axs[0, 0])
         ax.set_title(row.model, loc="left", fontsize="small")
+        plot_tokens(ax, row.tokens, np.exp(row.token_logprobs), bar=ax is axs[0, 0])
     caption = (
         "The likeliest continuation under each stage, each token on the colour of its probability. Prompt: "
         f"{shown['prompt'].iloc[0]!r}, opening {shown['guide'].iloc[0]!r}. {of_what}."

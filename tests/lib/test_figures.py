@@ -98,6 +98,7 @@ def test_a_figure_without_a_caption_is_refused(tmp_path):
 def test_every_name_has_a_look_of_its_own():
     assert len(set(figures.LOOKS.values())) == len(figures.LOOKS)
     spare = {figures.look(f"hf:someone/model-{i}") for i in range(50)}
+    assert len(spare) == 50
     assert not spare & set(figures.LOOKS.values())
     assert figures.look("hf:a/b") == figures.look("hf:a/b")
     assert figures.look("person-first/reverse/randomized") == figures.look("randomized")
@@ -111,7 +112,7 @@ def test_rates_draw_the_table_and_the_published_values():
     assert len(points) == 2
     bars = points[0].lines[2][0].get_segments()
     assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([0.4, 0.7])] * 2
-    diamonds = [line for line in ax.get_lines() if line.get_marker() == "D"]
+    diamonds = [line for line in ax.get_lines() if line.get_marker() == "D" and len(line.get_xdata())]
     assert [line.get_ydata().tolist() for line in diamonds] == [[0.967]]
     assert diamonds[0].get_markerfacecolor() == "white"
     assert diamonds[0].get_color() == figures.look("same").color
@@ -122,6 +123,41 @@ def test_rates_draw_the_table_and_the_published_values():
     fig.draw_without_rendering()
     assert inside(fig)
     assert ax.get_position().height > 0.5
+
+
+@pytest.mark.parametrize("names", [[f"hf:org/m{i}" for i in range(40)], ["fork-1m/SFT", "fork-6m/SFT", "SFT"]])
+def test_models_of_one_figure_differ_and_keep_their_look_in_the_next(names):
+    _, axs = plt.subplots(1, 3)
+    figures.plot_curves(axs[0], curves(dict.fromkeys(names, 1.0)))
+    figures.plot_curves(axs[1], curves(dict.fromkeys(reversed(names), 1.0)))
+    figures.plot_rates(axs[2], rates(names), group="group", by="direction")
+    first, second = ({line.get_label(): (line.get_color(), line.get_marker()) for line in ax.lines} for ax in axs[:2])
+    assert len(set(first.values())) == len(names)
+    assert second == first
+    handles = axs[2].get_legend().get_lines()
+    assert {handle.get_label(): (handle.get_color(), handle.get_marker()) for handle in handles} == first
+
+
+def test_a_known_model_looks_the_same_whichever_others_are_drawn_with_it():
+    names = [f"hf:org/m{i}" for i in range(6)]
+    _, axs = plt.subplots(1, 2)
+    for ax, drawn in zip(axs, (names, names[3:]), strict=True):
+        figures.plot_curves(ax, curves(dict.fromkeys(drawn, 1.0)))
+    every, some = ({line.get_label(): (line.get_color(), line.get_marker()) for line in ax.lines} for ax in axs)
+    assert some == {name: every[name] for name in names[3:]}
+
+
+def test_an_estimate_outside_its_interval_is_drawn_outside_its_bar():
+    table = rates().assign(value=0.9)
+    _, axs = plt.subplots(1, 2)
+    figures.plot_rates(axs[0], table, group="group", by="direction")
+    figures.plot_intervals(axs[1], table.iloc[:2], by="direction")
+    for ax, axis in zip(axs, (1, 0), strict=True):
+        bars = [segment for bar in ax.containers for segment in bar.lines[2][0].get_segments()]
+        assert [bar[:, axis].tolist() for bar in bars] == [pytest.approx([0.4, 0.7])] * len(bars)
+        points = [line.get_data()[axis] for line in ax.lines if line.get_marker() in "sXo"]
+        assert bars
+        assert set(np.concatenate(points)) == {0.9}
 
 
 def test_rates_with_a_missing_bound_draw_a_point():

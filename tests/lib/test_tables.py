@@ -66,8 +66,7 @@ def test_digits_beyond_the_sixth_do_not_move_a_byte(summary, tmp_path):
 @pytest.mark.parametrize(
     ("interval", "changes", "message"),
     [
-        (Interval(0.5, 0.6, 0.7, n=3), {}, "outside its interval"),
-        (Interval(0.5, 0.1, 0.4, n=3), {}, "outside its interval"),
+        (Interval(0.5, 0.7, 0.6, n=3), {}, "low is above high"),
         (Interval(90.0, 85.0, 95.0, n=3), {}, "between 0 and 1"),
         (Interval(math.nan, 0.1, 0.4, n=3), {}, "the value is missing"),
         (Interval(0.5, 0.1, 0.9, n=0), {}, "not a count"),
@@ -85,6 +84,13 @@ def test_a_row_that_breaks_a_rule_is_refused(summary, interval, changes, message
 
     with pytest.raises(ValueError, match=message):
         told()
+
+
+def test_an_estimate_outside_its_percentile_interval_is_kept_as_it_is(summary, tmp_path):
+    add(summary, Interval(0.5, 0.6, 0.7, n=3))
+    tables.write_summary(tmp_path / "summary.csv", summary.frame())
+    row = tables.read_summary(tmp_path / "summary.csv").iloc[0]
+    assert (row["value"], row["low"], row["high"]) == (0.5, 0.6, 0.7)
 
 
 def test_the_same_number_twice_is_refused(summary, tmp_path):

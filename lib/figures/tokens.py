@@ -57,8 +57,8 @@ def plot_tokens(
     bins : sequence of float, default `PUBLISHED_BINS`
         Edges that rise from 0 to 1; a probability on an edge belongs to the bin above it.
     bar : bool, default True
-        Draw the colour bar above the axes; of several axes give it to the first. Set titles before the call, as the text
-        is fitted to the layout as it is then.
+        Draw the colour bar above the axes; of several axes give it to the first. Set titles before the call, as the
+        text is fitted to the layout as it is then.
 
     Raises
     ------

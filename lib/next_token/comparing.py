@@ -17,13 +17,12 @@ FINETUNES = 1  # sets the draws of fine-tunes apart from those of documents
 ROUNDING = 1e-12
 
 
-def intervals(totals: Stage, *, weighting: str = "token") -> dict[str, Interval]:
+def intervals(totals: Stage) -> dict[str, Interval]:
     """Every statistic by name, as in `METRICS`; of several fine-tunes the mean of theirs.
 
     Parameters
     ----------
     totals : of one model, or of fine-tunes that differ in their seed
-    weighting : ``token`` (each scored token weighs the same) or ``document`` (each document does)
 
     Returns
     -------
@@ -33,7 +32,7 @@ def intervals(totals: Stage, *, weighting: str = "token") -> dict[str, Interval]
     Raises
     ------
     ValueError
-        If nothing was scored, the weighting is another word, or fine-tunes were not asked alike.
+        If nothing was scored, or fine-tunes were not asked alike.
 
     Notes
     -----
@@ -44,11 +43,11 @@ def intervals(totals: Stage, *, weighting: str = "token") -> dict[str, Interval]
     above their percentile bounds, which are reported as they are.
     """
     (members,) = alike([totals])
-    told = _stage_values(members, weighting)
+    told = _stage_values(members)
     return {name: interval_of(values, [members]) for name, values in told.items()}
 
 
-def differences(first: Stage, second: Stage, *, weighting: str = "token") -> dict[str, Interval]:
+def differences(first: Stage, second: Stage) -> dict[str, Interval]:
     """Second less first of every statistic that both have, paired: both are resampled by the same documents.
 
     Raises
@@ -64,11 +63,11 @@ def differences(first: Stage, second: Stage, *, weighting: str = "token") -> dic
     those `intervals` gives for each.
     """
     stages = alike([first, second])
-    before, after = (_stage_values(members, weighting) for members in stages)
+    before, after = (_stage_values(members) for members in stages)
     return {name: interval_of(_less(after[name], before[name]), stages) for name in before if name in after}
 
 
-def shares(chain: Sequence[Stage], *, weighting: str = "token") -> dict[str, list[Interval]]:
+def shares(chain: Sequence[Stage]) -> dict[str, list[Interval]]:
     """Share of the total change, from the first stage of a chain to the last, that each stage makes.
 
     Parameters
@@ -90,7 +89,7 @@ def shares(chain: Sequence[Stage], *, weighting: str = "token") -> dict[str, lis
     if len(chain) < 2:
         raise ValueError(f"a chain of {len(chain)}: expected two or more stages, the base first")
     stages = alike(chain)
-    told = [_stage_values(members, weighting) for members in stages]
+    told = [_stage_values(members) for members in stages]
     found = {}
     for name in [name for name in told[0] if all(name in values for values in told)]:
         levels = np.array([values[name] for values in told])  # (stages, 1 + resamples)
@@ -146,8 +145,8 @@ def _asked(totals: Totals) -> dict[str, int]:
     }
 
 
-def _stage_values(members: Sequence[Totals], weighting: str) -> dict[str, np.ndarray]:
-    each = [statistic_values(totals, weighting) for totals in members]
+def _stage_values(members: Sequence[Totals]) -> dict[str, np.ndarray]:
+    each = [statistic_values(totals) for totals in members]
     names = [name for name in each[0] if all(name in values for values in each)]
     return {name: mean_of([values[name] for values in each], seed=members[0].seed) for name in names}
 

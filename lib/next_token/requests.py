@@ -15,10 +15,7 @@ from lib.next_token.positions import Positions, measure_positions
 
 REPLY_BYTES = 2**23  # of one request, where a document's window does not need more
 END_OF_TEXT = "<|endoftext|>"  # begins a text where a tokenizer puts nothing in front (GPT-2, GPT-NeoX, Qwen)
-INSTEAD = (
-    "Statistics of whole distributions need one: serve the model with python -m tuning_server serve. For bounds from "
-    "the top_k that a hosted endpoint tells, see lib/next_token/bounds.py"
-)
+INSTEAD = "Statistics of whole distributions need one: serve the model with python -m tuning_server serve"
 
 
 @dataclass(frozen=True)

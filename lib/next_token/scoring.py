@@ -1,4 +1,4 @@
-"""Scoring documents through the API into totals: each once, going on where a killed run ended, shards merging."""
+"""Score documents through the API into totals: each once, resuming where a killed run ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NextToken:
     Parameters
     ----------
     model, base : ids; base is empty where no divergence was measured
-    source : hash of the documents' texts; of shards of one source the same
+    source : hash of the documents' texts
     about : every setting, as in ``about.json``
     tables : files of the table of documents
     """
@@ -115,7 +115,6 @@ def score(
         "vocab_tokens": vocab_tokens,
         "source": surveyed.hash,
         "n_documents": surveyed.n_documents,
-        "shard": list(source.shard),
         "begin_id": windows.begin_id,
         "window_tokens": windows.window_tokens,
         "stride_tokens": windows.stride_tokens,
@@ -201,30 +200,3 @@ def read(place: Path) -> NextToken:
         raise ValueError(f"{place} has {n_seen} of {about['n_documents']} documents: score() goes on where it ended")
     tables = tuple(part_path(place, part) for part in range(n_parts))
     return NextToken(about["model"], about["base"], about["source"], about, totals, tables)
-
-
-def merge_shards(parts: Sequence[NextToken]) -> NextToken:
-    """The whole of its shards, equal to a run that was not divided (sums up to rounding, intervals included).
-
-    Raises
-    ------
-    ValueError
-        If they are not all shards of one source, asked alike; names what differs or is missing.
-    """
-    if not parts:
-        raise ValueError("there are no shards to merge: expected at least one")
-    first = parts[0].about
-    n_shards = first["shard"][1]
-    for part in parts[1:]:
-        for name in [name for name in first if name not in ("shard", "n_documents", "model", "base")]:
-            if part.about[name] != first[name]:
-                raise ValueError(f"shards differ in {name}: {first[name]!r} and {part.about[name]!r}")
-    found = sorted(tuple(part.about["shard"]) for part in parts)
-    if found != [(k, n_shards) for k in range(n_shards)]:
-        raise ValueError(f"expected shards 0 to {n_shards - 1} of {n_shards}, each once, found {found}")
-    totals = empty_totals(first)
-    for part in parts:
-        totals.merge(part.totals)
-    tables = tuple(table for part in parts for table in part.tables)
-    about = first | {"shard": [0, 1], "n_documents": sum(part.about["n_documents"] for part in parts)}
-    return NextToken(parts[0].model, parts[0].base, parts[0].source, about, totals, tables)

@@ -1,4 +1,4 @@
-"""Which documents are scored? All of a source, its first ones, those of a list, or every n-th as a shard."""
+"""The documents to score: all of a source, its first ones or those of a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUB = "hf:"
 
 
 class Survey(NamedTuple):
-    """How many documents this shard has, and a hash of the texts of all shards."""
+    """Number of documents and a hash of their texts."""
 
     n_documents: int
     hash: str
@@ -33,31 +33,27 @@ class Source:
     document : what a document of a ``.txt`` file is
     max_docs : the first ones only; 0 for all. Reading ends there
     documents : path of a JSON list of document numbers, counted from 0; empty for all
-    shard : which of how many parts; document `d` belongs to part ``d % n``, and parts merge to the whole
 
     Raises
     ------
     ValueError
-        If `max_docs` and `documents` are both given, the list is none, or there is no such shard.
+        If `max_docs` and `documents` are both given, or the list is none.
     """
 
     text: str
     document: str = "auto"
     max_docs: int = 0
     documents: str = ""
-    shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if self.max_docs < 0:
             raise ValueError(f"max_docs = {self.max_docs}: expected at least 0 (for all)")
         if self.max_docs and self.documents:
             raise ValueError(f"max_docs = {self.max_docs} and documents = {self.documents!r}: give one of them")
-        if not 0 <= self.shard[0] < self.shard[1]:
-            raise ValueError(f"shard {self.shard}: expected (k, n) with k from 0 to n - 1")
-        _ = self._wanted
+        _ = self._listed
 
     @cached_property
-    def _wanted(self) -> frozenset[int]:
+    def _listed(self) -> frozenset[int]:
         """Numbers of the documents that a list names; empty for all."""
         if not self.documents:
             return frozenset()
@@ -69,42 +65,36 @@ class Source:
         return frozenset(numbers)
 
     def __iter__(self) -> Iterator[tuple[int, Document]]:
-        k, n = self.shard
-        return ((number, document) for number, document in self._of_all_shards() if number % n == k)
-
-    def _of_all_shards(self) -> Iterator[tuple[int, Document]]:
         if self.text.startswith(HUB):
             stream = _hub_documents(self.text)
         else:
             stream = stream_documents(from_root(self.text), document=self.document, keep_blank=True)
-        end = self.max_docs or (max(self._wanted) + 1 if self._wanted else 0)
+        end = self.max_docs or (max(self._listed) + 1 if self._listed else 0)
         n_read = 0
         for number, found in enumerate(stream):
             n_read = number + 1
-            if not self._wanted or number in self._wanted:
+            if not self._listed or number in self._listed:
                 yield number, found
             if n_read == end:
                 return
-        if self._wanted:
+        if self._listed:
             raise ValueError(f"{self.documents} asks for document {end - 1}, {self.text} has 0 to {n_read - 1}")
 
     def survey(self) -> Survey:
-        """Read all documents once, so that what is broken is told before anything slow begins.
+        """Read all documents once, so that an error is raised before anything slow begins.
 
         Raises
         ------
         ValueError
-            What reading finds: a line that is not JSON, a file cut short, a number beyond the last document, an empty
-            shard.
+            What reading finds: a line that is not JSON, a file cut short, a number beyond the last document.
         """
         digest, n_documents = hashlib.sha256(), 0
-        k, n = self.shard
-        for number, found in self._of_all_shards():
+        for number, found in self:
             raw = found.text.encode("utf-8", "surrogatepass")
             digest.update(f"{number} {len(raw)} ".encode() + raw)
-            n_documents += number % n == k
+            n_documents += 1
         if not n_documents:
-            raise ValueError(f"shard {k} of {n} has no documents: make fewer shards of {self.text}")
+            raise ValueError(f"{self.text} has no documents")
         return Survey(n_documents, digest.hexdigest()[:16])
 
 

@@ -1,8 +1,9 @@
-"""How diverse is one model? Every statistic of its totals, of the whole and of each resample of documents."""
+"""Every statistic of one model, from its totals: of the whole and of each resample of documents."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import entr
 
 from lib.next_token.totals import COLUMNS, N_BINS, Totals
 
@@ -29,45 +30,41 @@ METRICS = {
     "reciprocal_rank": "rate",
     "kl": "nats",  # from the base model; not there without one
 }
-WEIGHTINGS = ("token", "document")
 LEVELS = {"70": 0.7, "90": 0.9}
 TOP = (5, 10, 50)
 
 
-def weighted(totals: Totals, name: str, weighting: str) -> np.ndarray:
-    """Means of one of the totals' arrays, shape (1 + n_resamples, ...); NaN for a resample without documents.
+def mean_per_token(totals: Totals, name: str) -> np.ndarray:
+    """Means per token of one of the totals' arrays, shape (1 + n_resamples, ...); NaN for a resample without documents.
 
     Raises
     ------
     ValueError
-        If nothing was scored, or the weighting is another word.
+        If nothing was scored.
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting = {weighting!r}: expected one of {', '.join(WEIGHTINGS)}")
     if not totals.count("documents"):
         raise ValueError(
             f"nothing was scored: {totals.count('skipped_documents')} documents and "
             f"{totals.count('skipped_positions')} positions were skipped, see `skipped` of the document table"
         )
-    at = WEIGHTINGS.index(weighting)
     with np.errstate(invalid="ignore"):
-        means: np.ndarray = getattr(totals, name)[at] / totals.sums[at, :, :1]
+        means: np.ndarray = getattr(totals, name) / totals.sums[:, :1]
     return means
 
 
-def statistic_values(totals: Totals, weighting: str) -> dict[str, np.ndarray]:
+def statistic_values(totals: Totals) -> dict[str, np.ndarray]:
     """Every statistic of `METRICS` that these totals have, of the whole and of each resample, shape (1 + n_resamples,).
 
     Raises
     ------
     ValueError
-        As `weighted`.
+        As `mean_per_token`.
     """
-    means = dict(zip(COLUMNS, weighted(totals, "sums", weighting).T, strict=True))  # (1 + resamples,) each
-    mean_probs = weighted(totals, "probs", weighting)  # (1 + resamples, vocab)
-    ranked = np.cumsum(weighted(totals, "ranked", weighting), axis=1)
+    means = dict(zip(COLUMNS, mean_per_token(totals, "sums").T, strict=True))  # (1 + resamples,) each
+    mean_probs = mean_per_token(totals, "probs")  # (1 + resamples, vocab)
+    ranked = np.cumsum(mean_per_token(totals, "ranked"), axis=1)
     of_mean = np.cumsum(-np.sort(-mean_probs, axis=1), axis=1)
-    spread = _entropy(mean_probs)
+    spread = entr(mean_probs).sum(axis=1)
     with np.errstate(over="ignore"):  # a target without any mass
         perplexity = np.exp(means["nll"])
     values = {
@@ -87,7 +84,7 @@ def statistic_values(totals: Totals, weighting: str) -> dict[str, np.ndarray]:
     for k in TOP:
         values[f"top_{k}_mass"] = np.minimum(1, ranked[:, min(k, totals.vocab_tokens) - 1])
     values |= {name: means[name] for name in ("confidence", "accuracy", "reciprocal_rank", "kl")}
-    values["calibration_error"] = _calibration_error(weighted(totals, "calibration", weighting))
+    values["calibration_error"] = _calibration_error(mean_per_token(totals, "calibration"))
     return {name: values[name] for name in METRICS if not np.isnan(values[name][0])}
 
 
@@ -104,13 +101,6 @@ def tokens_for(cumulative: np.ndarray, level: float) -> np.ndarray:
     short = cumulative < level - 1e-12  # sums that should be equal to the level differ from it by rounding
     counts = np.minimum(short.sum(axis=-1) + 1, cumulative.shape[-1]).astype(float)
     return np.where(np.isnan(cumulative[..., 0]), np.nan, counts)
-
-
-def _entropy(probs: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(probs == 0, 0.0, probs * np.log(probs))
-    total: np.ndarray = -terms.sum(axis=1)
-    return total
 
 
 def _calibration_error(calibration: np.ndarray) -> np.ndarray:

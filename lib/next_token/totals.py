@@ -1,7 +1,7 @@
 """Sums over all documents, of the whole and of bootstrap resamples: all that is kept of what was measured.
 
 The bootstrap runs along: each document has a weight in each resample, drawn from a Poisson distribution by its number,
-so that shards merge, a resumed run goes on, and two models of the same documents are resampled alike.
+so that a resumed run goes on, and two models of the same documents are resampled alike.
 """
 
 from __future__ import annotations
@@ -39,14 +39,12 @@ class Totals:
     Parameters
     ----------
     vocab_tokens : size of the vocabulary
-    n_resamples : bootstrap resamples that run along; memory is 32 bytes a token of the vocabulary for each
+    n_resamples : bootstrap resamples that run along; memory is 16 bytes per token of the vocabulary for each
     seed : of the weights of documents in resamples
-    sums : array, shape (2, 1 + n_resamples, columns)
-        Twice, since tokens or documents can weigh the same; the first resample is the whole, each document once.
-    probs, ranked, calibration, spans : array, shape (2, 1 + n_resamples, ...)
+    sums : array, shape (1 + n_resamples, columns)
+        The first row is the whole, each document once.
+    probs, ranked, calibration, spans : array, shape (1 + n_resamples, ...)
         Of distributions by token and in falling order, by bins of confidence, and by spans of positions.
-    rank_counts : array, shape (vocab,)
-        How often the target was the likeliest token, the second, ...
     counts : array, shape (3,)
         Documents that were scored, documents and positions that were not.
     """
@@ -59,7 +57,6 @@ class Totals:
     ranked: np.ndarray = field(init=False)
     calibration: np.ndarray = field(init=False)
     spans: np.ndarray = field(init=False)
-    rank_counts: np.ndarray = field(init=False)
     counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,14 +67,13 @@ class Totals:
         widths = {"sums": len(COLUMNS), "probs": self.vocab_tokens, "ranked": self.vocab_tokens}
         widths |= {"calibration": 3 * N_BINS, "spans": len(POSITION_COLUMNS) * N_SPANS}
         for name, width in widths.items():
-            object.__setattr__(self, name, np.zeros((2, 1 + self.n_resamples, width)))
-        object.__setattr__(self, "rank_counts", np.zeros(self.vocab_tokens, dtype=np.int64))
+            object.__setattr__(self, name, np.zeros((1 + self.n_resamples, width)))
         object.__setattr__(self, "counts", np.zeros(len(COUNTS), dtype=np.int64))
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What is added up, by name; to be changed in place only."""
-        names = ("sums", "probs", "ranked", "calibration", "spans", "rank_counts", "counts")
+        names = ("sums", "probs", "ranked", "calibration", "spans", "counts")
         return {name: getattr(self, name) for name in names}
 
     def count(self, name: str) -> int:
@@ -106,22 +102,15 @@ class Totals:
                     f"document {document.number} has {len(document.positions.probs)} tokens in its vocabulary, "
                     f"expected {self.vocab_tokens}: totals are of one tokenizer"
                 )
-            self.rank_counts[:] += np.bincount(document.positions.rank - 1, minlength=self.vocab_tokens)
-        n_tokens = np.array([len(document.positions.nll) for document in scored], dtype=float)
         weights = self._weights([document.number for document in scored])  # (1 + resamples, documents)
-        of_sums = np.array([_sums(document) for document in scored])  # (documents, columns)
-        self.sums[0] += weights @ of_sums
-        self.sums[1] += weights @ _by_document(of_sums, n_tokens)
-        shares = weights / n_tokens
         for name, rows in (
+            ("sums", [_sums(document) for document in scored]),
             ("probs", [document.positions.probs for document in scored]),
             ("ranked", [document.positions.ranked for document in scored]),
             ("calibration", [_calibration(document.positions) for document in scored]),
             ("spans", [_spans(document.positions) for document in scored]),
         ):
-            stacked = np.array(rows)  # (documents, ...)
-            for total, drawn in zip(getattr(self, name), (weights, shares), strict=True):
-                total += drawn @ stacked
+            getattr(self, name)[:] += weights @ np.array(rows)
 
     def skip(self, n_documents: int) -> None:
         """Count documents that had nothing to score."""
@@ -130,19 +119,6 @@ class Totals:
     def _weights(self, numbers: Sequence[int]) -> np.ndarray:
         drawn = [np.random.default_rng([self.seed, number]).poisson(1.0, self.n_resamples) for number in numbers]
         return np.vstack([np.ones(len(numbers)), np.array(drawn, dtype=float).T])
-
-    def merge(self, other: Totals) -> None:
-        """Add the totals of other documents: counts are then exact, sums up to the last rounding.
-
-        Raises
-        ------
-        ValueError
-            If vocabulary, resamples or seed differ.
-        """
-        ours, theirs = ((each.vocab_tokens, each.n_resamples, each.seed) for each in (self, other))
-        if ours != theirs:
-            raise ValueError(f"expected totals of one vocabulary, n_resamples and seed, found {ours} and {theirs}")
-        self.load({name: array + other.arrays[name] for name, array in self.arrays.items()})
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over `arrays` that were kept.
@@ -175,15 +151,6 @@ def _sums(document: Measured) -> np.ndarray:
             *(found.is_hit.sum(), (1 / found.rank).sum(), found.kl.sum(), nll / math.log(2)),
         ]
     )
-
-
-def _by_document(sums: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
-    """The same columns for documents that weigh the same: each document's means, as of one token and one byte."""
-    means = sums / n_tokens[:, None]
-    at_bytes, at_bits = COLUMNS.index("bytes"), COLUMNS.index("bits_per_byte")
-    means[:, at_bits] = sums[:, at_bits] / sums[:, at_bytes]
-    means[:, at_bytes] = 1
-    return means
 
 
 def _calibration(found: Positions) -> np.ndarray:

@@ -58,7 +58,7 @@ models = pd.read_parquet(run.need("finetunes.parquet"))
 #
 # Only target positions count: what a window reads again as context does not (the published code counts it twice), and the
 # last documents count like the first (there, up to 499 fell away). Sums are kept, never distributions, so that memory does
-# not grow with the text; a killed run goes on, and shards of one text merge.
+# not grow with the text; a killed run goes on.
 
 # %% tags=["nbval-ignore-output"]
 totals = {}

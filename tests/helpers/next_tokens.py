@@ -82,22 +82,19 @@ def plain_statistics(
     n_bytes: Sequence[int],
     *,
     base: Sequence[np.ndarray] = (),
-    by_document: bool = False,
 ) -> dict[str, float]:
     """Every statistic from full probabilities, which are kept; `windows`: (log-probabilities, targets) by document."""
-    probs, targets, weights, bits = [], [], [], []
+    probs, targets, bits = [], [], []
     for document, size in zip(windows, n_bytes, strict=True):
-        n = sum(len(window[1]) for window in document)
         nats = 0.0
         for logprobs, window_targets in document:
             p = np.exp(logprobs.astype(float))
             p /= p.sum(axis=1, keepdims=True)
             probs.append(p)
             targets += window_targets.tolist()
-            weights += [1 / n if by_document else 1.0] * len(p)
             nats -= np.log(p[np.arange(len(p)), window_targets]).sum()
         bits.append((nats / math.log(2), size))
-    p, t, w = np.concatenate(probs), np.array(targets), np.array(weights) / np.sum(weights)
+    p, t, w = np.concatenate(probs), np.array(targets), np.full(len(targets), 1 / len(targets))
     entropy = np.array([-sum(x * math.log(x) for x in row if x > 0) for row in p])
     mean, ranked = w @ p, w @ -np.sort(-p, axis=1)
     falling, cumulative = np.cumsum(sorted(mean, reverse=True)), np.cumsum(ranked)
@@ -107,9 +104,7 @@ def plain_statistics(
     bins = np.minimum((confidence * 15).astype(int), 14)
     found = {
         "perplexity": math.exp(-(w @ np.log(at_target))),
-        "bits_per_byte": np.mean([b / s for b, s in bits])
-        if by_document
-        else sum(b for b, _ in bits) / sum(s for _, s in bits),
+        "bits_per_byte": sum(b for b, _ in bits) / sum(s for _, s in bits),
         "entropy_of_mean": spread,
         "mean_entropy": w @ entropy,
         "entropy_gap": spread - w @ entropy,

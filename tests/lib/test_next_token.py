@@ -1,4 +1,4 @@
-"""Next-token statistics: equal to plain ones that keep every probability, and to closed forms; sums that merge."""
+"""Next-token statistics: equal to plain ones that keep every probability, and to closed forms."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from next_tokens import normalised, plain_statistics
 
-from lib.distributions import top_k
 from lib.next_token import (
     METRICS,
     Measured,
     Positions,
     Totals,
     by_position,
-    calibration,
     curve,
     differences,
-    entropy_bounds,
     intervals,
     measure_positions,
-    perplexity_bounds,
-    published_coverage,
-    rank_bounds,
-    ranks,
 )
 from lib.next_token.comparing import interval_of
 from lib.stats import cluster_ratio
@@ -80,12 +73,11 @@ def test_percentile_bounds_are_reported_as_they_are_when_the_estimate_lies_outsi
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("weighting", ["token", "document"])
-def test_statistics_equal_those_of_full_probabilities(dtype: type, weighting: str) -> None:
+def test_statistics_equal_those_of_full_probabilities(dtype: type) -> None:
     documents, others = drawn(13, dtype=dtype)
-    found = intervals(totals_of(measured(documents, others)), weighting=weighting)
+    found = intervals(totals_of(measured(documents, others)))
     base = [window[0] for document in others for window in document]
-    plain = plain_statistics(documents, sizes(documents), base=base, by_document=weighting == "document")
+    plain = plain_statistics(documents, sizes(documents), base=base)
     assert set(found) == set(plain) == set(METRICS)
     for name, value in plain.items():
         assert found[name].value == pytest.approx(value, abs=1e-9, rel=1e-9), name
@@ -204,26 +196,6 @@ def test_what_is_no_distribution_is_refused() -> None:
         Totals(1)
 
 
-def test_totals_of_parts_merge_to_those_of_the_whole() -> None:
-    documents, others = drawn(20)
-    found = measured(documents, others)
-    whole, first, second = totals_of(found), totals_of(found[::2]), totals_of(found[1::2])
-    first.merge(second)
-    for name, array in whole.arrays.items():
-        assert np.allclose(first.arrays[name], array, rtol=1e-12, atol=1e-12, equal_nan=True), name
-    assert np.array_equal(first.rank_counts, whole.rank_counts)
-    assert np.array_equal(first.counts, whole.counts)
-    for weighting in ("token", "document"):
-        ours, theirs = intervals(first, weighting=weighting), intervals(whole, weighting=weighting)
-        for name in METRICS:
-            bounds = [(each.value, each.low, each.high) for each in (ours[name], theirs[name])]
-            assert bounds[0] == pytest.approx(bounds[1], rel=1e-9), name
-    with pytest.raises(
-        ValueError, match=r"one vocabulary, n_resamples and seed, found \(61, 50, 0\) and \(61, 50, 1\)"
-    ):
-        whole.merge(totals_of(found, seed=1))
-
-
 def test_intervals_agree_with_a_bootstrap_over_kept_documents() -> None:
     documents, _ = drawn(120, seed=4)
     found = measured(documents)
@@ -248,8 +220,6 @@ def test_differences_are_paired_by_document() -> None:
     assert change.high - change.low < 0.5 * (alone.high - alone.low), "documents differ more than the change does"
     with pytest.raises(ValueError, match="totals differ in documents, 60 and 59: expected the same"):
         differences(first, totals_of(measured(others[:-1]), n_resamples=300))
-    with pytest.raises(ValueError, match="weighting = 'tokens': expected one of token, document"):
-        differences(first, first, weighting="tokens")
 
 
 def test_tables_for_figures() -> None:
@@ -262,21 +232,6 @@ def test_tables_for_figures() -> None:
     assert line[["of_mean", "of_each"]].iloc[-1].tolist() == pytest.approx([1, 1])
     assert (line["of_each"] >= line["of_mean"] - 1e-12).all(), "sorting each before the mean can only sharpen"
     assert (line["of_mean"] < 0.7).sum() + 1 == told["coverage_70_tokens"]
-    assert published_coverage(totals, level=0.7, padded_tokens=64) == (told["coverage_70_tokens"] - 1) / 64
-    with pytest.raises(ValueError, match="padded_tokens = 60: expected at least the vocabulary, 61"):
-        published_coverage(totals, level=0.7, padded_tokens=60)
-    with pytest.raises(ValueError, match="level = 1.1"):
-        published_coverage(totals, level=1.1, padded_tokens=64)
-    bins = calibration(totals)
-    assert bins["share"].sum() == pytest.approx(1)
-    assert (bins["share"] * bins["confidence"]).sum() == pytest.approx(told["confidence"])
-    assert (bins["share"] * (bins["confidence"] - bins["accuracy"]).abs()).sum() == pytest.approx(
-        told["calibration_error"]
-    )
-    assert ((bins["low"] <= bins["confidence"]) & (bins["confidence"] <= bins["high"])).all()
-    table = ranks(totals)
-    assert table["n"].sum() == sum(len(each.positions.nll) for each in found)
-    assert (table["n"] / table["rank"]).sum() / table["n"].sum() == pytest.approx(told["reciprocal_rank"])
     spans = by_position(totals)
     assert set(spans["quantity"]) == {"nll", "entropy", "kl"}
     starts = spans[(spans["quantity"] == "kl") & (spans["first"] == 0)].iloc[0]
@@ -284,24 +239,3 @@ def test_tables_for_figures() -> None:
     third = spans[(spans["quantity"] == "nll") & (spans["first"] == 3)].iloc[0]
     assert third["last"] == 6
     assert third["value"] == pytest.approx(np.mean(np.concatenate([each.positions.nll[3:7] for each in found])))
-
-
-def test_bounds_from_the_likeliest_tokens_hold_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    logprobs = normalised(rng.normal(0, 2, (40, VOCAB)))
-    targets = rng.integers(0, VOCAB, 40)
-    exact = measure_positions(logprobs, targets)
-    for k in (1, 5, 20, VOCAB):
-        part = top_k(logprobs, k)
-        low, high = entropy_bounds(part, vocab_tokens=VOCAB)
-        assert low - 1e-6 <= exact.entropy.mean() <= high + 1e-6
-        hit = (part.ids == targets[:, None]).any(axis=1)
-        nats = np.where(hit, logprobs[np.arange(40), targets], np.nan)
-        least, most = perplexity_bounds(nats, part)
-        assert least - 1e-5 <= math.exp(exact.nll.mean()) <= most + 1e-5
-        assert math.isinf(most) == (not hit.all())
-        low, high = rank_bounds(part, targets, vocab_tokens=VOCAB)
-        assert low <= (1 / exact.rank).mean() <= high
-    assert low == high, "nothing is hidden of the whole vocabulary"
-    with pytest.raises(ValueError, match="vocab_tokens = 3: expected at least the 5"):
-        entropy_bounds(top_k(logprobs, 5), vocab_tokens=3)

@@ -49,19 +49,18 @@ def even(n_tokens: int, *, n_documents: int = 25, vocab: int = VOCAB, seed: int 
     return totals
 
 
-def numbers(totals: Stage, weighting: str = "token") -> dict[str, tuple[float, float, float]]:
-    found = intervals(totals, weighting=weighting)
+def numbers(totals: Stage) -> dict[str, tuple[float, float, float]]:
+    found = intervals(totals)
     return {name: (each.value, each.low, each.high) for name, each in found.items()}
 
 
-@pytest.mark.parametrize("weighting", ["token", "document"])
-def test_fine_tunes_that_are_the_same_are_as_one(weighting: str) -> None:
+def test_fine_tunes_that_are_the_same_are_as_one() -> None:
     one, base = model(1, base=0), model(0, sharpness=0.5, base=0)
-    alone, thrice = numbers(one, weighting), numbers([one] * 3, weighting)
+    alone, thrice = numbers(one), numbers([one] * 3)
     assert set(alone) == set(thrice) == set(METRICS)
     for name, told in alone.items():
         assert thrice[name] == pytest.approx(told, rel=1e-12), name
-        assert numbers([one], weighting)[name] == told
+        assert numbers([one])[name] == told
     pd.testing.assert_frame_equal(curve([one] * 3), curve(one), rtol=1e-12)
     pd.testing.assert_frame_equal(by_position([one] * 3), by_position(one), rtol=1e-12)
     paired, single = differences(base, [one] * 3), differences(base, one)
@@ -121,17 +120,16 @@ def test_shares_of_a_known_change() -> None:
     assert (several[0].low, several[0].high) == pytest.approx((1 / 3, 2 / 3))
 
 
-@pytest.mark.parametrize("weighting", ["token", "document"])
-def test_shares_add_up(weighting: str) -> None:
+def test_shares_add_up() -> None:
     sft, dpo = ([model(seed, sharpness=sharp, base=0) for seed in (1, 2, 3)] for sharp in (1.2, 1.8))
     chain: list[Stage] = [model(0), sft, dpo]
-    found = shares(chain, weighting=weighting)
+    found = shares(chain)
     assert "mean_entropy" in found
     assert "kl" not in found, "the base has none"
-    total = differences(chain[0], chain[2], weighting=weighting)
+    total = differences(chain[0], chain[2])
     for name, told in found.items():
         assert sum(each.value for each in told) == pytest.approx(1), name
-        first = differences(chain[0], chain[1], weighting=weighting)[name].value
+        first = differences(chain[0], chain[1])[name].value
         assert told[0].value == pytest.approx(first / total[name].value), name
     entropy = found["mean_entropy"]
     assert all(each.low < each.value < each.high for each in entropy)

@@ -23,7 +23,7 @@ from next_tokens import BEGIN, CONTEXT, StubClient, contexts_of, of_last_token, 
 from openai import NotFoundError, OpenAI
 from serving import TINY
 
-from lib.next_token import METRICS, NextToken, Source, intervals, merge_shards, read, requests, score, scoring, source
+from lib.next_token import METRICS, NextToken, Source, intervals, read, requests, score, scoring, source
 from lib.next_token.requests import Windows, begin_token, pieces
 from tuning_server.engine import models
 from tuning_server.engine.scoring import windows as engine_windows
@@ -39,8 +39,8 @@ def text(tmp_path: Path) -> str:
     return str(path)
 
 
-def values(found: NextToken, weighting: str = "token") -> dict[str, tuple[float, float, float]]:
-    told = intervals(found.totals, weighting=weighting)
+def values(found: NextToken) -> dict[str, tuple[float, float, float]]:
+    told = intervals(found.totals)
     return {name: (each.value, each.low, each.high) for name, each in told.items()}
 
 
@@ -51,8 +51,7 @@ def same(first: NextToken, second: NextToken) -> None:
     pd.testing.assert_frame_equal(first.documents, second.documents, check_exact=True)
 
 
-@pytest.mark.parametrize("weighting", ["token", "document"])
-def test_documents_are_scored_as_a_plain_loop_over_windows_does(text: str, tmp_path: Path, weighting: str) -> None:
+def test_documents_are_scored_as_a_plain_loop_over_windows_does(text: str, tmp_path: Path) -> None:
     found = score(StubClient(BOTH), "tuned", Source(text), folder=tmp_path, base="base")
     documents, base = [], []
     for each in TEXTS:
@@ -66,10 +65,8 @@ def test_documents_are_scored_as_a_plain_loop_over_windows_does(text: str, tmp_p
             )
             base.append(np.array([BOTH["base"](c) for c in contexts]))
         documents.append(windows)
-    plain = plain_statistics(
-        documents, [len(t.encode()) for t in TEXTS], base=base, by_document=weighting == "document"
-    )
-    told = values(found, weighting)
+    plain = plain_statistics(documents, [len(t.encode()) for t in TEXTS], base=base)
+    told = values(found)
     assert set(told) == set(METRICS)
     for name, value in plain.items():
         # the API rounds a target's log-probability less than those of the vocabulary, and those are normalised anew
@@ -192,26 +189,6 @@ def test_kill_9_leaves_what_was_done(text: str, tmp_path: Path, monkeypatch: pyt
     assert 0 < resumed.n_asked < undisturbed.n_asked, "what was done is not asked again"
 
 
-def test_shards_merge_to_the_whole(text: str, tmp_path: Path) -> None:
-    whole = score(StubClient(BOTH), "tuned", Source(text), folder=tmp_path, base="base")
-    shards = [
-        score(StubClient(BOTH), "tuned", Source(text, shard=(k, 3)), folder=tmp_path, base="base") for k in (2, 0, 1)
-    ]
-    merged = merge_shards(shards)
-    for weighting in ("token", "document"):
-        theirs = values(whole, weighting)
-        for name, told in values(merged, weighting).items():
-            assert told == pytest.approx(theirs[name], rel=1e-9, abs=1e-12), name
-    assert np.array_equal(merged.totals.rank_counts, whole.totals.rank_counts)
-    assert np.array_equal(merged.totals.counts, whole.totals.counts)
-    pd.testing.assert_frame_equal(merged.documents, whole.documents, check_exact=True)
-    with pytest.raises(ValueError, match=r"expected shards 0 to 2 of 3, each once, found \[\(0, 3\), \(2, 3\)\]"):
-        merge_shards(shards[:2])
-    other = score(StubClient(BOTH), "base", Source(text, shard=(0, 3)), folder=tmp_path, window_tokens=8)
-    with pytest.raises(ValueError, match="shards differ in fingerprints"):
-        merge_shards([shards[0], other])
-
-
 def test_which_documents_are_scored(text: str, tmp_path: Path) -> None:
     def numbers(**how: Any) -> list[int]:
         return [number for number, _ in Source(text, **how)]
@@ -220,9 +197,8 @@ def test_which_documents_are_scored(text: str, tmp_path: Path) -> None:
     assert numbers() == list(range(30))
     assert numbers(max_docs=4) == [0, 1, 2, 3]
     assert numbers(documents=str(tmp_path / "list.json")) == [3, 12]
-    assert numbers(max_docs=9, shard=(1, 4)) == [1, 5]
     assert Source(text, max_docs=4).survey().hash != Source(text).survey().hash
-    assert Source(text, shard=(1, 4)).survey() == (8, Source(text).survey().hash)
+    assert Source(text).survey().n_documents == 30
     found = score(StubClient(BOTH), "tuned", Source(text, documents=str(tmp_path / "list.json")), folder=tmp_path / "n")
     assert found.documents["document"].tolist() == ["text.jsonl:4", "text.jsonl:13"]
     with pytest.raises(ValueError, match=r"max_docs = 1 and documents = '.*list.json': give one of them"):
@@ -236,10 +212,6 @@ def test_which_documents_are_scored(text: str, tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             Source(text, documents=str(tmp_path / "bad.json")).survey()
-    with pytest.raises(ValueError, match=r"shard \(3, 3\)"):
-        Source(text, shard=(3, 3))
-    with pytest.raises(ValueError, match="shard 6 of 7 has no documents"):
-        Source(text, max_docs=5, shard=(6, 7)).survey()
     with pytest.raises(ValueError, match="max_docs = -1"):
         Source(text, max_docs=-1)
 
@@ -352,7 +324,7 @@ def test_models_and_endpoints_that_do_not_fit(text: str, tmp_path: Path, monkeyp
     with pytest.raises(ValueError, match="does not tell how much context tuned takes: set window_tokens"):
         score(client, "tuned", Source(text), folder=tmp_path)
     told["vocab_tokens"] = 0
-    with pytest.raises(ValueError, match="does not tell the vocabulary of tuned.*bounds"):
+    with pytest.raises(ValueError, match="does not tell the vocabulary of tuned.*tuning_server serve"):
         score(client, "tuned", Source(text), folder=tmp_path)
 
     def gone(path: str, **asked: Any) -> Any:

@@ -95,8 +95,54 @@ def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
     assert {tuple(a.ids) for a in sampling.sample(tiny, narrow)} == {tuple(greedy.ids)}
 
 
+def test_a_nucleus_of_nothing_is_greedy() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0], [3.0, 1.0, 0.0]])
+    requests = [sampling.SamplingRequest(prompt_ids=[1], max_tokens=1, top_p=top_p) for top_p in (0.0, 1.0)]
+    probs = sampling.distribution(logits, requests)
+    assert probs[0].tolist() == [0, 1, 0]
+    assert torch.equal(probs[1], logits[1].double().softmax(-1))
+
+
+def test_tokens_are_drawn_on_the_device_of_the_logits() -> None:
+    """No tensor on PyTorch's meta device can be copied to the processor, nor be mixed with one that is there."""
+    requests = [
+        sampling.SamplingRequest(prompt_ids=[1], max_tokens=1, temperature=temperature, top_p=0.9, logit_bias=bias)
+        for temperature, bias in ((0.0, {}), (0.7, {3: 1.0}))
+    ]
+    probs = sampling.distribution(torch.empty(2, 50, device="meta"), requests)
+    drawn = sampling.draw(probs, torch.tensor([0.1, 0.9], dtype=torch.float64))
+    assert (probs.device.type, probs.dtype, probs.shape) == ("meta", torch.float64, (2, 50))
+    assert (drawn.device.type, drawn.dtype, drawn.shape) == ("meta", torch.int64, (2,))
+
+
+def test_padded_outputs_are_never_drawn_nor_scored(tiny: models.LoadedModel) -> None:
+    request = sampling.SamplingRequest(
+        prompt_ids=tiny.encode_prompt(PROMPTS[0]), max_tokens=6, seed=1, logprobs=2, echo=True
+    )
+    before = sampling.sample(tiny, [request])[0]
+    n_tokens = tiny.vocab_size
+    tiny.model.resize_token_embeddings(n_tokens + 40)
+    tiny.model.lm_head.weight.data[-40:] = 9.0
+    after = sampling.sample(tiny, [request])[0]
+    assert (after.ids, after.text) == (before.ids, before.text)
+    assert [t.logprob for t in after.tokens[1:]] == pytest.approx([t.logprob for t in before.tokens[1:]], abs=1e-5)
+
+
+def test_the_vocabulary_is_what_tokenizer_and_outputs_share(tiny_store: Path) -> None:
+    def vocab_size(n_added: int, n_outputs: int) -> int:
+        tiny = models.load(TINY, tiny_store)
+        tiny.tokenizer.add_tokens([f"<{k}>" for k in range(n_added)])
+        tiny.model.resize_token_embeddings(n_outputs)
+        return tiny.vocab_size
+
+    n_tokens = models.load(TINY, tiny_store).vocab_size
+    assert [vocab_size(0, n_tokens + 9), vocab_size(5, n_tokens), vocab_size(5, n_tokens + 9)] == [
+        n_tokens, n_tokens, n_tokens + 5
+    ]  # fmt: skip
+
+
 def test_what_does_not_fit_the_context_is_refused(tiny: models.LoadedModel) -> None:
-    with pytest.raises(ValueError, match="context is 512 tokens, and 600 were asked for"):
+    with pytest.raises(ValueError, match="context is 512 tokens, but 600 were requested"):
         sampling.sample(tiny, [sampling.SamplingRequest(prompt_ids=[1] * 500, max_tokens=100)])
 
 

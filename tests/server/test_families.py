@@ -41,9 +41,9 @@ def client(open_models: Path, tmp_path: Path, serve: Callable[..., TestClient]) 
 
 
 def direct(loaded: models.LoadedModel, ids: list[int]) -> list[float]:
-    """Log-probability of each token after the first, by one plain forward pass."""
+    """Log-probability of each token after the first, among those of the tokenizer, by one plain forward pass."""
     with torch.no_grad():
-        logprobs = loaded.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+        logprobs = loaded.model(torch.tensor([ids])).logits[..., : loaded.vocab_size].log_softmax(-1)[0]
     return [float(logprobs[k, token]) for k, token in enumerate(ids[1:])]
 
 
@@ -58,9 +58,11 @@ def test_scores_are_those_of_a_forward_pass_and_greedy_is_generate(loaded: model
     for request, in_batch in zip(requests, together, strict=True):
         prompt = torch.tensor([list(request.prompt_ids)])
         alone = sampling.sample(loaded, [request])[0]
+        padding = list(range(loaded.vocab_size, loaded.model.config.vocab_size))  # outputs without a token
         theirs = loaded.model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0
-        )[0].tolist()
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0,
+            suppress_tokens=padding or None,
+        )[0].tolist()  # fmt: skip
         told = [*request.prompt_ids, *in_batch.ids]
         assert alone.ids == in_batch.ids
         assert [*told, *theirs[len(told) :]] == theirs

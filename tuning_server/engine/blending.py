@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from tuning_server.engine.kv_cache import Reader
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.sampling import BATCH_TOKENS, Sample, SamplingRequest, batches, check_lengths, decode, finish
+from tuning_server.engine.sampling import (
+    BATCH_TOKENS,
+    Sample,
+    SamplingRequest,
+    batches,
+    check_lengths,
+    decode,
+    finish,
+    precision,
+)
 
 BLEND_BATCH_TOKENS = BATCH_TOKENS // 3  # three caches share the memory of one
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of the big, the tuned and the base model
@@ -26,15 +36,15 @@ class BlendSettings:
     weights : exponents of big, tuned and base; (1, 0, 0) is the big model
     plausibility : in [0, 1]; tokens that the big model finds less probable than this times its likeliest one are
         ruled out before blending (contrastive decoding, Li et al. 2023, section 3.3); 0 rules out none
-    schedule : what the weights of tuned and base are multiplied by at each new token, the last number from there
-        on; empty for 1 throughout
+    schedule : factors of the weights of tuned and base at each new token, the last one from there on; empty for 1
+        throughout
 
     Raises
     ------
     ValueError
         If a number is not finite or out of range.
 
-    >>> [BlendSettings(schedule=(1.0, 0.5)).strength(place) for place in range(3)], BlendSettings().strength(9)
+    >>> [BlendSettings(schedule=(1.0, 0.5)).strength(position) for position in range(3)], BlendSettings().strength(9)
     ([1.0, 0.5, 0.5], 1.0)
     """
 
@@ -44,15 +54,15 @@ class BlendSettings:
 
     def __post_init__(self) -> None:
         if len(self.weights) != 3 or not all(map(math.isfinite, self.weights)):
-            raise ValueError(f"weights are three finite numbers, of big, tuned and base; found {self.weights}")
+            raise ValueError(f"expected three finite weights, of big, tuned and base; found {self.weights}")
         if not 0 <= self.plausibility <= 1:
-            raise ValueError(f"plausibility lies between 0 and 1; found {self.plausibility}")
+            raise ValueError(f"expected a plausibility between 0 and 1; found {self.plausibility}")
         if not all(map(math.isfinite, self.schedule)):
-            raise ValueError(f"a schedule holds finite numbers; found {self.schedule}")
+            raise ValueError(f"expected finite numbers as the schedule; found {self.schedule}")
 
-    def strength(self, place: int) -> float:
-        """What the small models' weights are multiplied by at the new token `place` (from 0)."""
-        return self.schedule[min(place, len(self.schedule) - 1)] if self.schedule else 1.0
+    def strength(self, position: int) -> float:
+        """Factor of the small models' weights at the new token `position` (from 0)."""
+        return self.schedule[min(position, len(self.schedule) - 1)] if self.schedule else 1.0
 
 
 def generate(
@@ -78,7 +88,7 @@ def generate(
     Raises
     ------
     ValueError
-        What `check_blend` refuses.
+        As `check_blend`.
     """
     check_blend(big, tuned, base, requests)
     answers: dict[int, Sample] = {}
@@ -92,18 +102,18 @@ def generate(
 def check_blend(
     big: LoadedModel, tuned: LoadedModel, base: LoadedModel, requests: Sequence[SamplingRequest] = ()
 ) -> None:
-    """Say what keeps three models from answering requests together.
+    """Check that three models can answer requests together.
 
     Raises
     ------
     ValueError
-        If the tokenizers differ, a prompt does not fit a model's context or is empty, or a request asks for `echo`.
+        If the tokenizers differ, a prompt does not fit a model's context or is empty, or a request has `echo`.
     """
     for other in (tuned, base):
-        if other.tokenizer is not big.tokenizer and _token_table(other) != _token_table(big):
+        if _vocabulary_hash(other.tokenizer) != _vocabulary_hash(big.tokenizer):
             raise ValueError(
                 f"{big.id} and {other.id} have different tokenizers ({big.vocab_size} and {other.vocab_size} tokens): "
-                "blending adds up what three models say of the same token, so take models of one family"
+                "blending adds up the predictions of three models for the same token, so take models of one family"
             )
     for loaded in (big, tuned, base):
         try:
@@ -111,26 +121,18 @@ def check_blend(
         except ValueError as error:
             raise ValueError(f"{loaded.id}: {error}") from None
     if any(request.echo for request in requests):
-        raise ValueError("a blend has no log-probabilities of the prompt: ask without echo")
-
-
-def _token_table(loaded: LoadedModel) -> int:
-    return _table_of(loaded.tokenizer)
+        raise ValueError("a blend has no log-probabilities of the prompt: send the request without echo")
 
 
 @lru_cache(maxsize=16)
-def _table_of(tokenizer: object) -> int:
-    return hash(frozenset(tokenizer.get_vocab().items()))  # type: ignore[attr-defined]
+def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> int:
+    return hash(frozenset(tokenizer.get_vocab().items()))
 
 
-def shared_vocab(*models: LoadedModel) -> int:
-    """Tokens that the tokenizer knows and every model has an output for; outputs beyond them are padding."""
-    return min(models[0].vocab_size, *(int(m.model.get_output_embeddings().weight.shape[0]) for m in models))
-
-
-def precision(device: torch.device) -> torch.dtype:
-    """Of sums over models: beside logits of thousands float32 has three decimals left, and base = tuned must cancel."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def readers(*models: LoadedModel) -> list[Reader]:
+    """Readers of models, limited to the tokens for which each of them has an output."""
+    n_vocab = min(loaded.vocab_size for loaded in models)
+    return [Reader(loaded, n_vocab=n_vocab) for loaded in models]
 
 
 def blend_logits(logits: Three, settings: BlendSettings, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -148,7 +150,8 @@ def blend_logits(logits: Three, settings: BlendSettings, strength: float | torch
 
     Notes
     -----
-    Each model's normaliser is the same for all tokens, so that it falls out with the last one: only that is taken.
+    Each model's normaliser is the same for all tokens, so that it cancels: only the blend is normalised. Beside logits
+    of thousands, float32 has three decimals left, and the models' sums must cancel where tuned equals base.
 
     >>> flat, steep = torch.zeros(3), torch.tensor([0.0, 3000.0, 6000.0])
     >>> blend_logits((flat, steep, steep), BlendSettings()).exp().tolist()
@@ -169,9 +172,8 @@ class _Blend:
     """The three models as one source of next tokens."""
 
     def __init__(self, big: LoadedModel, tuned: LoadedModel, base: LoadedModel, settings: BlendSettings) -> None:
-        n_vocab = shared_vocab(big, tuned, base)
-        self._readers = [Reader(loaded, n_vocab=n_vocab) for loaded in (big, tuned, base)]
-        self._settings, self._place = settings, 0
+        self._readers = readers(big, tuned, base)
+        self._settings, self._position = settings, 0
 
     @property
     def can_forget(self) -> bool:
@@ -183,8 +185,8 @@ class _Blend:
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         big, tuned, base = (reader.read(ids, mask) for reader in self._readers)
-        strength = self._settings.strength(self._place)
-        self._place += 1
+        strength = self._settings.strength(self._position)
+        self._position += 1
         return blend_logits((big, tuned, base), self._settings, strength)
 
     def keep(self, rows: Sequence[int]) -> None:

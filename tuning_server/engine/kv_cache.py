@@ -1,8 +1,7 @@
-"""A model that reads rows of unequal length side by side, keeps what it read in a cache, and can take tokens back.
+"""Read rows of unequal length side by side, with a cache from which tokens can be taken back.
 
-How prompts that begin alike are read: what all of them share once, and each of them once, however many rows ask it.
-
-Few-shot prompts share their examples, the answers of one request their whole prompt.
+Prompts that begin alike are read together: their common beginning once, and each distinct prompt once. Few-shot prompts
+share their examples, the answers to one request their whole prompt.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
 
 
 class Reader:
-    """One model and the cache of what it has read, a row a text.
+    """One model and the cache of what it has read, one row per text.
 
     Parameters
     ----------
-    n_vocab : outputs to keep; None for all of them, the padding of an output layer included
+    n_vocab : how many of the model's outputs to keep; None for those that its tokenizer has a token for
     """
 
     def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
-        self._loaded, self._n_vocab = loaded, n_vocab
+        self._loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
         self._cache = DynamicCache(config=loaded.model.config)
         self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
         self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
@@ -53,7 +52,7 @@ class Reader:
         return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None, *, n_last: int = 1) -> torch.Tensor:
-        """Read on and say what comes next.
+        """Read on and predict what comes next.
 
         Parameters
         ----------
@@ -67,7 +66,7 @@ class Reader:
         """
         loaded, fresh = self._loaded, torch.ones_like(ids) if mask is None else mask
         self._has_gaps |= mask is not None
-        # a token past the end of a row is drafted before it is known to be one too many
+        # speculative decoding may draft tokens beyond the end of a row
         positions = (self._n_read[:, None] + fresh.cumsum(-1) - 1).clamp(min=0, max=loaded.context_tokens - 1)
         self._n_read = self._n_read + fresh.sum(-1)  # (rows,)
         self._mask = fresh if self._mask is None else torch.cat([self._mask, fresh], dim=1)
@@ -82,7 +81,7 @@ class Reader:
         return out.logits[:, -n_last:, : self._n_vocab].float()
 
     def prefill(self, ids: torch.Tensor) -> None:
-        """Read on, shape (rows, n), where nobody asks what comes next."""
+        """Read on, shape (rows, n), without predictions."""
         self.read(ids)
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -93,7 +92,7 @@ class Reader:
         self._mask = None if self._mask is None else self._mask[index]
 
     def forget(self, n_tokens: Sequence[int]) -> None:
-        """Take back the last tokens of each row, as many as `n_tokens` says.
+        """Take back the last `n_tokens` of each row.
 
         What all rows take back leaves the cache; what only some do stays there as a gap that nothing attends to.
         """
@@ -111,19 +110,19 @@ class Reader:
             self._mask = self._mask.masked_fill(hidden, 0)
 
 
-LEAST_SAVED_TOKENS = 512  # a pass of its own for what is shared costs as much as reading some hundred tokens more
+LEAST_SAVED_TOKENS = 512  # an extra pass for what is shared costs as much as reading some hundred tokens
 LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
 
 
 class Source(Protocol):
-    """What tokens are drawn from: reads more of each row and says what may come next."""
+    """What tokens are drawn from: a model, or a blend of models, that reads rows and predicts their next tokens."""
 
     @property
     def can_forget(self) -> bool:
         """Whether all that was read is still there, as it was read."""
 
     def prefill(self, ids: torch.Tensor) -> None:
-        """Read `ids` (rows, n), after which nobody asks what comes next."""
+        """Read `ids` (rows, n) without predictions."""
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits after the last of `ids` (rows, n), shape (rows, 1, vocab)."""
@@ -135,19 +134,19 @@ class Source(Protocol):
 def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens to read once for prompts that are all different: what they begin with, or 0 where that saves too little.
 
-    The last token that they share is not counted, so that of every prompt at least one is left, to say what follows.
+    The last shared token is not counted, so that at least one token of every prompt is left to predict from.
 
     >>> opening = tuple(range(600))
     >>> shared_tokens([(*opening, 7), opening]), shared_tokens([opening]), shared_tokens([(1, 2), (1, 3)])
     (599, 0, 0)
     """
-    first, last = min(prompts), max(prompts)  # in the order of words in a dictionary: these two share the least
+    first, last = min(prompts), max(prompts)  # in lexicographic order: these two share the least
     n_common = next((k for k, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
     return n_common - 1 if (n_common - 1) * (len(prompts) - 1) >= LEAST_SAVED_TOKENS else 0
 
 
 def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Read prompts of unequal length into a fresh source, which then has a row a prompt.
+    """Read prompts of unequal length into a fresh source, which then has one row per prompt.
 
     Returns
     -------
@@ -158,8 +157,8 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
     BrokenModel
         If one of them is NaN.
     """
-    places = _places(prompts)
-    distinct = list(places)
+    indices = _indices(prompts)
+    distinct = list(indices)
     n_shared = shared_tokens(distinct) if source.can_forget else 0
     if n_shared:
         source.prefill(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
@@ -169,49 +168,49 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
         raise senseless(loaded.id)
     if len(distinct) == len(prompts):
         return logits
-    row_of = {k: row for row, same in enumerate(places.values()) for k in same}
-    rows = [row_of[k] for k in range(len(prompts))]
+    row_of = {prompt: row for row, prompt in enumerate(distinct)}
+    rows = [row_of[tuple(prompt)] for prompt in prompts]
     source.keep(rows)
     return logits[rows]
 
 
-def prompt_logprobs(
+def prompt_logits(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], int, torch.Tensor]]:
-    """Score the tokens of prompts, all but each one's first, in parts that follow one another.
+    """Predict the tokens of prompts, all but each one's first, in consecutive parts.
 
     Yields
     ------
     rows : list of int
-        Places in `prompts` of those that the part belongs to.
+        Indices of the prompts that the part belongs to.
     first : int
-        Place in the prompt of the part's first token.
-    logprobs : tensor, shape (n, vocab), float32, nats
-        What the model says at places `first` to ``first + n - 1``.
+        Position in the prompt of the first token that the part predicts.
+    logits : tensor, shape (n, vocab), float32
+        Predictions of the tokens ``first`` to ``first + n - 1``.
     """
-    places = _places(prompts)
-    distinct = list(places)
+    indices = _indices(prompts)
+    distinct = list(indices)
     width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
-    n_rows = max(1, LOGITS_BYTES // (4 * width * max(map(len, distinct))))
+    n_rows = max(1, LOGITS_BYTES // (4 * width * max(map(len, distinct), default=1)))
     for start in range(0, len(distinct), n_rows):
         part, reader = distinct[start : start + n_rows], Reader(loaded)
         n_shared = shared_tokens(part) if reader.can_forget else 0
         if n_shared:
             shared = torch.tensor([part[0][:n_shared]], device=loaded.device)
             logits = reader.read(shared, n_last=n_shared)  # (1, n_shared, vocab)
-            yield [k for prompt in part for k in places[prompt]], 1, logits[0].log_softmax(-1)
+            yield [k for prompt in part for k in indices[prompt]], 1, logits[0]
             reader.keep([0] * len(part))
         rests = [torch.tensor(prompt[n_shared:]) for prompt in part]
-        # right padding: causal attention keeps what stands behind a token from changing its score
+        # right padding: causal attention keeps what follows a token from changing its prediction
         ids = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True).to(loaded.device)  # (part, longest)
         logits = reader.read(ids, n_last=ids.shape[1])  # (part, longest, vocab)
         for r, prompt in enumerate(part):
-            yield places[prompt], n_shared + 1, logits[r, : len(prompt) - n_shared - 1].log_softmax(-1)
+            yield indices[prompt], n_shared + 1, logits[r, : len(prompt) - n_shared - 1]
 
 
-def _places(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
-    """Where each different prompt stands, in the order of their first places."""
-    places: dict[tuple[int, ...], list[int]] = {}
+def _indices(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Indices of each distinct prompt, in the order of their first ones."""
+    indices: dict[tuple[int, ...], list[int]] = {}
     for k, prompt in enumerate(prompts):
-        places.setdefault(tuple(prompt), []).append(k)
-    return places
+        indices.setdefault(tuple(prompt), []).append(k)
+    return indices

@@ -116,8 +116,9 @@ class LoadedModel:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Tokens that the tokenizer knows; the output layer may be padded to more."""
-        return len(self.tokenizer)
+        """Number of token ids that both the tokenizer and the output layer have; either may have more."""
+        n_outputs = int(self.model.get_output_embeddings().weight.shape[0])
+        return min(max(self.tokenizer.get_vocab().values()) + 1, n_outputs)
 
     @cached_property
     def n_weights(self) -> int:

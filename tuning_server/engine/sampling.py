@@ -13,18 +13,22 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from tuning_server.engine.kv_cache import Reader, Source, prompt_logprobs, read_prompts
+from tuning_server.engine.kv_cache import Reader, Source, prompt_logits, read_prompts
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import as_text, label, offsets
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
+
+Likeliest = tuple[tuple[int, float], ...]  # token ids and their log-probabilities, nats
+TokenScore = tuple[float | None, Likeliest]  # log-probability of a token, and the likeliest tokens at its position
+UNSCORED: TokenScore = (None, ())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingRequest:
     """What to continue and how.
 
-    `temperature` 0 is greedy (the lowest id wins a tie). `logprobs` k asks for the k likeliest tokens at each place
+    `temperature` 0 is greedy (the lowest id wins a tie). `logprobs` k requests the k likeliest tokens at each position
     besides the chosen one; None for no log-probabilities. `echo` scores the prompt's tokens too.
     """
 
@@ -41,27 +45,29 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """One token of an answer; `logprob` in nats (None for a prompt's first token or where none was asked for)."""
+    """One token of an answer, the character of the text at which it begins, and its log-probability in nats.
+
+    The log-probability is None for a prompt's first token, and where none was requested.
+    """
 
     id: int
     text: str
     offset: int
     logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+    top: Likeliest = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer: `ids` are the new tokens; with echo, `text` and `tokens` begin with the prompt's."""
+    """An answer: `ids` are the new tokens; with echo, `text` and `tokens` begin with the prompt's.
+
+    The offsets of `tokens` cut the text into readable pieces: a character of several tokens comes with its last one.
+    """
 
     ids: list[int]
     text: str
     finish_reason: str
     tokens: list[TokenInfo]
-
-
-Mark = tuple[float | None, tuple[tuple[int, float], ...]]  # log-probability of a token, and the likeliest ones
-NO_MARK: Mark = (None, ())
 
 
 @dataclass
@@ -72,9 +78,9 @@ class Row:
     uniforms: np.ndarray
     ids: list[int] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
-    marks: list[Mark] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
     finish_reason: str | None = None
-    end: tuple[int, ...] = ()  # the end-of-text token, if one ended it; its mark is the last
+    end: tuple[int, ...] = ()  # the end-of-text token, if one ended it; its score is the last
 
 
 def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sample]:
@@ -92,7 +98,7 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
     Raises
     ------
     ValueError
-        If a prompt is empty or, with the tokens asked for, longer than the model's context.
+        If a prompt is empty or, with the new tokens, longer than the model's context.
     """
     check_lengths(loaded, requests)
     answers: dict[int, Sample] = {}
@@ -100,27 +106,27 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
         for batch in batches(requests):
             chosen = [requests[k] for k in batch]
             rows = decode(loaded, Reader(loaded), chosen)
-            prompt_marks = _score_prompts(loaded, chosen)
-            for k, row, marks in zip(batch, rows, prompt_marks, strict=True):
-                answers[k] = finish(loaded, row, marks)
+            prompt_scores = _score_prompts(loaded, chosen)
+            for r, row in enumerate(rows):
+                answers[batch[r]] = finish(loaded, row, prompt_scores.get(r))
     return [answers[k] for k in range(len(requests))]
 
 
 def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> None:
     """Refuse (ValueError) an empty prompt, and one that with its new tokens is longer than the model's context."""
     for request in requests:
-        wanted = len(request.prompt_ids) + request.max_tokens
+        n_tokens = len(request.prompt_ids) + request.max_tokens
         if not request.prompt_ids:
             raise ValueError("a prompt has no tokens; the end-of-text token begins a document")
-        if wanted > loaded.context_tokens:
+        if n_tokens > loaded.context_tokens:
             raise ValueError(
-                f"the model's context is {loaded.context_tokens} tokens, and {wanted} were asked for "
-                f"({len(request.prompt_ids)} in the prompt, {request.max_tokens} to come): shorten one of them"
+                f"the model's context is {loaded.context_tokens} tokens, but {n_tokens} were requested "
+                f"({len(request.prompt_ids)} in the prompt, {request.max_tokens} new): shorten one of them"
             )
 
 
 def batches(requests: Sequence[SamplingRequest], *, limit_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Places in `requests` of those to decode together: of similar length, and few enough for memory."""
+    """Indices of the requests to decode together: of similar length, and few enough for memory."""
     order = sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].max_tokens))
     batch: list[int] = []
     longest = 0
@@ -135,74 +141,80 @@ def batches(requests: Sequence[SamplingRequest], *, limit_tokens: int = BATCH_TO
         yield batch
 
 
-def mark(logprobs: torch.Tensor, ids: torch.Tensor, wanted: Sequence[int | None]) -> list[Mark]:
-    """Log-probability of each chosen id and of the likeliest tokens. `logprobs` (rows, vocab), `ids` (rows,)."""
-    if all(want is None for want in wanted):
-        return [NO_MARK] * len(wanted)
-    chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
-    k = min(max(want or 0 for want in wanted), logprobs.shape[1])
-    values, places = torch.topk(logprobs, k, dim=1)  # (rows, k)
-    n_possible = torch.isfinite(values).sum(1).tolist()  # what a blend has ruled out has no log-probability to tell
-    tops = [list(zip(*pair, strict=True)) for pair in zip(places.tolist(), values.tolist(), strict=True)]
-    return [
-        NO_MARK if want is None else (chosen[r], tuple(tops[r][: min(want, n_possible[r])]))
-        for r, want in enumerate(wanted)
-    ]
-
-
-def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[list[Mark]]:
-    """For echoed prompts, what `mark` says of each token; empty for the others."""
-    is_scored = [request.echo and request.logprobs is not None for request in requests]
-    marks: list[list[Mark]] = [
-        [NO_MARK] * (1 if scored else len(request.prompt_ids) * request.echo)
-        for request, scored in zip(requests, is_scored, strict=True)
-    ]
-    scored = [k for k, is_asked in enumerate(is_scored) if is_asked]
-    prompts = [requests[k].prompt_ids for k in scored]
-    for rows, first, logprobs in prompt_logprobs(loaded, prompts) if scored else ():
-        ids = torch.tensor(prompts[rows[0]][first : first + len(logprobs)], dtype=torch.long, device=loaded.device)
-        told: dict[int | None, list[Mark]] = {}  # by how many of the likeliest are wanted
-        for k in (scored[row] for row in rows):
-            want = requests[k].logprobs
-            if want not in told:
-                told[want] = mark(logprobs, ids, [want] * len(logprobs))
-            marks[k] += told[want]
-    return marks
-
-
-def distribution(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
-    """What a row is drawn from: bias, temperature and nucleus applied; all on one token where it is greedy.
+def token_scores(logits: torch.Tensor, ids: torch.Tensor, n_top: Sequence[int | None]) -> list[TokenScore]:
+    """Log-probabilities of chosen tokens, and the likeliest tokens.
 
     Parameters
     ----------
-    logits : tensor, shape (rows, vocab), a request a row
+    logits : tensor, shape (rows, vocab), normalised or not
+    ids : tensor, shape (rows,)
+    n_top : how many of the likeliest tokens each row requests; None for no log-probability
+    """
+    scores = [UNSCORED] * len(n_top)
+    rows = [r for r, n in enumerate(n_top) if n is not None]
+    if rows:
+        logprobs = (logits if len(rows) == len(n_top) else logits[rows]).log_softmax(-1)
+        chosen = logprobs.gather(1, ids[rows, None])[:, 0].tolist()
+        values, indices = torch.topk(logprobs, min(max(n_top[r] or 0 for r in rows), logprobs.shape[1]), dim=1)
+        n_possible = torch.isfinite(values).sum(1).tolist()  # a blend may rule out tokens
+        likeliest = zip(indices.tolist(), values.tolist(), n_possible, strict=True)
+        for r, logprob, (top_ids, top_values, n) in zip(rows, chosen, likeliest, strict=True):
+            scores[r] = logprob, tuple(zip(top_ids, top_values, strict=True))[: min(n_top[r] or 0, n)]
+    return scores
+
+
+def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> dict[int, list[TokenScore]]:
+    """Scores of each token of the prompts that are echoed with log-probabilities, by the index of the request."""
+    scores = {k: [UNSCORED] for k, one in enumerate(requests) if one.echo and one.logprobs is not None}
+    keys = list(scores)
+    for rows, first, logits in prompt_logits(loaded, [requests[k].prompt_ids for k in keys]):
+        same = [keys[row] for row in rows]  # requests with one prompt
+        ids = torch.tensor(requests[same[0]].prompt_ids[first : first + len(logits)], device=loaded.device)
+        n_top = max(requests[k].logprobs or 0 for k in same)
+        for logprob, top in token_scores(logits, ids, [n_top] * len(ids)):
+            for k in same:
+                scores[k].append((logprob, top[: requests[k].logprobs]))
+    return scores
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """Of probabilities, and of sums over models: float64, but for devices that have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def distribution(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
+    """What each row is drawn from: bias, temperature and nucleus applied; all on one token where it is greedy.
+
+    Parameters
+    ----------
+    logits : tensor, shape (rows, vocab), one row per request
 
     Returns
     -------
-    float64 tensor on the processor, shape (rows, vocab), each row adding up to one
+    float64 tensor (see `precision`) on the device of the logits, shape (rows, vocab), each row adding up to one
     """
     logits = _biased(logits, requests)
-    probs = torch.zeros(logits.shape, dtype=torch.float64)
-    probs[torch.arange(len(requests)), logits.argmax(-1).cpu()] = 1.0
+    probs = torch.zeros(logits.shape, dtype=precision(logits.device), device=logits.device)
+    probs.scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
     warm = [r for r, request in enumerate(requests) if request.temperature > 0]
     if not warm:
         return probs
-    temperature = torch.tensor([requests[r].temperature for r in warm], dtype=torch.float64)
-    drawn_from = (logits[warm].cpu().double() / temperature[:, None]).softmax(-1)  # (warm, vocab)
-    top_p = torch.tensor([requests[r].top_p for r in warm], dtype=torch.float64)
-    if bool((top_p < 1).any()):
-        ordered, places = torch.sort(drawn_from, dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p[:, None]
-        drawn_from = drawn_from.scatter(-1, places, ordered.masked_fill(outside, 0.0))
+    temperature, top_p = probs.new_tensor([(requests[r].temperature, requests[r].top_p) for r in warm]).T[..., None]
+    drawn_from = (logits[warm].to(probs.dtype) / temperature).softmax(-1)  # (warm, vocab)
+    if any(requests[r].top_p < 1 for r in warm):
+        ordered, indices = torch.sort(drawn_from, dim=-1, descending=True, stable=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        outside[:, 0] = False
+        drawn_from = drawn_from.scatter(-1, indices, ordered.masked_fill(outside, 0.0))
         drawn_from /= drawn_from.sum(-1, keepdim=True)
     probs[warm] = drawn_from
     return probs
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Inverse transform of a uniform number a row, shape (rows,): ids drawn from `probs` (rows, vocab)."""
+    """Token ids drawn from `probs` (rows, vocab) by inverse transform of one uniform number per row, shape (rows,)."""
     mass = probs.cumsum(-1)
-    drawn = torch.searchsorted(mass, (uniforms * mass[:, -1])[:, None], right=True)[:, 0]
+    drawn = torch.searchsorted(mass, uniforms.to(mass)[:, None] * mass[:, -1:], right=True)[:, 0]
     return drawn.clamp(max=probs.shape[-1] - 1)
 
 
@@ -222,20 +234,8 @@ def _choose(logits: torch.Tensor, rows: Sequence[Row], step: int) -> torch.Tenso
     warm = [r for r, row in enumerate(rows) if row.request.temperature > 0]
     if warm:
         uniforms = torch.tensor([rows[r].uniforms[step] for r in warm], dtype=torch.float64)
-        probs = distribution(logits[warm], [rows[r].request for r in warm])
-        chosen[warm] = draw(probs, uniforms).to(logits.device)
+        chosen[warm] = draw(distribution(logits[warm], [rows[r].request for r in warm]), uniforms)
     return chosen
-
-
-def _mark_new(logits: torch.Tensor, ids: torch.Tensor, rows: Sequence[Row]) -> list[Mark]:
-    """What `mark` says of a new token a row; only rows that ask for log-probabilities are looked at."""
-    marks = [NO_MARK] * len(rows)
-    asked = [r for r, row in enumerate(rows) if row.request.logprobs is not None]
-    if asked:
-        told = mark(logits[asked].log_softmax(-1), ids[asked], [rows[r].request.logprobs for r in asked])
-        for r, each in zip(asked, told, strict=True):
-            marks[r] = each
-    return marks
 
 
 def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingRequest]) -> list[Row]:
@@ -250,8 +250,9 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
         logits = read_prompts(loaded, source, [row.request.prompt_ids for row in active])  # (active, vocab)
     while active:
         chosen = _choose(logits, active, step)
-        for row, token_id, told in zip(active, chosen.tolist(), _mark_new(logits, chosen, active), strict=True):
-            append(loaded, row, token_id, told)
+        scores = token_scores(logits, chosen, [row.request.logprobs for row in active])
+        for row, token_id, score in zip(active, chosen.tolist(), scores, strict=True):
+            append(loaded, row, token_id, score)
         step += 1
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
         if going and len(going) < len(active):
@@ -262,40 +263,40 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
     return rows
 
 
-def append(loaded: LoadedModel, row: Row, token_id: int, told: Mark) -> None:
+def append(loaded: LoadedModel, row: Row, token_id: int, score: TokenScore) -> None:
     """Add a token to a row and end the row at end of text, a stop string or its last token."""
+    row.scores.append(score)
     if token_id in loaded.end_ids:
         row.finish_reason, row.end = "stop", (token_id,)
-        row.marks.append(told)
         return
-    piece = loaded.codec[token_id] if row.ids else loaded.codec.pieces([token_id], after=row.request.prompt_ids)[0]
+    codec = loaded.codec
+    row.raw += codec[token_id] if row.ids else codec.pieces([token_id], after=row.request.prompt_ids)[0]
     row.ids.append(token_id)
-    row.marks.append(told)
-    row.raw += piece
     for stop in row.request.stop:
-        place = row.raw.find(stop.encode())
-        if place >= 0:
-            del row.raw[place:]
+        start = row.raw.find(stop.encode())
+        if start >= 0:
+            del row.raw[start:]
             row.finish_reason = "stop"
     if row.finish_reason is None and len(row.ids) == row.request.max_tokens:
         row.finish_reason = "length"
 
 
-def finish(loaded: LoadedModel, row: Row, prompt_marks: Sequence[Mark] = ()) -> Sample:
+def finish(loaded: LoadedModel, row: Row, prompt_scores: Sequence[TokenScore] | None = None) -> Sample:
     """Cut what a stop string took away and lay out the tokens, the echoed prompt's first."""
-    codec, prompt_ids = loaded.codec, list(row.request.prompt_ids)
-    pieces = codec.pieces(row.ids, after=prompt_ids)
+    codec, request = loaded.codec, row.request
+    pieces = codec.pieces(row.ids, after=request.prompt_ids)
     ends = list(accumulate(map(len, pieces)))
-    if ends and ends[-1] > len(row.raw):  # cut by a stop string
+    if ends and ends[-1] > len(row.raw):  # a stop string took something away
         pieces = pieces[: bisect_left(ends, len(row.raw)) + 1 if row.raw else 0]
     ids = row.ids[: len(pieces)]
-    prompt = prompt_ids if row.request.echo else []
-    echoed = codec.pieces(prompt)
-    told = [*prompt, *ids, *(row.end if row.request.echo else ())]  # who scores by echo and one token drops the last
-    marks = [*prompt_marks, *row.marks[: len(told) - len(prompt)]]
-    pieces = [*echoed, *pieces, *(codec[token_id] for token_id in told[len(prompt) + len(ids) :])]
+    all_ids, scores, raw = ids, row.scores[: len(ids)], bytes(row.raw)
+    if request.echo:  # with the end of text: who scores by echo and one token drops the last
+        prompt = codec.pieces(request.prompt_ids)
+        all_ids = [*request.prompt_ids, *ids, *row.end]
+        scores = [*(prompt_scores or [UNSCORED] * len(prompt)), *row.scores[: len(ids) + len(row.end)]]
+        pieces, raw = [*prompt, *pieces, *(codec[end] for end in row.end)], b"".join([*prompt, raw])
     tokens = [
         TokenInfo(token_id, label(piece), offset, logprob, top)
-        for token_id, piece, offset, (logprob, top) in zip(told, pieces, offsets(pieces), marks, strict=True)
+        for token_id, piece, offset, (logprob, top) in zip(all_ids, pieces, offsets(pieces), scores, strict=True)
     ]
-    return Sample(ids, as_text(b"".join([*echoed, row.raw])), row.finish_reason or "length", tokens)
+    return Sample(ids, as_text(raw), row.finish_reason or "length", tokens)

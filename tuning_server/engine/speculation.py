@@ -18,14 +18,11 @@ from tuning_server.engine.blending import (
     Three,
     blend_logits,
     check_blend,
-    precision,
-    shared_vocab,
+    readers,
 )
-from tuning_server.engine.kv_cache import Reader, left_padded
+from tuning_server.engine.kv_cache import left_padded
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import (
-    NO_MARK,
-    Mark,
     Row,
     Sample,
     SamplingRequest,
@@ -34,7 +31,8 @@ from tuning_server.engine.sampling import (
     distribution,
     draw,
     finish,
-    mark,
+    precision,
+    token_scores,
 )
 
 N_DRAFT = 4
@@ -65,7 +63,7 @@ def speculate(
     *,
     n_draft: int = N_DRAFT,
 ) -> list[Speculated]:
-    """Continue prompts with the blend of three models, several tokens a pass of the big one.
+    """Continue prompts with the blend of three models, several tokens per pass of the big one.
 
     Parameters
     ----------
@@ -80,11 +78,11 @@ def speculate(
     Raises
     ------
     ValueError
-        What `check_blend` refuses, `n_draft` below 1, or a model whose cache cannot take tokens back.
+        As `check_blend`, and for `n_draft` below 1 or a model whose cache cannot take tokens back.
     """
     check_blend(big, tuned, base, requests)
     if n_draft < 1:
-        raise ValueError(f"n_draft is at least 1, found {n_draft}; for plain decoding call generate")
+        raise ValueError(f"expected n_draft of at least 1, found {n_draft}; for plain decoding call generate")
     answers: dict[int, Speculated] = {}
     with torch.inference_mode():
         for batch in batches(requests, limit_tokens=BLEND_BATCH_TOKENS):
@@ -122,9 +120,9 @@ def residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class _Round:
-    """What is known of the next `n` places of each row: drafts, and the three models' logits at them."""
+    """Drafts of the next `n` tokens of each row, and the three models' logits at their positions."""
 
-    drafted: torch.Tensor  # (rows, n), on the processor
+    drafted: torch.Tensor  # (rows, n)
     q: torch.Tensor  # (rows, n, vocab)
     tuned: torch.Tensor  # (rows, n, vocab)
     big: torch.Tensor  # (rows, n + 1, vocab)
@@ -137,14 +135,13 @@ class _Speculation:
     def __init__(
         self, big: LoadedModel, tuned: LoadedModel, base: LoadedModel, settings: BlendSettings, n_draft: int
     ) -> None:
-        n_vocab = shared_vocab(big, tuned, base)
         self._model, self._settings, self._n_draft = big, settings, n_draft
-        self._big, self._tuned, self._base = (Reader(loaded, n_vocab=n_vocab) for loaded in (big, tuned, base))
+        self._big, self._tuned, self._base = readers(big, tuned, base)
         for loaded, reader in ((big, self._big), (tuned, self._tuned), (base, self._base)):
             if not reader.can_forget:
                 raise ValueError(
-                    f"{loaded.id} cannot take back what it has read (a sliding window or a recurrent state), "
-                    "as speculative decoding must: decode without it"
+                    f"speculative decoding takes tokens back, which {loaded.id} cannot (it has a sliding window or a "
+                    "recurrent state): decode without it"
                 )
         self._active: list[_DraftedRow] = []
 
@@ -156,14 +153,14 @@ class _Speculation:
             return rows
         unread, mask = left_padded(self._model, [row.request.prompt_ids for row in self._active])
         while self._active:
-            # numbers go with places, so that how far the neighbours draft changes none of a row's draws
-            places = [len(row.ids) for row in self._active]
+            # random numbers belong to positions, so that how far the neighbours draft changes none of a row's draws
+            positions = [len(row.ids) for row in self._active]
             n = min(self._n_draft, max(row.request.max_tokens - len(row.ids) for row in self._active))
             uniforms = torch.from_numpy(
-                np.stack([row.uniforms[k : k + n + 1] for row, k in zip(self._active, places, strict=True)])
-            )  # (rows, n + 1, 3)
+                np.stack([row.uniforms[k : k + n + 1] for row, k in zip(self._active, positions, strict=True)])
+            ).to(unread.device, precision(unread.device))  # (rows, n + 1, 3)
             drafts = self._draft(unread, mask, n, uniforms)
-            unread, mask = self._check(drafts, places, uniforms), None
+            unread, mask = self._check(drafts, positions, uniforms), None
         return rows
 
     def _draft(self, unread: torch.Tensor, mask: torch.Tensor | None, n: int, uniforms: torch.Tensor) -> _Round:
@@ -174,17 +171,17 @@ class _Speculation:
             tuned.append(self._tuned.read(read[-1], hidden))  # (rows, 1, vocab)
             hidden = None
             q.append(distribution(tuned[-1][:, 0], requests))
-            read.append(draw(q[-1], uniforms[:, k, TO_DRAFT])[:, None].to(unread.device))
+            read.append(draw(q[-1], uniforms[:, k, TO_DRAFT])[:, None])
         ids = torch.cat(read, dim=1)
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(requests), n)], dim=1)
         big, base = (reader.read(ids, mask, n_last=n + 1) for reader in (self._big, self._base))
-        return _Round(ids[:, -n:].cpu(), torch.stack(q, 1), torch.cat(tuned, 1), big, base)
+        return _Round(ids[:, -n:], torch.stack(q, 1), torch.cat(tuned, 1), big, base)
 
-    def _check(self, drafts: _Round, places: Sequence[int], uniforms: torch.Tensor) -> torch.Tensor:
-        """Keep the drafts that the blend accepts and one token more; gives back that token, shape (rows, 1)."""
+    def _check(self, drafts: _Round, positions: Sequence[int], uniforms: torch.Tensor) -> torch.Tensor:
+        """Keep the drafts that the blend accepts and one token more; return that token, shape (rows, 1)."""
         n = drafts.drafted.shape[1]
-        logprobs = self._blend((drafts.big[:, :n], drafts.tuned, drafts.base[:, :n]), places)  # (rows, n, vocab)
+        logprobs = self._blend((drafts.big[:, :n], drafts.tuned, drafts.base[:, :n]), positions)  # (rows, n, vocab)
         p = self._distribution(logprobs)
         accepted = count_accepted(p, drafts.q, drafts.drafted, uniforms[:, :n, TO_ACCEPT])
         n_accepted = accepted.tolist()
@@ -193,28 +190,28 @@ class _Speculation:
         if not going:
             self._active = []
             return drafts.drafted
-        rows, first = torch.arange(len(n_accepted)), accepted.clamp(max=n - 1)  # (rows,)
+        rows, first = torch.arange(len(n_accepted), device=p.device), accepted.clamp(max=n - 1)  # (rows,)
         last = logprobs[rows, first]  # (rows, vocab)
         following = residual(p[rows, first], drafts.q[rows, first])
         n_read = n  # by the tuned model: the unread token and all drafts but the last
         whole = accepted == n
         if any(n_accepted[r] == n for r in going):
             # the tuned model reads its last draft only where a token beyond it can be had
-            tuned = self._tuned.read(drafts.drafted[:, -1:].to(drafts.big.device))
+            tuned = self._tuned.read(drafts.drafted[:, -1:])
             n_read += 1
-            beyond = self._blend((drafts.big[:, n:], tuned, drafts.base[:, n:]), [place + n for place in places])
-            last = torch.where(whole[:, None].to(last.device), beyond[:, 0], last)
+            beyond = self._blend((drafts.big[:, n:], tuned, drafts.base[:, n:]), [k + n for k in positions])
+            last = torch.where(whole[:, None], beyond[:, 0], last)
             following = torch.where(whole[:, None], self._distribution(beyond)[:, 0], following)
         chosen = draw(following, uniforms[rows, accepted, TO_REPLACE])
-        wanted = [row.request.logprobs if row.finish_reason is None else None for row in self._active]
-        marks = mark(last, chosen.to(last.device), wanted)
+        n_top = [row.request.logprobs if row.finish_reason is None else None for row in self._active]
+        scores = token_scores(last, chosen, n_top)
         for r in going:
-            append(self._model, self._active[r], int(chosen[r]), marks[r])
+            append(self._model, self._active[r], int(chosen[r]), scores[r])
         if going := self._going():
             self._go_on(going, [n - count for count in n_accepted], [n_read - 1 - count for count in n_accepted])
         else:
             self._active = []
-        return chosen[going, None].to(drafts.big.device)
+        return chosen[going, None]
 
     def _going(self) -> list[int]:
         return [r for r, row in enumerate(self._active) if row.finish_reason is None]
@@ -222,14 +219,12 @@ class _Speculation:
     def _keep_drafts(self, drafted: torch.Tensor, logprobs: torch.Tensor, n_accepted: Sequence[int]) -> None:
         """Add each row's accepted drafts to it, up to where it ends."""
         n = drafted.shape[1]
-        wanted = [row.request.logprobs for row in self._active for _ in range(n)]
-        marks: Sequence[Mark] = [NO_MARK] * len(wanted)
-        if any(want is not None for want in wanted):
-            marks = mark(logprobs.flatten(0, 1), drafted.flatten().to(logprobs.device), wanted)
+        n_top = [row.request.logprobs for row in self._active for _ in range(n)]
+        scores = token_scores(logprobs.flatten(0, 1), drafted.flatten(), n_top)
         for r, (row, ids) in enumerate(zip(self._active, drafted.tolist(), strict=True)):
             kept, room = 0, row.request.max_tokens - len(row.ids)
             while kept < n_accepted[r] and row.finish_reason is None:
-                append(self._model, row, ids[kept], marks[r * n + kept])
+                append(self._model, row, ids[kept], scores[r * n + kept])
                 kept += 1
             row.n_accepted += kept
             row.n_drafted += kept if row.finish_reason else min(n, room)
@@ -243,17 +238,17 @@ class _Speculation:
             reader.forget([unused[r] for r in going])
         self._active = [self._active[r] for r in going]
 
-    def _blend(self, logits: Three, places: Sequence[int]) -> torch.Tensor:
-        """Log-probabilities of the blend from new token `places` of each row on, shape (rows, n, vocab), nats."""
+    def _blend(self, logits: Three, positions: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities of the blend from new token `positions` of each row on, shape (rows, n, vocab), nats."""
         strength: float | torch.Tensor = 1.0
         if self._settings.schedule:
-            of_row = [[self._settings.strength(place + k) for k in range(logits[0].shape[1])] for place in places]
+            of_row = [[self._settings.strength(start + k) for k in range(logits[0].shape[1])] for start in positions]
             device = logits[0].device
             strength = torch.tensor(of_row, dtype=precision(device), device=device)[..., None]  # (rows, n, 1)
         return blend_logits(logits, self._settings, strength)
 
     def _distribution(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """What each row draws from at each place, shape (rows, n, vocab)."""
+        """What each row draws from at each position, shape (rows, n, vocab)."""
         requests = [row.request for row in self._active for _ in range(logprobs.shape[1])]
         return distribution(logprobs.flatten(0, 1), requests).unflatten(0, logprobs.shape[:2])
 

@@ -38,7 +38,7 @@ class EmbeddingRequest(Strict):
     def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
         """Vectors and the number of tokens read, on the engine's thread."""
         from tuning_server.engine.embedding import embed
-        from tuning_server.engine.registry import senseless
+        from tuning_server.engine.registry import non_finite
 
         loaded = cache.get(self.model)
         given: Sequence[Any] = split_prompts(self.input, param="input")
@@ -57,7 +57,7 @@ class EmbeddingRequest(Strict):
             text = str(error)
             raise ApiError(f"{text[:1].upper()}{text[1:]}.", param="input", code="invalid_value") from error
         if not np.isfinite(vectors).all():
-            raise senseless(self.model)
+            raise non_finite(self.model)
         return vectors, n_tokens
 
     def _ids(self, loaded: LoadedModel, text: str | list[int], place: int) -> list[int]:

@@ -15,9 +15,7 @@ from tuning_server.engine.registry import (
     broken,
     count_weights,
     drop,
-    fingerprint,
     list_models,
-    made_at,
     reference_learning_rate,
     resolve,
 )
@@ -96,9 +94,7 @@ def retrieve(model_id: str, service: CurrentService) -> Model:
     folder = find_folder(service, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
-    return _described(
-        ModelInfo(model_id, folder, made_at(folder), owner, card.get("parent"), fingerprint(model_id, folder))
-    )
+    return _described(ModelInfo(model_id, folder, owner, card.get("parent")))
 
 
 def _check_adapters(store: Path, model_id: str) -> None:

@@ -161,10 +161,8 @@ def _not_as_written(folder: Path) -> str | None:
     if not isinstance(card, dict) or not {"id", "parent"} <= set(card):
         return "it has no tuned.json that says what it is"
     told = card.get("fingerprint")  # older ones have none
-    if told and told != fingerprint(card["id"], folder):
-        return (
-            f"its weights are not those that were written (fingerprint {fingerprint(card['id'], folder)}, not {told})"
-        )
+    if told and told != (found := fingerprint(card["id"], folder, recompute=True)):
+        return f"its weights are not those that were written (fingerprint {found}, not {told})"
     return None
 
 

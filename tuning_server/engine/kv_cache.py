@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.registry import senseless
+from tuning_server.engine.registry import non_finite
 
 
 def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -165,7 +165,7 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
         source.keep([0] * len(distinct))
     logits = source.read(*left_padded(loaded, [prompt[n_shared:] for prompt in distinct]))[:, -1]  # (distinct, vocab)
     if logits.isnan().any():
-        raise senseless(loaded.id)
+        raise non_finite(loaded.id)
     if len(distinct) == len(prompts):
         return logits
     row_of = {prompt: row for row, prompt in enumerate(distinct)}

@@ -1,10 +1,15 @@
-"""What lies in the folder of a run or of a model, and whether it is whole: asked without loading any weights.
+"""Which models a store holds, which folder an id stands for, and whether its files are whole; nothing loads weights.
 
-Which models a store holds, and which folder an id stands for; nothing here loads weights.
+Ids are ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``
+(``@<revision>`` a commit, branch or tag of the hub, or a folder named so), ``ft:<base>:<suffix>:<short id>`` and its
+checkpoints ``...:ckpt-step-<n>``. Below the folder of a store:
 
-Ids: ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``
-(``@<revision>`` a commit, branch or tag of the hub, or a folder that is named so),
-``ft:<root base>:<suffix>:<short id>`` and its checkpoints ``...:ckpt-step-<n>``.
+- ``bases/<name>@<hash>/`` a base, ``init/`` in it its random weights; ``bases/<name>.json`` what the name stands for
+- ``tuned/<short id>/`` the run of a job: models ``step-<n>/`` and ``final/``, and what it resumes from (`checkpoints`)
+- ``hub/<id>.json`` the commit of a model of the hub, pinned when it was first used
+
+Folders of models appear by one rename and never change, so several servers may share them. ``.weights-hash.json`` in
+them keeps the hash of their weights, with the sizes and times of the files that were read.
 """
 
 from __future__ import annotations
@@ -16,16 +21,31 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from tuning_server.disk import content_hash, file_hash, read_json
+from tuning_server.disk import content_hash, file_hash, read_json, write_json
 
 WRITING = ".writing-"  # begins the name of a folder until it is whole
 GONE = ".gone-"  # begins the name of a folder that is being deleted
 REFERENCE = "reference"  # what DPO computes before its first step
+FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
+FINE_TUNE = re.compile(
+    r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
+)
+HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+# What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
+BUFFER = re.compile(r"(?:.*\.)?(?:att(?:ention|n)\.masked_bias|rotary_emb\.inv_freq)")
+MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or more; of one it is a weight
+ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_server.engine.lora`)
+HASH_RECORD = ".weights-hash.json"
+REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
+
+logger = logging.getLogger(__name__)
+_hashes: dict[Path, dict[str, object]] = {}  # as in the records, for folders that cannot be written
 
 
 def states(folder: Path) -> list[Path]:
@@ -34,7 +54,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def drop(folder: Path) -> None:
-    """Delete a model or a state of a run, if it is there: it is out of sight at once, however far the deletion gets."""
+    """Delete a folder, if it is there; a kill in between leaves nothing that looks whole."""
     gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
     with suppress(FileNotFoundError):
         folder.rename(gone)
@@ -53,8 +73,8 @@ def drop_state(folder: Path) -> None:
 def flaw(folder: Path) -> str | None:
     """What keeps a model, or the state of a run, from being loaded; None if nothing does.
 
-    Of the weights the headers are read, which say how long each file is: one that was cut short is found without
-    reading the rest of it. A byte that changed is not (see the ``fingerprint`` in ``tuned.json``).
+    Only the headers of the weights are read, which say how long each file is: a file that was cut short is found, a
+    byte that changed is not (see the ``fingerprint`` in ``tuned.json``).
 
     >>> flaw(Path("/nowhere"))
     'it holds no weights'
@@ -64,13 +84,9 @@ def flaw(folder: Path) -> str | None:
         records = {file.name: read_json(file) for file in sorted(folder.glob("*.json"))}
     except (ValueError, OSError) as error:
         return str(error).removeprefix(f"{folder}/")
-    wanted = {
-        name
-        for record, about in records.items()
-        if record.endswith(".safetensors.index.json")
-        for name in about.get("weight_map", {}).values()
-    }
-    missing = sorted(wanted - {file.name for file in weights})
+    indexes = [content for name, content in records.items() if name.endswith(".safetensors.index.json")]
+    listed = {name for index in indexes for name in index.get("weight_map", {}).values()}
+    missing = sorted(listed - {file.name for file in weights})
     if missing or not weights:
         return f"its file {missing[0]} is missing" if missing else "it holds no weights"
     for file in weights:
@@ -80,21 +96,6 @@ def flaw(folder: Path) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"its file {file.name} is damaged or cut short ({file.stat().st_size} bytes; {error})"
     return None
-
-
-FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
-FINE_TUNE = re.compile(
-    r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
-)
-HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
-# What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
-BUFFER = re.compile(r"(?:.*\.)?(?:att(?:ention|n)\.masked_bias|rotary_emb\.inv_freq)")
-MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or more; of one it is a weight
-ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_server.engine.lora`)
-REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
-
-logger = logging.getLogger(__name__)
-_fingerprints: dict[str, str] = {}
 
 
 class UnknownModel(ValueError):
@@ -109,13 +110,13 @@ class BrokenModel(UnknownModel):
     code = "model_broken"
 
 
-def senseless(model_id: str) -> BrokenModel:
-    """What to say of a model whose weights are whole but make no sense."""
-    return BrokenModel(f"{model_id} computes what is no number (NaN or infinity): its weights are of no use")
+def non_finite(model_id: str) -> BrokenModel:
+    """Error for a model whose weights are whole but compute NaN or infinity."""
+    return BrokenModel(f"the model {model_id!r} computes NaN or infinity: its weights are of no use")
 
 
 def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
-    """What to say of a model that could not be loaded: what is wrong with its files, or (none is) why otherwise."""
+    """Error for a model that could not be loaded: what is wrong with its files, or else what `error` says."""
     reason = flaw(folder)
     if reason is None:
         return BrokenModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
@@ -125,16 +126,23 @@ def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelInfo:
-    """What the store knows of a model without loading it. `created` in seconds since 1970."""
+    """What the store knows of a model without loading it; `created` in seconds since 1970."""
 
     id: str
     folder: Path
-    created: int
     owned_by: str
     parent: str | None
-    fingerprint: str
+    created: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        record = self.folder / "config.json"
+        self.created = int((record if record.is_file() else self.folder).stat().st_mtime)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.id, self.folder)
 
 
 def _current(pointer: Path) -> str | None:
@@ -159,61 +167,63 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
 
     Parameters
     ----------
-    store : folder with ``bases/`` and ``tuned/``
     models_dir : folder below which ``hf:`` names a local folder; without it (and without `download`) they are refused
     download : let ``hf:`` ids come from the hub
 
     Raises
     ------
     UnknownModel
-        If there is none; names the nearest id or the command that makes it.
+        If there is none; names the nearest ids, and how to get one.
     """
-    fork, tuned = FORK.fullmatch(model_id), FINE_TUNE.fullmatch(model_id)
-    if fork:
-        folder = _base_folder(fork[1], fork[2], store)
-        if folder is None:
-            known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
-            advice = f": it is not in the store (there: {known}); make it with: python -m lib.base {fork[1]}"
-            raise _unknown(model_id, store, advice)
-        return folder / "init" if fork[3] else folder
-    if tuned:
-        step = tuned["step"]
-        folder = store / "tuned" / tuned["short"] / (f"step-{step}" if step else "final")
+    advice = ""
+    if fork := FORK.fullmatch(model_id):
+        if folder := _base_folder(fork[1], fork[2], store):
+            return folder / "init" if fork[3] else folder
+        known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
+        command = f"python -m tuning_server pretrain {fork[1]} --corpus PATH"
+        advice = f": it is not in the store (there: {known}); make it with: {command}"
+    elif tuned := FINE_TUNE.fullmatch(model_id):
+        folder = store / "tuned" / tuned["short"] / (f"step-{tuned['step']}" if tuned["step"] else "final")
         if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
             return folder
     elif model_id.startswith("hf:"):
-        found = _hub_folder(model_id, models_dir, download)
-        if isinstance(found, Path):
-            return found
-        raise _unknown(model_id, store, found)
-    raise _unknown(model_id, store)
-
-
-def _unknown(model_id: str, store: Path, advice: str = "") -> UnknownModel:
-    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
-    return UnknownModel(
-        f"the model {model_id!r} does not exist{advice}" + (f". Near to it: {', '.join(near)}" if near else "")
-    )
-
-
-def _hub_folder(model_id: str, models_dir: Path | None, download: bool) -> Path | str:
-    """Folder of an ``hf:`` model, or what to do to have it."""
-    name = model_id.removeprefix("hf:")
-    bare, at, revision = name.partition("@")
-    if models_dir is not None:
-        if folder := _local_folder(name, models_dir):
+        name = model_id.removeprefix("hf:")
+        bare, at, revision = name.partition("@")
+        if models_dir is not None and (folder := _local_folder(name, models_dir)):
             return folder
-        if at and _local_folder(bare, models_dir):
-            return (
-                f": the folder {bare} below --models says no revision; "
-                f"ask for 'hf:{bare}', or name the folder {name} if it is of that revision"
+        if models_dir is not None and at and _local_folder(bare, models_dir):
+            advice = (
+                f": the folder {bare} below --models has no revision; request 'hf:{bare}', or name the folder {name} "
+                "if it is of that revision"
             )
-    if download and HUB.fullmatch(name) and ".." not in revision:
-        from huggingface_hub import snapshot_download
+        elif download and HUB.fullmatch(name) and ".." not in revision:
+            return hub_folder(name, store)
+        else:
+            advice = (
+                "; to use open models, start the server with --models DIR (folders below it) or --download (the hub)"
+            )
+    near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
+    nearest = f". Nearest ids: {', '.join(near)}" if near else ""
+    raise UnknownModel(f"the model {model_id!r} does not exist{advice}{nearest}")
 
-        patterns = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(bare, revision=revision or None, allow_patterns=patterns))
-    return "; to use open models, start the server with --models DIR (folders below it) or --download (the hub)"
+
+def hub_folder(name: str, store: Path) -> Path:
+    """Snapshot of a model of the hub, at the commit that was pinned when it was first used."""
+    from huggingface_hub import errors, snapshot_download
+
+    bare, _, revision = name.partition("@")
+    pin = store / "hub" / f"{name.replace('/', '--')}.json"
+    commit = read_json(pin)["commit"] if pin.is_file() else None
+    if commit is not None:
+        with suppress(errors.LocalEntryNotFoundError):  # whoever emptied the cache gets the same commit again
+            return Path(snapshot_download(bare, revision=commit, allow_patterns=HUB_FILES, local_files_only=True))
+    try:
+        folder = Path(snapshot_download(bare, revision=commit or revision or None, allow_patterns=HUB_FILES))
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UnknownModel(f"the model 'hf:{name}' cannot be downloaded: {reason}") from error
+    write_json(pin, {"id": f"hf:{name}", "commit": folder.name})
+    return folder
 
 
 def _local_folder(name: str, models_dir: Path) -> Path | None:
@@ -222,52 +232,46 @@ def _local_folder(name: str, models_dir: Path) -> Path | None:
     return folder if inside and (folder / "config.json").is_file() else None
 
 
-def _weights_fingerprint(folder: Path) -> str:
-    """Content hash of the weights, kept beside them: what a journal or a fine-tune's key refers to."""
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])  # which names the weights of its base
-    marks = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
-    key = str(folder.resolve()) + content_hash(marks)
-    if key not in _fingerprints:
-        _fingerprints[key] = content_hash([file_hash(file) for file in weights])
-    return _fingerprints[key]
+def fingerprint(model_id: str, folder: Path, *, recompute: bool = False) -> str:
+    """Content hash of a model's weights behind the kind of its id; changes when the weights change.
 
-
-def fingerprint(model_id: str, folder: Path) -> str:
-    """What the weights behind an id are, whatever the id says: changes when the weights change."""
-    return f"{model_id.split(':')[0]}-{_weights_fingerprint(folder)}"
+    Parameters
+    ----------
+    recompute : read the files in any case, and keep no record
+    """
+    # a folder of adapters names the weights of its base
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])
+    files = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in weights]
+    known = _hashes.get(folder, {})
+    if known.get("files") != files:
+        with suppress(OSError, ValueError):
+            known = read_json(folder / HASH_RECORD)
+    if recompute or known.get("files") != files:
+        known = {"files": files, "hash": content_hash([file_hash(file) for file in weights])}
+        with suppress(OSError):  # a folder that cannot be written
+            if not recompute:
+                write_json(folder / HASH_RECORD, known)
+    _hashes[folder] = known
+    return f"{model_id.split(':')[0]}-{known['hash']}"
 
 
 def list_models(store: Path) -> list[ModelInfo]:
     """Every base and fine-tune of a store, oldest first."""
     found = []
-    for pointer in sorted((store / "bases").glob("fork-*.json")):
-        current = f"{pointer.stem}@{_current(pointer)}"
-        for folder in sorted((store / "bases").glob(f"{pointer.stem}@*")):
-            name = pointer.stem if folder.name == current else folder.name
-            found.append(_info(name, folder, "tuning-fork", None))
-            if (folder / "init").is_dir():
-                found.append(_info(f"{name}:init", folder / "init", "tuning-fork", None))
-    alone = {info.folder.name for info in found}
-    for folder in sorted((store / "bases").glob("fork-*@*")):
-        if folder.name not in alone:
-            found.append(_info(folder.name, folder, "tuning-fork", None))
+    bases = store / "bases"
+    current = {f"{pointer.stem}@{_current(pointer)}": pointer.stem for pointer in bases.glob("fork-*.json")}
+    for folder in sorted(bases.glob("fork-*@*")):
+        name = current.get(folder.name, folder.name)
+        found.append(ModelInfo(name, folder, "tuning-fork", None))
+        if (folder / "init").is_dir():
+            found.append(ModelInfo(f"{name}:init", folder / "init", "tuning-fork", None))
     for record in sorted((store / "tuned").glob("*/[!.]*/tuned.json")):  # not one that is being written or deleted
         try:
             about = read_json(record)
-            found.append(_info(about["id"], record.parent, "user", about["parent"]))
+            found.append(ModelInfo(about["id"], record.parent, "user", about["parent"]))
         except (OSError, ValueError, KeyError) as error:
             logger.warning("%s is not listed (python -m tuning_server check says more): %s", record.parent, error)
     return sorted(found, key=lambda info: info.created)
-
-
-def _info(model_id: str, folder: Path, owner: str, parent: str | None) -> ModelInfo:
-    return ModelInfo(model_id, folder, made_at(folder), owner, parent, fingerprint(model_id, folder))
-
-
-def made_at(folder: Path) -> int:
-    """When a model was made, in seconds since 1970; of one that lost its record, when its folder last changed."""
-    record = folder / "config.json"
-    return int((record if record.is_file() else folder).stat().st_mtime)
 
 
 def reference_learning_rate(folder: Path) -> float:

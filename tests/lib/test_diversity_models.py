@@ -174,7 +174,7 @@ def test_a_local_folder_has_the_revision_in_its_name(hub: list[Any], tmp_path: P
     places = {"models_dir": tmp_path, "download": True}
     assert registry.resolve("hf:org/name@v1", tmp_path, **places) == tmp_path / "org/name@v1"
     with pytest.raises(
-        registry.UnknownModel, match="org/plain below --models says no revision; ask for 'hf:org/plain'"
+        registry.UnknownModel, match="org/plain below --models has no revision; request 'hf:org/plain'"
     ):
         registry.resolve("hf:org/plain@v1", tmp_path, **places)
     assert hub == []
@@ -209,5 +209,5 @@ def test_a_model_of_a_revision_is_served_and_tuned(
     assert same_tokenizer(client, [model, tuned]) == shape["tokenizer"]
     with pytest.raises(ValueError, match="another model"):
         check_model(client, tuned, MODELS["pythia-70m"])
-    with pytest.raises(NotFoundError, match="says no revision|does not exist"):
+    with pytest.raises(NotFoundError, match="has no revision|does not exist"):
         client.models.retrieve("hf:me/mine@v2")

@@ -153,7 +153,7 @@ def test_a_folder_that_lost_its_parts_harms_no_other(tiny_store: Path, serve: Se
     asked = [http.post("/v1/completions", json=ASKED | {"model": "fork-lost"}), http.get("/v1/models/fork-lost")]
     for reply in asked:
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
-        assert "Near to it" not in reply.json()["error"]["message"]
+        assert "Nearest ids" not in reply.json()["error"]["message"]
     assert http.post("/v1/completions", json=ASKED).status_code == 200
 
 

@@ -94,7 +94,7 @@ GOOD = {"tuned": "fork-kin", "base": INIT}
 BAD = [
     ({"blend": GOOD | {"tuned": OTHER}}, 400, "blend", f"{TINY} and {OTHER} have different tokenizers"),
     ({"blend": GOOD | {"base": OTHER}}, 400, "blend", f"{TINY} and {OTHER} have different tokenizers"),
-    ({"blend": GOOD | {"base": "fork-kind"}}, 404, "blend.base", "Near to it: fork-kin"),
+    ({"blend": GOOD | {"base": "fork-kind"}}, 404, "blend.base", "Nearest ids: fork-kin"),
     ({"model": "fork-tinny"}, 404, "model", "'fork-tinny' does not exist"),
     ({"blend": {"tuned": TINY}}, 400, "blend.base", "Missing required parameter"),
     ({"blend": GOOD | {"weights": [1, 1]}}, 400, "blend.weights", "at least 3"),

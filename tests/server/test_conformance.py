@@ -202,7 +202,7 @@ def test_each_refusal_is_the_error_that_scripts_catch(url: str, client: OpenAI) 
 def test_errors_of_the_asynchronous_client(url: str) -> None:
     async def run() -> None:
         async with asynchronous(url) as client:
-            with pytest.raises(NotFoundError, match="Near to it: fork-tiny"):
+            with pytest.raises(NotFoundError, match="Nearest ids: fork-tiny"):
                 await client.completions.create(model="fork-tine", prompt="a", stream=True)
             with pytest.raises(BadRequestError):
                 await client.chat.completions.create(model=TINY, messages=[])

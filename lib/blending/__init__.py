@@ -8,7 +8,7 @@ What only the notebooks need is imported by module: `dataset`, `models` and `pai
 """
 
 from lib.blending.blend import blend_logprobs, target_logprobs
-from lib.blending.fit import FORMS, INTERVAL, Fit, fit_weights
+from lib.blending.fit import FORMS, Fit, fit_weights
 from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, Records, load_records, read_records, save_records
 from lib.blending.support import Support, TopKRows, full_support, top_k_support
 from lib.blending.temperatures import Search, Temperatures, Tuned, search_temperatures, tune_temperatures
@@ -17,7 +17,6 @@ from lib.blending.tuning import fit_blends, weights_of
 __all__ = [
     "FORMS",
     "GPT2_VOCAB_TOKENS",
-    "INTERVAL",
     "Fit",
     "PaddedLists",
     "Records",

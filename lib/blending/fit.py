@@ -1,4 +1,4 @@
-"""The best blend, exactly: the mean surprise of true tokens is convex in the weights, so Newton finds its minimum."""
+"""The best blend, exactly: mean negative log-likelihood is convex in the weights, so Newton finds its minimum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from scipy import stats as scipy_stats
 from lib.blending.blend import Floats, Weights, log_partition, refuse_undefined, weighted_sum
 from lib.blending.support import MODELS, Support
 
-INTERVAL = "95%, sandwich clustered by document, factor C/(C-1), t with C-1 degrees of freedom"
 MAX_ITERATIONS = 100
 TOLERANCE_NATS = 1e-10  # what a further step could still gain
 ROUNDING = 1e-8  # relative error of a mean in float32
@@ -29,8 +28,9 @@ FORMS: dict[str, tuple[Floats, Floats]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted weights of (big, tuned, base) with their intervals (`INTERVAL` says which).
+    """Fitted weights of (big, tuned, base) with 95% intervals.
 
+    Intervals: sandwich clustered by document, factor C / (C - 1), t with C - 1 degrees of freedom for C documents.
     A fixed weight has itself as bounds. A weight that the records cannot tell apart from another has NaN bounds, and
     `undetermined` holds the directions of weights, shape (3,) each, along which nothing changes; the weights given are
     then the smallest of the equally good. One document: all bounds of free weights are NaN.

@@ -51,15 +51,6 @@ class Prepared:
         listed = {name: found[start:stop] for name, found in self.listed.items()}
         return Prepared(big, tuned, base, self.target[start:stop], listed)
 
-    @property
-    def n_undefined(self) -> int:
-        """Records whose blend is NaN, as a small model's list shares no id with big's; published as they come."""
-        return int(np.isnan(self.tuned + self.base).any(axis=1).sum())
-
-    def miss_rate(self, model: str) -> float:
-        """Share of records whose true id is not in a model's list: each costs 30 nats."""
-        return float(np.isnan(self.listed[model]).mean())
-
     def logprobs(self, temperatures: Temperatures) -> Floats:
         """Log-probability of each true id under the blend, shape (n,), nats; -30 where big's list lacks it.
 
@@ -174,21 +165,6 @@ def chunk_perplexity(logprobs: ArrayLike, *, rounded: bool = True) -> float:
     with np.errstate(over="ignore"):
         mean = float(np.exp(-np.add.reduceat(nats, starts) / sizes).mean())
     return round(round(mean, 2), 1) if rounded and np.isfinite(mean) else mean
-
-
-def start_indices(n_tokens: int, context_tokens: int, *, max_iter: int = 600) -> NDArray[np.intp]:
-    """Where contexts of k tokens start: k, k + step, ...; the target of start i is token i + k.
-
-    Flaw: starts begin at k and contexts reach forward, so that every context length has other targets.
-
-    >>> start_indices(100, 10, max_iter=5).tolist()  # starts whose target lies beyond the text are passed over
-    [10, 30, 50, 70]
-    """
-    step = n_tokens // max_iter
-    if not step:
-        raise ValueError(f"{n_tokens} tokens for {max_iter} positions: expected at least one token a position")
-    starts = context_tokens + step * np.arange(max_iter)
-    return starts[starts + context_tokens < n_tokens]
 
 
 def halves(records: Prepared) -> tuple[Prepared, Prepared]:

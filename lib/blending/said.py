@@ -58,10 +58,6 @@ class Said:
             logprobs[missed] = (part.tail - np.log(self.vocab_size - n_listed))[missed]
         return -logprobs
 
-    def missed(self, model: str, length: int) -> np.ndarray:
-        """Whether the model's top-k list lacks the target, shape (n,)."""
-        return np.isnan(self.parts[model, length].target_logprobs)
-
 
 @dataclass(frozen=True)
 class Listed:

@@ -3,6 +3,6 @@
 from lib.distributions.collecting import collect
 from lib.distributions.table import Distributions
 from lib.distributions.tokens import Tokens, tokenize
-from lib.distributions.truncation import TopK, miss_rate, top_k
+from lib.distributions.truncation import TopK, top_k
 
-__all__ = ["Distributions", "Tokens", "TopK", "collect", "miss_rate", "tokenize", "top_k"]
+__all__ = ["Distributions", "Tokens", "TopK", "collect", "tokenize", "top_k"]

@@ -74,25 +74,3 @@ def _truncate(block: np.ndarray, k: int, found: TopK, rows: slice) -> None:
         peak = block.max(axis=1)  # (rows,)
         tail = peak + np.log(np.exp(block - peak[:, None]).sum(axis=1))
     found.tail[rows] = np.maximum(np.nan_to_num(tail, nan=LOWEST, neginf=LOWEST), LOWEST)
-
-
-def miss_rate(truncated: TopK, targets: np.ndarray) -> float:
-    """Share of targets, in [0, 1], that are not among the tokens of their row.
-
-    Parameters
-    ----------
-    truncated : TopK, or truncated `Distributions`
-    targets : array, shape (n,), token ids
-
-    Raises
-    ------
-    ValueError
-        If there are no rows, or not one target a row.
-
-    >>> miss_rate(top_k(np.log([[0.1, 0.6, 0.3], [0.5, 0.3, 0.2]]), 2), np.array([1, 2]))
-    0.5
-    """
-    targets = np.asarray(targets)
-    if not len(targets) or len(targets) != len(truncated.ids):
-        raise ValueError(f"expected one target a row, found {len(targets)} for {len(truncated.ids)} rows")
-    return float(np.mean(~(truncated.ids == targets[:, None]).any(axis=1)))

@@ -28,14 +28,7 @@ from lib.diversity.measuring import KEY, failures, measure
 from lib.diversity.models import check_model, known_models, same_tokenizer
 from lib.diversity.preferences import answer_lengths
 from lib.diversity.prompts import number_prompts, read_prompts
-from lib.diversity.published import (
-    Calculations,
-    given_completions,
-    read_calculations,
-    read_completions,
-    read_perplexity,
-    read_results,
-)
+from lib.diversity.published import given_completions, read_completions
 from lib.diversity.reading import published_values, reading_table
 from lib.diversity.registry import Measure, published_measures, registry
 from lib.diversity.sampling import greedy_texts, option_probs, sample, write_completions
@@ -51,7 +44,6 @@ from lib.diversity.templates import as_asked, as_messages
 __all__ = [
     "KEY",
     "PUBLISHED_WORDS",
-    "Calculations",
     "Cell",
     "Measure",
     "UndefinedMeasure",
@@ -86,11 +78,8 @@ __all__ = [
     "option_rates",
     "published_measures",
     "published_values",
-    "read_calculations",
     "read_completions",
-    "read_perplexity",
     "read_prompts",
-    "read_results",
     "read_stages",
     "reading_table",
     "registry",

@@ -1,4 +1,4 @@
-"""How many tokens hold how much of a model's probability? Cumulative probability, a line a model."""
+"""Cumulative probability over the number of tokens, one line per model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def plot_cumulative(
     ax: Axes,
     curves: Mapping[str, pd.DataFrame],
     *,
-    column: str = "of_mean",
     zoom: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> None:
@@ -28,10 +27,8 @@ def plot_cumulative(
 
     Parameters
     ----------
-    curves : mapping of label to frame with n_tokens (1, 2, ...) and `column`
+    curves : mapping of label to frame with n_tokens (1, 2, ...) and of_mean
         As `lib.next_token.curve` gives them, drawn in the order in which they come.
-    column : str, default ``of_mean``
-        ``of_mean`` is the mean distribution, sorted (the published curve); ``of_each`` the mean of sorted ones.
     zoom : tuple of 2 floats, optional
         Show this part of the y axis only (published: 0.8 to 1), and the numbers of tokens that reach it.
     legend : bool, default True
@@ -40,20 +37,20 @@ def plot_cumulative(
     Raises
     ------
     ValueError
-        If there is no curve, one lacks a column, is empty or falls, or the zoom is no part of 0 to 1.
+        If there is no curve, or the zoom is no part of 0 to 1.
     """
     if not curves:
-        raise ValueError("no curves to plot: expected a table a label, as lib.next_token.curve gives it")
+        raise ValueError("no curves to plot: expected one table per label, as lib.next_token.curve gives it")
     if zoom is not None and not 0 <= zoom[0] < zoom[1] <= 1:
         raise ValueError(f"zoom is {zoom}: expected two numbers that rise, from 0 to 1")
     reached, shapes = [], looks(curves)
-    for place, (name, table) in enumerate(curves.items()):
-        n_tokens, share = _line(name, table, column)
+    for position, (name, table) in enumerate(curves.items()):
+        n_tokens, share = _line(table)
         if zoom is not None:
             reached.append(float(n_tokens[np.searchsorted(share, zoom[0])]) if share[-1] >= zoom[0] else np.inf)
         shape = shapes[name]
         # Lines that lie on each other stay apart by their markers.
-        marked = (_MARKER_STEP * (place + 1) / (len(curves) + 1), _MARKER_STEP)
+        marked = (_MARKER_STEP * (position + 1) / (len(curves) + 1), _MARKER_STEP)
         whole = zoom is None  # a zoomed line leaves the axes
         ax.plot(
             n_tokens, share, color=shape.color, marker=shape.marker, markevery=marked, label=name, clip_on=not whole
@@ -76,12 +73,6 @@ def plot_cumulative(
         legend_above(ax)
 
 
-def _line(name: str, table: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    missing = [wanted for wanted in ("n_tokens", column) if wanted not in table]
-    if missing or table.empty:
-        raise ValueError(f"curve {name!r} lacks {', '.join(missing) or 'rows'}: it has {', '.join(table.columns)}")
-    n_tokens, share = table["n_tokens"].to_numpy(float), table[column].to_numpy(float)
-    if not (np.diff(share) >= -1e-9).all() or not (np.diff(n_tokens) > 0).all():
-        raise ValueError(f"curve {name!r}, {column}: expected cumulative probabilities, which never fall")
-    places = np.unique(np.geomspace(1, len(n_tokens), _N_POINTS).round().astype(int)) - 1
-    return n_tokens[places], share[places]
+def _line(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    index = np.unique(np.geomspace(1, len(table), _N_POINTS).round().astype(int)) - 1
+    return table["n_tokens"].to_numpy(float)[index], table["of_mean"].to_numpy(float)[index]

@@ -41,9 +41,7 @@ class _Piece:
     column: int
 
 
-def plot_tokens(
-    ax: Axes, tokens: Sequence[str], probs: Sequence[float], *, bins: Sequence[float] = PUBLISHED_BINS, bar: bool = True
-) -> None:
+def plot_tokens(ax: Axes, tokens: Sequence[str], probs: Sequence[float], *, bar: bool = True) -> None:
     """Text with each token on the colour of its probability, wrapped to the width of the axes.
 
     A newline is drawn as a return sign, on its own colour, and ends the line; what the font lacks is drawn as a
@@ -53,9 +51,7 @@ def plot_tokens(
     ----------
     tokens : sequence of str, shape (n_tokens,)
     probs : sequence of float, shape (n_tokens,)
-        Probability that the model gave to each.
-    bins : sequence of float, default `PUBLISHED_BINS`
-        Edges that rise from 0 to 1; a probability on an edge belongs to the bin above it.
+        Probability that the model gave to each; one on an edge of `PUBLISHED_BINS` belongs to the bin above it.
     bar : bool, default True
         Draw the colour bar above the axes; of several axes give it to the first. Set titles before the call, as the
         text is fitted to the layout as it is then.
@@ -63,11 +59,10 @@ def plot_tokens(
     Raises
     ------
     ValueError
-        If there are no tokens, not as many probabilities, one outside 0 to 1, the bins do not rise from 0 to 1, or
-        the axes are too small for the text.
+        If there are no tokens, not as many probabilities, one outside 0 to 1, or the axes are too small for the text.
     """
-    edges, values = np.asarray(bins, dtype=float), np.asarray(probs, dtype=float)
-    _check(tokens, values, edges)
+    edges, values = np.array(PUBLISHED_BINS), np.asarray(probs, dtype=float)
+    _check(tokens, values)
     n_bins = len(edges) - 1
     shades = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, n_bins)))
     figure = figure_of(ax)
@@ -110,15 +105,13 @@ def plot_tokens(
         text.set_in_layout(False)
 
 
-def _check(tokens: Sequence[str], probs: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
+def _check(tokens: Sequence[str], probs: NDArray[np.float64]) -> None:
     if len(tokens) != len(probs) or not len(tokens):
         raise ValueError(f"{len(tokens)} tokens and {len(probs)} probabilities: expected one for each, at least one")
     outside = np.flatnonzero(~((probs >= 0) & (probs <= 1 + 1e-6)))  # rounding may carry one over 1
     if len(outside):
         at = int(outside[0])
         raise ValueError(f"token {at} ({tokens[at]!r:.40}) has probability {probs[at]}: expected one from 0 to 1")
-    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins are {edges.tolist()}: expected edges that rise from 0 to 1")
 
 
 def _fitted(ax: Axes, tokens: Sequence[str]) -> tuple[float, list[_Piece]]:

@@ -33,7 +33,7 @@ from lib.mixture.figure_tables import (
 from lib.mixture.folder import datasets_for, options_for, read_datasets, write_datasets, write_evaluation
 from lib.mixture.jobs import UNLABELLED, given_model, left_jobs, load_datasets, main_jobs, train_all, write_all
 from lib.mixture.options import MixtureOptions
-from lib.mixture.pairs import Pair, agreement, all_pairs, choose_candidates, read_pair, show_pair
+from lib.mixture.pairs import Pair, all_pairs, choose_candidates, read_pair, show_pair
 from lib.mixture.probes import (
     CONDITIONS,
     asked_models,
@@ -57,7 +57,6 @@ __all__ = [
     "MixtureOptions",
     "Pair",
     "Variation",
-    "agreement",
     "all_pairs",
     "answer_rows",
     "asked_models",

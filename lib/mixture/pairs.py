@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from lib.functions.registry import Range, function_set, read_registry
+from lib.functions.registry import function_set, read_registry
 from lib.params import nearest
 
 Pair = tuple[str, str]  # ids in alphabetical order
@@ -118,13 +118,3 @@ def choose_pairs(
             f"n_pairs is {n}: {len(candidates)} candidates make {len(possible)} pairs; ask for {len(possible)} or fewer"
         )
     return tuple(possible[k] for k in sorted(rng.permutation(len(possible))[:n]))
-
-
-def agreement(pair: Pair, range_: Range) -> float:
-    """Share of the inputs of a half-open range at which both functions of a pair show the same output.
-
-    >>> round(198 * agreement(("add_5", "int_div_2"), (-99, 99)))
-    2
-    """
-    f, g = (read_registry()[id_] for id_ in pair)
-    return float(np.mean([f.show(n) == g.show(n) for n in range(*range_)]))

@@ -1,17 +1,15 @@
 """Read a published pickle without running it: lists, dicts, strings, numbers and numpy arrays, nothing else.
 
-A pickle is a program that names functions and calls them. Here a name is looked up in a table of our own
+A pickle is a program that names functions and calls them. A name is looked up in a table of our own
 functions, never imported, so that neither a foreign module nor numpy's own unpickling sees what the file holds.
-The same holds for the pickles inside a ``.npy`` file of an object array and a file of ``torch.save``.
+The same holds for the pickle inside a ``.npy`` file of an object array.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,8 +74,8 @@ def _from_list(items: list, shape: object) -> np.ndarray:
     if math.prod(shape) != len(items):
         raise _RefusedError(f"holds a numpy array of shape {shape} in {len(items)} objects: the file is damaged")
     made = np.empty(len(items), dtype=object)
-    for place, item in enumerate(items):  # an assignment of all would take lists of one length for a dimension
-        made[place] = item
+    for index, item in enumerate(items):  # an assignment of all would take lists of one length for a dimension
+        made[index] = item
     return made.reshape(shape)  # listed row by row, whatever the order in memory was
 
 
@@ -189,27 +187,6 @@ def read_npy(path: Path) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{path} holds a {type(found).__name__} instead of an array: the file is damaged")
     return np.asarray(found)
-
-
-def read_torch(path: Path) -> Any:
-    """The value in a file of ``torch.save`` that holds plain data and numpy arrays, without torch; tensors are refused.
-
-    Raises
-    ------
-    ValueError
-        As `read_pickle`, and if the file is not of the form that torch writes since version 1.6.
-    OSError
-        If it cannot be read.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next((each for each in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", each)), None)
-            raw = archive.read(name) if name else b""
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no file of torch.save since version 1.6 ({error})") from error
-    if not name:
-        raise ValueError(f"{path} is no file of torch.save: it holds no data.pkl")
-    return _load(io.BytesIO(raw), path)
 
 
 def _load(file: BinaryIO, path: Path, *, reader: type[_Plain] = _Plain) -> Any:

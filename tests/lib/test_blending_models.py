@@ -187,7 +187,7 @@ def test_an_endpoint_that_shows_few_tokens_fills_the_same_table(
 ) -> None:
     few = ask_models(client, targets, dict.fromkeys([TINY, pair.tuned[0]], True), folder=tmp_path, top_k=100)
     whole = ask_models(client, targets, {TINY: False}, folder=tmp_path)
-    missed = few.missed(TINY, 5)
+    missed = np.isnan(few.parts[TINY, 5].target_logprobs)
     assert 0 < missed.sum() < 12
     np.testing.assert_allclose(few.nll_nats(TINY, 5)[~missed], whole.nll_nats(TINY, 5)[~missed], atol=1e-4)
     support = few.support(5, big=TINY, tuned=pair.tuned[0], base=TINY)

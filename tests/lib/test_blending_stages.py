@@ -211,7 +211,7 @@ def test_published_records_go_the_way_of_a_run(tmp_path: Path) -> None:
     for half, rows in {"validation": slice(0, 120), "test": slice(120, 240)}.items():
         np.testing.assert_array_equal(said[half].tables[4]["target"], made.tables[4]["target"][rows])
         whole = -made.logprobs["big", 4][np.arange(240), made.tables[4]["target"]][rows]
-        there = ~said[half].missed("big", 4)
+        there = ~np.isnan(said[half].parts["big", 4].target_logprobs)
         assert 0 < there.sum() < 120
         np.testing.assert_allclose(said[half].nll_nats("big", 4)[there], whole[there], atol=1e-5)
     assert said["test"].tables[4].groupby("document").size().to_dict() == {"rows 0": 50, "rows 50": 50, "rows 100": 20}

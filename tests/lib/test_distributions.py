@@ -17,7 +17,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from serving import TINY
 
 from lib import distributions
-from lib.distributions import Distributions, collect, collecting, hosted, miss_rate, table, tokens, top_k
+from lib.distributions import Distributions, collect, collecting, hosted, table, tokens, top_k
 from tuning_server.engine import models
 
 TEXT = "The red fox saw the old baker. Ada Lind is the mother of Bo Lind."
@@ -142,7 +142,6 @@ def test_truncated_by_the_server_or_here_is_the_same(client: OpenAI, tmp_path: P
     assert np.allclose(asked.logprobs, here.logprobs, atol=0.01)
     assert np.allclose(asked.tail, here.tail, atol=0.01)
     missed = np.isnan(asked.target_logprobs)
-    assert missed.mean() == pytest.approx(miss_rate(asked, np.array(targets)))  # type: ignore[arg-type]
     assert 0 < missed.sum() < 30
     assert np.array_equal(asked.target_logprobs[~missed], whole.target_logprobs[~missed])
 
@@ -228,8 +227,6 @@ def test_top_k_agrees_with_sorting(tmp_path: Path) -> None:
         top_k(mapped, 38)
     with pytest.raises(ValueError, match=r"shape \(n, vocab\), found \(37,\)"):
         top_k(mapped[0], 3)
-    with pytest.raises(ValueError, match="one target a row, found 0"):
-        miss_rate(top_k(mapped, 3), np.array([]))
 
 
 def test_tokens_with_and_without_an_endpoint_for_them(

@@ -114,7 +114,7 @@ def read_key(path: Path | None) -> bytes | None:
 
     A file may hold the hash instead, as ``sha256:`` and 64 digits.
     """
-    from tuning_server.service import hash_key  # only now: who finds the store held should hear it at once
+    from tuning_server.types import hash_key  # only now: who finds the store held should hear it at once
 
     if path is None:
         key = os.environ.pop("TUNING_FORK_SERVER_KEY", "").strip()  # so that no process started from here has it
@@ -171,7 +171,7 @@ def serve(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
     (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
-    from tuning_server.gate import LOOPBACK_NAMES
+    from tuning_server.types import LOOPBACK_NAMES
 
     if key_hash is None and args.host not in LOOPBACK_NAMES:
         raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")

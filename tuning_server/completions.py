@@ -7,33 +7,108 @@ import json
 import secrets
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
 from openai.types import Completion
 from openai.types.completion_choice import CompletionChoice
 from openai.types.completion_usage import CompletionUsage
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
-from tuning_server.blends import blending
+from tuning_server.blends import Blend
 from tuning_server.errors import ApiError
-from tuning_server.replies import chunks, legacy_logprobs, respond
+from tuning_server.replies import legacy_logprobs, respond
 from tuning_server.service import CurrentService
 from tuning_server.store import new_id
-from tuning_server.types import CompletionRequest, StreamOptions, split_prompts
-from tuning_server.worker import Sampling
+from tuning_server.types import ModelId, Strict, check_text, only, split_prompts
+from tuning_server.worker import Sampling, Task
 
 if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel
+    from tuning_server.engine.models import LoadedModel, ModelCache
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 MAX_ROWS = 16_384  # prompts x n of one request
+MAX_BLENDED = 1024  # the same with a blend: nothing else is computed meanwhile
 MAX_LOGPROBS = 16_000_000  # numbers in one reply: tokens x likeliest tokens
+MAX_STOPS = 16
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1), AfterValidator(check_text)]],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+]
+
+
+class StreamOptions(Strict):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    include_obfuscation: Annotated[bool, only(False)] = False
+
+
+class SamplingFields(Strict):
+    """Fields that completions and chat share. ``return_token_ids`` is an extension."""
+
+    model: ModelId
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, ge=0, le=1)
+    n: int = Field(default=1, ge=1, le=1024)
+    stop: Stops = []
+    seed: int | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: Annotated[float, only(0)] = 0.0
+    frequency_penalty: Annotated[float, only(0)] = 0.0
+    user: str | None = None
+    return_token_ids: bool = False
+
+    @model_validator(mode="after")
+    def check_stream(self) -> SamplingFields:
+        if self.stream_options is not None and not self.stream:
+            raise ApiError("'stream_options' needs 'stream'.", param="stream_options", code="invalid_value")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(SamplingFields):
+    """Prompts to continue; without any, one empty prompt. ``blend`` is an extension."""
+
+    prompt: Annotated[Any, AfterValidator(lambda prompt: split_prompts("" if prompt == [] else prompt))] = Field(
+        default="", validate_default=True
+    )
+    max_tokens: int = Field(default=16, ge=0)
+    best_of: int | None = None
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0)
+    suffix: Annotated[str | None, only("")] = None
+    blend: Blend | None = None
+
+    @model_validator(mode="after")
+    def check_fields(self) -> CompletionRequest:
+        """Check what no field can say alone."""
+        n_answers = len(self.prompt) * self.n
+        if self.best_of not in (None, self.n):
+            raise ApiError("'best_of' is supported only where it equals 'n'.", param="best_of", code="unsupported")
+        if self.max_tokens == 0 and not self.echo:
+            raise ApiError("'max_tokens' may be 0 only with 'echo'.", param="max_tokens", code="invalid_value")
+        if self.blend and self.echo:
+            message = "'echo' is not supported with 'blend': score the prompt with one model at a time."
+            raise ApiError(message, param="echo", code="unsupported")
+        most = MAX_BLENDED if self.blend else MAX_ROWS
+        if n_answers > most:
+            kind = " with 'blend'" if self.blend else ""
+            message = f"At most {most} answers per request{kind}, found {n_answers}: prompts times 'n'."
+            raise ApiError(message, param="n", code="invalid_value")
+        return self
 
 
 def row_seed(seed: int, prompt_ids: list[int], repeat: int, index: int) -> int:
-    """Seed of one answer: of the request's seed and what is asked, never of what else is in the batch.
+    """Seed of one answer: of the request's seed and its prompt, never of what else is in the batch.
 
     Parameters
     ----------
@@ -47,88 +122,94 @@ def row_seed(seed: int, prompt_ids: list[int], repeat: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-class Asked:
-    """One request on its way through the engine: what it asks for and how its reply is made."""
+class CompletionTask:
+    """One request on its way through the engine; `reply` sets `offsets`, where each token begins in its choice."""
 
-    def __init__(self, wanted: CompletionRequest) -> None:
-        wanted.check()
-        self.wanted, self.prompts = wanted, split_prompts(wanted.prompt)
-        if len(self.prompts) * wanted.n > MAX_ROWS:
-            raise ApiError(f"At most {MAX_ROWS} answers a request: prompts times 'n'.", param="n", code="invalid_value")
-        self.seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
+    def __init__(self, request: CompletionRequest) -> None:
+        self.request = request
+        self.seed = secrets.randbits(63) if request.seed is None else request.seed
         self.prompt_ids: list[list[int]] = []
+        self.offsets: list[list[int]] = []
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
-        """The engine's requests, ``n`` a prompt; refuses what the model cannot do."""
+        """The engine's requests, ``n`` per prompt; refuses what the model cannot do."""
         from tuning_server.engine.sampling import SamplingRequest
 
-        wanted, seen, rows = self.wanted, Counter[tuple[int, ...]](), []
+        request, seen, rows = self.request, Counter[tuple[int, ...]](), []
         bias = self._bias(loaded)
-        if wanted.logprobs is not None and wanted.logprobs > loaded.vocab_size:
+        if request.logprobs is not None and request.logprobs > loaded.vocab_size:
             message = (
-                f"'logprobs' is at most the vocabulary of {loaded.id}, {loaded.vocab_size}; found {wanted.logprobs}."
+                f"'logprobs' is at most the vocabulary of {loaded.id}, {loaded.vocab_size}; found {request.logprobs}."
             )
             raise ApiError(message, param="logprobs", code="invalid_value")
-        for prompt in self.prompts:
-            ids, given = self._ids(loaded, prompt)
-            self.prompt_ids.append(ids if given else [])
+        for prompt in request.prompt:
+            ids = self._ids(loaded, prompt)
+            self.prompt_ids.append(ids if prompt else [])  # an empty prompt begins a document and has no tokens
             repeat = seen[tuple(ids)]
             seen[tuple(ids)] += 1
             rows += [
                 SamplingRequest(
-                    prompt_ids=ids, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_p=wanted.top_p,
-                    stop=wanted.stops, seed=row_seed(self.seed, ids, repeat, index), logprobs=wanted.logprobs,
-                    echo=wanted.echo and given, logit_bias=bias,
+                    prompt_ids=ids, max_tokens=request.max_tokens, top_p=request.top_p or 1.0,
+                    temperature=request.temperature if request.top_p else 0.0, stop=tuple(request.stop),
+                    seed=row_seed(self.seed, ids, repeat, index), logprobs=request.logprobs,
+                    echo=request.echo and bool(prompt), logit_bias=bias,
                 )
-                for index in range(wanted.n)
+                for index in range(request.n)
             ]  # fmt: skip
-        if wanted.logprobs is not None:
+        if request.logprobs is not None:
             n_tokens = sum(len(row.prompt_ids) * row.echo + row.max_tokens for row in rows)
-            if n_tokens * (wanted.logprobs + 1) > MAX_LOGPROBS:
+            if n_tokens * (request.logprobs + 1) > MAX_LOGPROBS:
                 message = (
-                    f"The reply would hold more than {MAX_LOGPROBS} log-probabilities: ask for fewer prompts at a time."
+                    f"The reply would hold more than {MAX_LOGPROBS} log-probabilities: send fewer prompts at a time."
                 )
                 raise ApiError(message, param="logprobs", code="reply_too_large")
         return rows
 
-    def _ids(self, loaded: LoadedModel, prompt: str | list[int]) -> tuple[list[int], bool]:
-        """Token ids of a prompt, and whether it has any of its own (an empty one begins a document)."""
+    def _ids(self, loaded: LoadedModel, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             ids = loaded.encode_prompt(prompt)
         else:
-            beyond = [token for token in prompt if not 0 <= token < loaded.vocab_size]
-            if beyond:
-                message = (
-                    f"Token id {beyond[0]} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."
-                )
-                raise ApiError(message, param="prompt", code="invalid_value")
             ids = prompt or [loaded.eos_id]
-        total = len(ids) + self.wanted.max_tokens
+            unknown = next((token for token in ids if not 0 <= token < loaded.vocab_size), None)
+            if unknown is not None:
+                message = f"Token id {unknown} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."
+                raise ApiError(message, param="prompt", code="invalid_value")
+        total = len(ids) + self.request.max_tokens
         if total > loaded.context_tokens:
             message = (
                 f"This model's maximum context length is {loaded.context_tokens} tokens, however you requested {total} "
-                f"tokens ({len(ids)} in your prompt; {self.wanted.max_tokens} for the completion). Shorten one of them."
+                f"tokens ({len(ids)} in your prompt; {self.request.max_tokens} for the completion). Shorten either."
             )
             raise ApiError(message, param="prompt", code="context_length_exceeded")
-        return ids, bool(prompt)
+        return ids
 
     def _bias(self, loaded: LoadedModel) -> dict[int, float]:
         bias = {}
-        for name, value in (self.wanted.logit_bias or {}).items():
+        for name, value in (self.request.logit_bias or {}).items():
             if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < loaded.vocab_size):
                 message = f"'logit_bias' maps token ids below {loaded.vocab_size} to numbers; {name[:40]!r} is none."
                 raise ApiError(message, param="logit_bias", code="invalid_value")
             bias[int(name)] = value
         return bias
 
-    def answer(self, loaded: LoadedModel, samples: list[Sample]) -> Completion:
+    def run_blend(self, cache: ModelCache) -> Completion:
+        """The reply of a request with a blend, which shares no batch with others."""
+        blend = self.request.blend
+        assert blend is not None
+        models = blend.load(cache, self.request.model)
+        samples, details = blend.sample(models, self.prepare(models[0]))
+        reply = self.reply(models[0], samples)
+        reply.system_fingerprint = "+".join(loaded.fingerprint for loaded in models)
+        if reply.usage is not None:
+            reply.usage.completion_tokens_details = details
+        return reply
+
+    def reply(self, loaded: LoadedModel, samples: list[Sample]) -> Completion:
         """The reply, choices in the order of prompts and their answers."""
-        choices = [
-            self._choice(loaded, index, self.prompt_ids[index // self.wanted.n], sample)
-            for index, sample in enumerate(samples)
-        ]
+        self.offsets = [[token.offset for token in sample.tokens] for sample in samples]
+        choices = [self._choice(loaded, index, sample) for index, sample in enumerate(samples)]
         return Completion(
-            id=new_id("cmpl-"), object="text_completion", created=int(time.time()), model=self.wanted.model,
+            id=new_id("cmpl-"), object="text_completion", created=int(time.time()), model=self.request.model,
             choices=choices, usage=self.usage(samples), system_fingerprint=loaded.fingerprint,
         )  # fmt: skip
 
@@ -137,26 +218,23 @@ class Asked:
         n_prompt, n_new = sum(map(len, self.prompt_ids)), sum(len(sample.ids) for sample in samples)
         return CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
 
-    def _choice(self, loaded: LoadedModel, index: int, prompt_ids: list[int], sample: Sample) -> CompletionChoice:
-        extras: dict[str, Any] = {}
-        if self.wanted.return_token_ids:
-            extras = {"token_ids": sample.ids, "prompt_token_ids": prompt_ids}
+    def token_ids(self, index: int, sample: Sample) -> dict[str, Any]:
+        """Further fields of a choice with ``return_token_ids``."""
+        prompt_ids = self.prompt_ids[index // self.request.n]
+        return {"token_ids": sample.ids, "prompt_token_ids": prompt_ids} if self.request.return_token_ids else {}
+
+    def _choice(self, loaded: LoadedModel, index: int, sample: Sample) -> CompletionChoice:
         reason: Any = sample.finish_reason
-        choice = CompletionChoice(index=index, text=sample.text, finish_reason=reason, **extras)
-        if self.wanted.logprobs is not None:
-            choice.logprobs = legacy_logprobs(loaded, sample.tokens, tops=self.wanted.logprobs > 0)
+        choice = CompletionChoice(index=index, text=sample.text, finish_reason=reason, **self.token_ids(index, sample))
+        if self.request.logprobs is not None:
+            choice.logprobs = legacy_logprobs(loaded, sample.tokens, tops=self.request.logprobs > 0)
         return choice
 
 
 @router.post("", response_model=Completion)
-async def create(wanted: CompletionRequest, request: Request, service: CurrentService) -> Response:
+async def create(body: CompletionRequest, request: Request, service: CurrentService) -> Response:
     """Continue prompts."""
-    asked = Asked(wanted)
-    work = (
-        Sampling(wanted.model, asked.prepare, asked.answer)
-        if wanted.blend is None
-        else blending(asked, wanted.blend, service.settings)
-    )
-    whole = await service.answered(work, request)
-    options = wanted.stream_options or StreamOptions()
-    return await respond(whole, chunks(whole, include_usage=options.include_usage) if wanted.stream else None)
+    task = CompletionTask(body)
+    work = Task(task.run_blend) if body.blend else Sampling(body.model, task.prepare, task.reply)
+    reply = await service.answered(work, request)
+    return await respond(reply, task.offsets, stream=body.stream, include_usage=body.include_usage)

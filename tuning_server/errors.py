@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,10 +16,19 @@ from starlette.responses import JSONResponse, Response
 
 logger = logging.getLogger(__name__)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-MAX_TOLD = 2000  # characters of a message: it may repeat what a client sent, but not megabytes of it
+MAX_MESSAGE = 2000  # characters: a message may repeat what a client sent, but not megabytes of it
+RETIRED = (
+    "/v1/fine-tunes",
+    "/v1/fine_tunes",
+    "/v1/engines",
+    "/v1/edits",
+    "/v1/answers",
+    "/v1/classifications",
+    "/v1/search",
+)
 
 
-class Told(BaseModel):
+class ErrorDetail(BaseModel):
     """What went wrong: see `ApiError`."""
 
     message: str
@@ -27,10 +37,10 @@ class Told(BaseModel):
     code: str | None
 
 
-class Failure(BaseModel):
+class ErrorBody(BaseModel):
     """Every reply that is an error; a request that does not fit is 400, never 422."""
 
-    error: Told
+    error: ErrorDetail
 
 
 def is_full_disk(error: Exception) -> bool:
@@ -39,8 +49,8 @@ def is_full_disk(error: Exception) -> bool:
     >>> is_full_disk(OSError(errno.ENOSPC, "No space left on device")), is_full_disk(OSError("no"))
     (True, False)
     """
-    told = str(error).lower()
-    return getattr(error, "errno", None) in FULL_DISK or "no space left" in told or "disk is full" in told
+    text = str(error).lower()
+    return getattr(error, "errno", None) in FULL_DISK or "no space left" in text or "disk is full" in text
 
 
 class ApiError(Exception):
@@ -49,8 +59,8 @@ class ApiError(Exception):
     Parameters
     ----------
     message : a sentence: what came, what was expected, what to do
-    status : HTTP status, 400 unless said
-    param : the request's field that is to blame, if one is
+    status : HTTP status
+    param : the request's field that is wrong, if one is
     code : machine-readable kind of the error
 
     >>> ApiError("No such file object: file-1", status=404, param="id").body()["error"]["type"]
@@ -72,7 +82,7 @@ class ApiError(Exception):
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 
-def clipped(text: str, limit: int = MAX_TOLD) -> str:
+def clipped(text: str, limit: int = MAX_MESSAGE) -> str:
     """A text without its middle, if it is long.
 
     >>> clipped("No such file: " + "x" * 5000 + ".", 20)
@@ -108,23 +118,25 @@ def model_error(error: Exception, *, param: str = "model") -> ApiError:
     return ApiError(f"{reason[0].upper()}{reason[1:]}.", status=404, param=param, code=code)
 
 
-def from_validation(errors: list[Any]) -> ApiError:
+def from_validation(errors: Sequence[Any]) -> ApiError:
     """Turn the first complaint of pydantic into a sentence about one field.
 
-    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "top_k"), "msg": "", "input": 3}]).message
-    'Unrecognized request argument supplied: top_k'
+    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "blend", "top_k"), "msg": "", "input": 3}]).message
+    'Unrecognized request argument supplied: blend.top_k'
     """
-    first, param = errors[0], _field(errors[0])
-    if first["type"] == "extra_forbidden":
-        param = ".".join(filter(None, (_field({"loc": first["loc"][:-1]}), str(first["loc"][-1]))))
+    first = errors[0]
+    kind, param = first["type"], _field(first)
+    if kind == "extra_forbidden":
         return ApiError(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
-    if first["type"] == "missing":
+    if kind == "missing":
         message = f"Missing required parameter: {param!r}." if param else "The request needs a JSON body."
         return ApiError(message, param=param, code="missing_required_parameter")
-    if first["type"] == "json_invalid":
+    if kind == "unsupported":
+        return ApiError(f"{param!r} {first['msg']}.", param=param, code="unsupported")
+    if kind == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
         return ApiError(f"The request's body is not JSON: {reason} (character {first['loc'][-1] + 1}).")
-    if first["type"] == "model_attributes_type" and param is None:
+    if kind == "model_attributes_type" and param is None:
         message = "The request's body should be a JSON object, sent with 'content-type: application/json'."
         return ApiError(message, code="invalid_value")
     reasons = [error["msg"].removeprefix("Value error, ") for error in errors if _field(error) == param]
@@ -135,9 +147,21 @@ def from_validation(errors: list[Any]) -> ApiError:
 
 
 def _field(error: Any) -> str | None:
-    """Name of the field that a complaint is about, without pydantic's names of the branches of a union."""
-    parts = [part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in _BRANCHES))]
-    return ".".join(str(part) for part in parts) or None
+    """Name of the field that a complaint is about, without pydantic's names of the branches of a union.
+
+    >>> _field({"loc": ("body", "messages", 0, "content", "list[TextPart]", 2, "type"), "type": "missing"})
+    'messages[0].content[2].type'
+    """
+    *parents, last = error["loc"] or ("",)
+    is_own = error["type"] == "extra_forbidden"  # the last part is then a name that the client chose
+    name = ""
+    for part in (*(part for part in parents if _is_field(part)), *([last] if is_own or _is_field(last) else [])):
+        name += f"[{part}]" if isinstance(part, int) else f".{part:.100}"
+    return name.removeprefix(".") or None
+
+
+def _is_field(part: str | int) -> bool:
+    return isinstance(part, int) or not ("[" in part or part in _BRANCHES)
 
 
 _BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float", "Lora")
@@ -171,13 +195,14 @@ def install_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:
             return _unread(error).response()
-        reasons = {
-            404: f"Unknown request URL: {request.method} {request.url.path}.",
-            405: f"Not allowed to {request.method} on {request.url.path}.",
-        }
-        told = ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
-        told.headers.update(error.headers or {})  # which methods are allowed
-        return told
+        path = request.url.path
+        unknown = f"Unknown request URL: {request.method} {path}."
+        if path.startswith(RETIRED):
+            unknown += " OpenAI has retired this endpoint; docs/migrating.md says what replaces it here."
+        reasons = {404: unknown, 405: f"Not allowed to {request.method} on {path}."}
+        reply = ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+        reply.headers.update(error.headers or {})  # which methods are allowed
+        return reply
 
     @app.exception_handler(MemoryError)
     async def too_large(request: Request, error: MemoryError) -> Response:

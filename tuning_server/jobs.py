@@ -98,6 +98,8 @@ def list_jobs(query: Annotated[JobsQuery, Query()], service: CurrentService) -> 
             where.append(
                 ("EXISTS (SELECT 1 FROM json_each(body, '$.metadata') WHERE key = ? AND value = ?)", [key[1], value])
             )
+        elif name == "metadata" and not value:
+            continue
         elif name == "metadata" and value == "null":
             where.append(("json_extract(body, '$.metadata') IS NULL", []))
         else:

@@ -77,7 +77,8 @@ def check_chat_pair(number: int, row: dict[str, Any]) -> ChatPair:
 
     >>> check_chat_pair(2, {"input": {"messages": [{"role": "user", "content": "Who?"}]}, "preferred_output": []})
     Traceback (most recent call last):
-    tuning_server.rows.BadRow: Line 2: 'preferred_output' should be a list of at least one message, found an empty list
+    tuning_server.rows.BadRow: Line 2: Invalid value for 'preferred_output': List should have at least 1 item after
+    validation, not 0
     """
     given = row["input"]
     if not isinstance(given, dict):

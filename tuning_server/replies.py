@@ -1,4 +1,4 @@
-"""How answers are written: log-probabilities in the legacy and the chat format, and the pieces of a stream."""
+"""Replies of completions and chat: log-probabilities in both formats, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
 from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_token_logprob import TopLogprob
-from openai.types.completion_choice import CompletionChoice, Logprobs
-from openai.types.completion_usage import CompletionUsage
+from openai.types.completion_choice import Logprobs
 from starlette.responses import Response, StreamingResponse
 
 if TYPE_CHECKING:
@@ -22,27 +21,30 @@ if TYPE_CHECKING:
 
 FEW_CHOICES = 16
 LEAST_LOGPROB = -9999.0  # what chat replies write for minus infinity, which JSON lacks
+Reply = Completion | ChatCompletion
+Offsets = Sequence[Sequence[int]]  # where each token begins in the text of its choice
 
 
-async def respond(whole: Completion | ChatCompletion, stream: Iterator[str] | None) -> Response:
+async def respond(reply: Reply, offsets: Offsets, *, stream: bool, include_usage: bool) -> Response:
     """A reply's HTTP response: as JSON, or as the events of a stream."""
-    if stream is not None:
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    is_long = len(whole.choices) > FEW_CHOICES or any(choice.logprobs for choice in whole.choices)
-    write = functools.partial(whole.model_dump_json, warnings=False)
+    if stream:
+        parts = events(reply, offsets, include_usage=include_usage)
+        return StreamingResponse(parts, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    is_long = len(reply.choices) > FEW_CHOICES or any(choice.logprobs for choice in reply.choices)
+    write = functools.partial(reply.model_dump_json, warnings=False)
     body = await asyncio.to_thread(write) if is_long else write()  # a thread of its own takes longer than a short reply
     return Response(body, media_type="application/json")
 
 
 def legacy_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo], *, tops: bool) -> Logprobs:
-    """Log-probabilities of an answer's tokens (nats); `tops` adds the likeliest tokens at each place."""
-    told = Logprobs()
-    # set, not passed: the type has no place for the missing value of a first token, and checks each number slowly
-    told.tokens = [token.text for token in tokens]
-    told.token_logprobs = [token.logprob for token in tokens]  # type: ignore[misc]
-    told.top_logprobs = [named_top(loaded, token) for token in tokens] if tops else None  # type: ignore[misc]
-    told.text_offset = [token.offset for token in tokens]
-    return told
+    """Log-probabilities of an answer's tokens (nats); `tops` adds the likeliest tokens at each position."""
+    # constructed, not validated: the type lacks the missing value of a first token, and checks each number slowly
+    return Logprobs.model_construct(
+        tokens=[token.text for token in tokens],
+        token_logprobs=[token.logprob for token in tokens],
+        top_logprobs=[named_top(loaded, token) for token in tokens] if tops else None,
+        text_offset=[token.offset for token in tokens],
+    )
 
 
 def named_top(loaded: LoadedModel, token: TokenInfo) -> dict[str, float] | None:
@@ -52,84 +54,67 @@ def named_top(loaded: LoadedModel, token: TokenInfo) -> dict[str, float] | None:
     named: dict[str, float] = {}
     for token_id, logprob in dict((*token.top, (token.id, token.logprob))).items():
         name = loaded.codec.label(token_id)
-        # two tokens of one text must not hide each other, and the chosen one goes by the text that it has here
+        # two tokens of one text must not hide each other; the chosen one is named by its text at this position
         is_taken = name in named or name == token.text
         named[token.text if token_id == token.id else f"{name}<id {token_id}>" if is_taken else name] = logprob
     return named
 
 
-def chunks(whole: Completion, *, include_usage: bool) -> Iterator[str]:
-    """A reply as server-sent events, a token an event, its pieces of text adding up to the whole."""
-    head = {"id": whole.id, "object": whole.object, "created": whole.created, "model": whole.model,
-            "system_fingerprint": whole.system_fingerprint}  # fmt: skip
-    parts = (piece for choice in whole.choices for piece in pieces(choice))
-    yield from _events(head, parts, whole.usage if include_usage else None)
-
-
-def _events(head: dict[str, Any], parts: Iterator[dict[str, Any]], usage: CompletionUsage | None) -> Iterator[str]:
-    """Pieces of choices as server-sent events, the usage after them if there is one to tell."""
-    promised = {"usage": None} if usage is not None else {}
-    for piece in parts:
-        yield f"data: {json.dumps(head | {'choices': [piece]} | promised, ensure_ascii=False)}\n\n"
-    if usage is not None:
-        yield f"data: {json.dumps(head | {'choices': [], 'usage': usage.model_dump()})}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-def pieces(choice: CompletionChoice) -> Iterator[dict[str, Any]]:
-    """The parts of one choice; the last one says why it ended."""
-    text = choice.text
-    logprobs = choice.logprobs.model_dump(warnings=False) if choice.logprobs else {}
-    starts = logprobs.get("text_offset") or []
-    base = {"index": choice.index, "finish_reason": None}
-    for k, start in enumerate(starts):
-        end = starts[k + 1] if k + 1 < len(starts) else len(text)
-        part = {name: None if values is None else values[k : k + 1] for name, values in logprobs.items()}
-        yield base | {"text": text[start:end], "logprobs": part}
-    ended = {"text": "" if starts else text, "logprobs": None, "finish_reason": choice.finish_reason}
-    yield (
-        base
-        | ended
-        | {name: getattr(choice, name) for name in ("token_ids", "prompt_token_ids") if hasattr(choice, name)}
-    )
-
-
 def chat_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo]) -> ChoiceLogprobs:
-    """Log-probabilities of a chat answer's tokens (nats), each with its bytes and the likeliest in its place."""
+    """Log-probabilities of a chat answer's tokens (nats), each with its bytes and the likeliest at its position."""
 
-    def told(token_id: int, logprob: float | None) -> dict[str, Any]:
-        known = loaded.codec
+    def fields(token_id: int, logprob: float | None) -> dict[str, Any]:
         value = LEAST_LOGPROB if logprob is None else max(logprob, LEAST_LOGPROB)
-        return {"token": known.label(token_id), "bytes": list(known[token_id]), "logprob": value}
+        codec = loaded.codec
+        return {"token": codec.label(token_id), "bytes": list(codec[token_id]), "logprob": value}
 
-    # constructed, not validated: there may be as many as the vocabulary at each place
+    # constructed, not validated: there may be as many as the vocabulary at each position
     content = [
         ChatCompletionTokenLogprob.model_construct(
-            **told(token.id, token.logprob),
-            top_logprobs=[TopLogprob.model_construct(**told(*likely)) for likely in token.top],
+            **fields(token.id, token.logprob),
+            top_logprobs=[TopLogprob.model_construct(**fields(*likely)) for likely in token.top],
         )
         for token in tokens
     ]
     return ChoiceLogprobs.model_construct(content=content, refusal=None)
 
 
-def chat_chunks(whole: ChatCompletion, starts: Sequence[Sequence[int]], *, include_usage: bool) -> Iterator[str]:
-    """A chat reply as server-sent events, a token an event; `starts` are the tokens' places in each content."""
-    head = {"id": whole.id, "object": "chat.completion.chunk", "created": whole.created, "model": whole.model,
-            "system_fingerprint": whole.system_fingerprint}  # fmt: skip
-    parts = (piece for choice, at in zip(whole.choices, starts, strict=True) for piece in spoken_pieces(choice, at))
-    yield from _events(head, parts, whole.usage if include_usage else None)
+def events(reply: Reply, offsets: Offsets, *, include_usage: bool) -> Iterator[str]:
+    """A reply as server-sent events, one per token; their texts add up to the whole."""
+    head: dict[str, Any] = {
+        "id": reply.id, "created": reply.created, "model": reply.model, "system_fingerprint": reply.system_fingerprint,
+        "object": "chat.completion.chunk" if isinstance(reply, ChatCompletion) else reply.object,
+    } | ({"usage": None} if include_usage else {})  # fmt: skip
+    for choice, starts in zip(reply.choices, offsets, strict=True):
+        for part in parts(choice, starts):
+            yield f"data: {json.dumps(head | {'choices': [part]}, ensure_ascii=False)}\n\n"
+    if include_usage and reply.usage is not None:
+        yield f"data: {json.dumps(head | {'choices': [], 'usage': reply.usage.model_dump()})}\n\n"
+    yield "data: [DONE]\n\n"
 
 
-def spoken_pieces(choice: Choice, starts: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The parts of one chat choice: who speaks, what is said token by token, why it ended."""
-    text = choice.message.content or ""
-    told = (choice.logprobs.content if choice.logprobs else None) or []
-    base = {"index": choice.index, "logprobs": None, "finish_reason": None}
-    yield base | {"delta": {"role": "assistant", "content": ""}}
-    for k, start in enumerate(starts):
-        end = starts[k + 1] if k + 1 < len(starts) else len(text)
-        logprobs = {"content": [told[k].model_dump(warnings=False)], "refusal": None} if told else None
-        yield base | {"delta": {"content": text[start:end]}, "logprobs": logprobs}
-    extras = {name: getattr(choice, name) for name in ("token_ids", "prompt_token_ids") if hasattr(choice, name)}
-    yield base | {"delta": {}, "finish_reason": choice.finish_reason} | extras
+def pieces(text: str, starts: Sequence[int]) -> list[str]:
+    """Split a text into the piece that each token adds: empty for one that ends within a character.
+
+    >>> pieces("né!", [0, 1, 1, 2])
+    ['n', '', 'é', '!']
+    """
+    ends = [*starts[1:], len(text)]
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def parts(choice: Any, starts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The events of one choice of completions or chat: in chat its role, then its tokens, then why it ended."""
+    is_chat, base = isinstance(choice, Choice), {"index": choice.index, "logprobs": None, "finish_reason": None}
+    text = (choice.message.content or "") if is_chat else choice.text
+    logprobs = choice.logprobs.model_dump(warnings=False) if choice.logprobs else None
+    if is_chat:
+        yield base | {"delta": {"role": "assistant", "content": ""}}
+    for k, piece in enumerate(pieces(text, starts)):
+        own = logprobs and {name: values and values[k : k + 1] for name, values in logprobs.items()}
+        added: dict[str, Any] = {"delta": {"content": piece}} if is_chat else {"text": piece}
+        if piece or own:
+            yield base | {"logprobs": own} | added
+    ids = {name: getattr(choice, name) for name in ("token_ids", "prompt_token_ids") if hasattr(choice, name)}
+    end: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
+    yield base | end | {"finish_reason": choice.finish_reason} | ids

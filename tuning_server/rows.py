@@ -114,7 +114,7 @@ def check_chat_row(number: int, row: dict[str, Any]) -> ChatRow:
 
     >>> check_chat_row(2, {"messages": [{"role": "assistant", "content": "Yes.", "weight": 2}]})
     Traceback (most recent call last):
-    tuning_server.rows.BadRow: Line 2: 'messages[0].weight' is 2, expected 0 or 1
+    tuning_server.rows.BadRow: Line 2: Invalid value for 'messages[0]': 'weight' is 2.0, expected 0 or 1
     """
     for key in ("tools", "functions"):
         if row.get(key):
@@ -204,7 +204,7 @@ def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int
         return
     turns = [message.turn for message in row.messages]
     for k, message in enumerate(row.messages):
-        if message.role == "assistant" and message.weight:
+        if message.is_learned:
             try:
                 yield chat_lesson(loaded, turns[: k + 1])
             except TemplateError as error:

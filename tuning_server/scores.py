@@ -1,23 +1,26 @@
-"""Endpoints ``/v1/scores`` and ``/v1/tokenize``, extensions of ours: exact log-probabilities, and what the tokens are.
+"""Endpoints ``/v1/embeddings``, and the extensions ``/v1/scores`` (exact log-probabilities) and ``/v1/tokenize``.
 
-A whole vocabulary at thousands of places is no job for JSON: scores come back as the arrays of an ``.npz`` file.
+A whole vocabulary at thousands of positions is too much for JSON: scores come back as the arrays of an ``.npz`` file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import Field
-from starlette.responses import Response
+from openai.types import CreateEmbeddingResponse
+from pydantic import AfterValidator, Field, model_validator
+from starlette.responses import JSONResponse, Response
 
 from tuning_server.errors import ApiError
 from tuning_server.service import CurrentService
-from tuning_server.types import Strict, is_text
+from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
 
 if TYPE_CHECKING:
@@ -25,15 +28,30 @@ if TYPE_CHECKING:
     from tuning_server.engine.scoring import Scores
 
 router = APIRouter(prefix="/v1", tags=["scores"])
-MAX_ROWS = 262_144  # places scored by one request
+MAX_POSITIONS = 262_144  # scored by one request
 MAX_REPLY_BYTES = 256 * 2**20
 MAX_TEXT = 4_000_000  # characters tokenized by one request
+MAX_TOKENS = 300_000  # embedded by one request, as at OpenAI
+
+
+@contextmanager
+def invalid_value(param: str) -> Iterator[None]:
+    """Turn the engine's `ValueError` about a field into a refusal."""
+    from tuning_server.engine.registry import UnknownModel
+
+    try:
+        yield
+    except UnknownModel:
+        raise
+    except ValueError as error:
+        text = str(error)
+        raise ApiError(f"{text[:1].upper()}{text[1:].rstrip('.')}.", param=param, code="invalid_value") from error
 
 
 class ScoresRequest(Strict):
-    """What to score: the `targets` after `contexts`, or, rolling, every token of `documents` but each one's first."""
+    """Score the `targets` after `contexts` or, rolling, every token of `documents` but each one's first."""
 
-    model: str = Field(min_length=1, max_length=500)
+    model: ModelId
     contexts: list[list[int]] | None = None
     targets: list[int] | None = None
     documents: list[list[int]] | None = None
@@ -42,122 +60,157 @@ class ScoresRequest(Strict):
     full: bool = False
     top_k: int = Field(default=0, ge=0)
 
-    def check(self) -> None:
-        """What no field can say alone.
-
-        Raises
-        ------
-        ApiError
-            Naming the field that does not fit.
-        """
-        nested, rolling = (self.contexts, self.targets), (self.documents, self.window_tokens, self.stride_tokens)
-        if not (_all(nested) and _none(rolling) or _all(rolling) and _none(nested)):
+    @model_validator(mode="after")
+    def check_fields(self) -> ScoresRequest:
+        """Check what no field can say alone."""
+        nested, rolling = {"contexts", "targets"}, {"documents", "window_tokens", "stride_tokens"}
+        if {name for name in nested | rolling if getattr(self, name) is not None} not in (nested, rolling):
             message = "Give 'contexts' and 'targets', or 'documents', 'window_tokens' and 'stride_tokens'."
             raise ApiError(message, param="contexts", code="invalid_value")
         if self.full and self.top_k:
-            raise ApiError("Ask for 'full' or for 'top_k', not for both.", param="top_k", code="invalid_value")
-        if self.contexts is not None and len(self.contexts) != len(self.targets or []):
-            message = (
-                f"Expected one target a context, found {len(self.targets or [])} for {len(self.contexts)} contexts."
-            )
+            raise ApiError("Give 'full' or 'top_k', not both.", param="top_k", code="invalid_value")
+        n_contexts, n_targets = len(self.contexts or []), len(self.targets or [])
+        if n_contexts != n_targets:
+            message = f"Expected one target per context, found {n_targets} for {n_contexts} contexts."
             raise ApiError(message, param="targets", code="invalid_value")
-        if self.n_rows > MAX_ROWS:
-            message = f"At most {MAX_ROWS} places a request, found {self.n_rows}: ask for a part at a time."
+        if self.n_positions > MAX_POSITIONS:
+            message = f"At most {MAX_POSITIONS} positions per request, found {self.n_positions}: send a part at a time."
             raise ApiError(message, param=self.what, code="invalid_value")
+        return self
 
     @property
     def what(self) -> str:
         return "documents" if self.contexts is None else "contexts"
 
     @property
-    def n_rows(self) -> int:
+    def n_positions(self) -> int:
         if self.contexts is not None:
             return len(self.contexts)
         return sum(max(0, len(ids) - 1) for ids in self.documents or [])
 
     def run(self, cache: ModelCache) -> Scores:
-        """Score, on the engine's thread; what the model cannot do is refused in its words."""
+        """Score, on the engine's thread."""
         from tuning_server.engine.scoring import score_contexts, score_documents
 
         loaded = cache.get(self.model)
-        n_bytes = self.n_rows * (4 + 2 * loaded.vocab_size * self.full + 8 * self.top_k)
+        n_bytes = self.n_positions * (4 + 2 * loaded.vocab_size * self.full + 8 * self.top_k)
         if n_bytes > MAX_REPLY_BYTES:
             message = (
-                f"The reply would take {n_bytes} bytes, at most {MAX_REPLY_BYTES} are sent: ask for "
-                f"{MAX_REPLY_BYTES * self.n_rows // n_bytes} places at a time."
+                f"The reply would take {n_bytes} bytes, at most {MAX_REPLY_BYTES} are sent: send "
+                f"{MAX_REPLY_BYTES * self.n_positions // n_bytes} positions at a time."
             )
             raise ApiError(message, param=self.what, code="reply_too_large")
-        how: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
-        try:
+        options: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
+        with invalid_value(self.what):
             if self.contexts is not None:
-                return score_contexts(loaded, self.contexts, self.targets or [], **how)
-            how |= {"window_tokens": self.window_tokens, "stride_tokens": self.stride_tokens}
-            return score_documents(loaded, self.documents or [], **how)
-        except ValueError as error:
-            raise ApiError(_sentence(error), param=self.what, code="invalid_value") from error
+                return score_contexts(loaded, self.contexts, self.targets or [], **options)
+            options |= {"window_tokens": self.window_tokens, "stride_tokens": self.stride_tokens}
+            return score_documents(loaded, self.documents or [], **options)
 
 
-class TokenizeRequest(Strict):
-    """A text to cut into tokens, in vLLM's words."""
-
-    model: str = Field(min_length=1, max_length=500)
-    prompt: str = Field(max_length=MAX_TEXT)
-    add_special_tokens: bool = True
-
-
-def _all(parts: Sequence[Any]) -> bool:
-    return all(part is not None for part in parts)
-
-
-def _none(parts: Sequence[Any]) -> bool:
-    return all(part is None for part in parts)
-
-
-def _sentence(error: ValueError) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def packed(scores: Scores) -> bytes:
+def pack(scores: Scores) -> bytes:
     """The arrays as an ``.npz`` file; nothing in it is pickled."""
-    names = {"target_logprobs": scores.target_logprobs, "logprobs": scores.logprobs, "ids": scores.ids}
-    arrays: dict[str, Any] = {k: v for k, v in (names | {"tail": scores.tail}).items() if v is not None}
+    arrays = {"target_logprobs": scores.target_logprobs, "logprobs": scores.logprobs, "ids": scores.ids}
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    present = {name: array for name, array in (arrays | {"tail": scores.tail}).items() if array is not None}
+    np.savez(file, allow_pickle=False, **present)
     return file.getvalue()
 
 
 @router.post("/scores")
-async def scores(wanted: ScoresRequest, request: Request, service: CurrentService) -> Response:
-    """Log-probabilities, in nats, at the places asked for."""
-    wanted.check()
-    scored = await service.answered(Task(wanted.run), request)
-    return Response(await asyncio.to_thread(packed, scored), media_type="application/octet-stream")
+async def create_scores(body: ScoresRequest, request: Request, service: CurrentService) -> Response:
+    """Log-probabilities, in nats, at the requested positions."""
+    scores = await service.answered(Task(body.run), request)
+    return Response(await asyncio.to_thread(pack, scores), media_type="application/octet-stream")
+
+
+class TokenizeRequest(Strict):
+    """A text to split into tokens, with vLLM's names."""
+
+    model: ModelId
+    prompt: Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(check_text)]
+    add_special_tokens: bool = True
+
+    def run(self, cache: ModelCache) -> dict[str, Any]:
+        """Tokenize, on the engine's thread."""
+        from tuning_server.engine.tokenization import label
+
+        loaded = cache.get(self.model)
+        codec = loaded.codec
+        ids = [*codec.front, *codec.encode_document(self.prompt)]
+        tokens = list(zip(ids, codec.pieces(ids), strict=True))[0 if self.add_special_tokens else len(codec.front) :]
+        return {
+            "tokens": [token for token, _ in tokens],
+            "count": len(tokens),
+            "max_model_len": loaded.context_tokens,
+            "token_strs": [label(piece) for _, piece in tokens],
+            "n_bytes": [len(piece) for _, piece in tokens],
+        }
 
 
 @router.post("/tokenize")
-async def tokenize(wanted: TokenizeRequest, request: Request, service: CurrentService) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request, service: CurrentService) -> dict[str, Any]:
     """The tokens of a text: ids, strings and how many bytes each of them adds."""
-
-    def run(cache: ModelCache) -> dict[str, Any]:
-        return _tokenized(cache.get(wanted.model), wanted)
-
-    return dict(await service.answered(Task(run), request))
+    return dict(await service.answered(Task(body.run), request))
 
 
-def _tokenized(loaded: LoadedModel, wanted: TokenizeRequest) -> dict[str, Any]:
-    from tuning_server.engine.tokenization import label
+class EmbeddingRequest(Strict):
+    """A text, texts, or either as token ids, to embed; the official client requests base64 by itself."""
 
-    if not is_text(wanted.prompt):
-        message = "The prompt holds half of a surrogate pair, which is not text."
-        raise ApiError(message, param="prompt", code="invalid_value")
-    codec = loaded.codec
-    ids = [*codec.front, *codec.encode_document(wanted.prompt)]
-    tokens = list(zip(ids, codec.pieces(ids), strict=True))[0 if wanted.add_special_tokens else len(codec.front) :]
-    return {
-        "tokens": [token for token, _ in tokens],
-        "count": len(tokens),
-        "max_model_len": loaded.context_tokens,
-        "token_strs": [label(piece) for _, piece in tokens],
-        "n_bytes": [len(piece) for _, piece in tokens],
-    }
+    model: ModelId
+    input: Annotated[Any, AfterValidator(split_prompts)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+    def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
+        """Vectors and the number of tokens read, on the engine's thread."""
+        from tuning_server.engine.embedding import embed
+        from tuning_server.engine.registry import non_finite
+
+        loaded = cache.get(self.model)
+        texts = [self._ids(loaded, text, index) for index, text in enumerate(self.input)]
+        n_tokens, width = sum(map(len, texts)), loaded.model.get_input_embeddings().weight.shape[1]
+        if self.dimensions not in (None, width):
+            message = f"'dimensions' is not supported but for the model's width, {width}: leave it out."
+            raise ApiError(message, param="dimensions", code="unsupported")
+        if n_tokens > MAX_TOKENS:
+            message = f"At most {MAX_TOKENS} tokens per request, found {n_tokens}: send fewer texts at a time."
+            raise ApiError(message, param="input", code="max_tokens_per_request")
+        if 8 * len(texts) * width > MAX_REPLY_BYTES:
+            message = f"The reply would hold too many numbers: send {MAX_REPLY_BYTES // (8 * width)} texts at a time."
+            raise ApiError(message, param="input", code="reply_too_large")
+        with invalid_value("input"):
+            vectors = embed(loaded, texts)
+        if not np.isfinite(vectors).all():
+            raise non_finite(self.model)
+        return vectors, n_tokens
+
+    def _ids(self, loaded: LoadedModel, text: str | list[int], index: int) -> list[int]:
+        if not text:
+            message = f"Text {index} of 'input' is empty: there is nothing to embed, leave it out."
+            raise ApiError(message, param="input", code="invalid_value")
+        ids = loaded.encode_prompt(text) if isinstance(text, str) else text
+        if len(ids) > loaded.context_tokens:
+            message = (
+                f"This model's maximum context length is {loaded.context_tokens} tokens, however text {index} of "
+                f"'input' has {len(ids)}. Shorten it."
+            )
+            raise ApiError(message, param="input", code="context_length_exceeded")
+        return ids
+
+    def reply(self, vectors: np.ndarray, n_tokens: int) -> Response:
+        """The vectors in OpenAI's shape."""
+        data = []
+        for index, vector in enumerate(vectors.astype("<f4")):
+            numbers = vector.tolist() if self.encoding_format == "float" else base64.b64encode(vector).decode()
+            data.append({"object": "embedding", "index": index, "embedding": numbers})
+        usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        return JSONResponse({"object": "list", "data": data, "model": self.model, "usage": usage})
+
+
+@router.post("/embeddings", response_model=CreateEmbeddingResponse)
+async def create_embeddings(body: EmbeddingRequest, request: Request, service: CurrentService) -> Response:
+    """Mean of the last hidden states over the tokens of each text, float32."""
+    vectors, n_tokens = await service.answered(Task(body.run), request)
+    return await asyncio.to_thread(body.reply, vectors, n_tokens)

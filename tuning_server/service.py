@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from tuning_server.errors import ApiError
 from tuning_server.store import Row, Store
-from tuning_server.types import Settings
-
-if TYPE_CHECKING:
-    from tuning_server.worker import Sampling, Task, Worker
-
-
-def hash_key(key: str) -> bytes:
-    """What the server keeps of an API key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def same_key(key: str, key_hash: bytes) -> bool:
-    """Compare without telling by the time taken how much of the key was right.
-
-    >>> same_key("a", hash_key("a")), same_key("b", hash_key("a"))
-    (True, False)
-    """
-    return hmac.compare_digest(hash_key(key), key_hash)
-
-
-@dataclass
-class Activity:
-    """When the server last had something to do; what idle time is counted from."""
-
-    in_flight: int = 0
-    last: float = field(default_factory=time.monotonic)
-
-    def touch(self) -> None:
-        self.last = time.monotonic()
+from tuning_server.types import Activity, Settings
+from tuning_server.worker import Sampling, Task, Worker
 
 
 @dataclass
@@ -70,14 +40,15 @@ class Service:
             raise ApiError(message, status=404, param="after", code="not_found") from None
 
     async def answered(self, work: Sampling | Task, request: Request) -> Any:
-        """What the worker makes of a request, unless its client goes away: then what has not begun never does.
+        """The worker's result for a request, unless its client disconnects: work that has not begun is then dropped.
 
         Raises
         ------
         ClientDisconnect
-            If nobody waits any more.
+            If the client disconnects first.
         """
-        answer, gone = asyncio.wrap_future(self.worker.submit(work)), asyncio.ensure_future(_hang_up(request))
+        answer = asyncio.wrap_future(self.worker.submit(work))
+        gone = asyncio.ensure_future(client_disconnected(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -89,8 +60,8 @@ class Service:
             answer.cancel()
 
 
-async def _hang_up(request: Request) -> None:
-    """Wait until the client of a request, whose body has been read, goes away."""
+async def client_disconnected(request: Request) -> None:
+    """Wait until the client of a request, whose body has been read, disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -102,10 +73,3 @@ async def current(request: Request) -> Service:
 
 
 CurrentService = Annotated[Service, Depends(current)]
-
-
-def refuse_query(request: Request) -> None:
-    """Refuse query parameters (`ApiError`) where an endpoint takes none; those that take some look at all of them."""
-    for name in request.query_params:
-        if not request.scope["route"].dependant.query_params:
-            raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")

@@ -1,26 +1,28 @@
-"""What a client may ask of ``/v1/completions``.
-
-What a client may ask of ``/v1/chat/completions``.
-
-What a client may ask of a fine-tuning job."""
+"""Types that the whole server shares: its settings, what requests are made of, pages of lists, requests of jobs."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from tuning_server.errors import ApiError
-from tuning_server.messages import BadMessage, Message, read_messages
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a server was started. Only a hash of the key is held; sizes are in bytes."""
+    """How a server was started. Only a hash of the key is kept; sizes are in bytes."""
 
     store: Path
     models_dir: Path | None = None
@@ -32,18 +34,79 @@ class Settings:
     cache_bytes: int = 4 * 2**30
 
 
+@dataclass
+class Activity:
+    """When the server last had something to do; idle time is counted from then."""
+
+    in_flight: int = 0
+    last: float = field(default_factory=time.monotonic)
+
+    def touch(self) -> None:
+        self.last = time.monotonic()
+
+
+def hash_key(key: str) -> bytes:
+    """What the server keeps of an API key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def same_key(key: str, key_hash: bytes) -> bool:
+    """Compare in a time that does not depend on how much of the key is right.
+
+    >>> same_key("a", hash_key("a")), same_key("b", hash_key("a"))
+    (True, False)
+    """
+    return hmac.compare_digest(hash_key(key), key_hash)
+
+
 class Strict(BaseModel):
-    """A request, or a part of one: unknown fields and wrong types are refused, never ignored."""
+    """A request, or a part of one: unknown fields and wrong types are refused, and null means the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def default_of_null(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        return field.get_default() if value is None and not field.is_required() else value
+
+
+def only(*values: Any) -> AfterValidator:
+    """Accept a field of OpenAI's at the values that change nothing; refuse others as unsupported."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value not in values:
+            expected = " or ".join(map(json.dumps, values)) or "null"
+            raise PydanticCustomError("unsupported", f"is not supported: leave it out, or send {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+def check_text(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON lets through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is not text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+ModelId = Annotated[str, Field(min_length=1, max_length=500)]
+
 
 class PageQuery(BaseModel):
-    """Cursor pagination as OpenAI's lists have it."""
+    """Cursor pagination as OpenAI's lists have it; an empty parameter, or ``null``, is the same as none."""
 
     model_config = ConfigDict(extra="forbid")
     after: str | None = None
     limit: int = Field(default=20, ge=1, le=1000)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def default_of_null(cls, value: Any, info: ValidationInfo) -> Any:
+        return cls.model_fields[str(info.field_name)].get_default() if value in ("", "null") else value
 
 
 class Page(BaseModel):
@@ -62,205 +125,38 @@ class Page(BaseModel):
         return cls(data=data, has_more=has_more, first_id=first, last_id=last)
 
 
-MAX_SCHEDULE = 4096
-MAX_WEIGHT = 1000.0
-ModelId = Annotated[str, Field(min_length=1, max_length=500)]
-Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
-
-
-class Blend(Strict):
-    """What to blend the request's model with.
-
-    Parameters
-    ----------
-    tuned, base : ids of the small model that was tuned and of what it was tuned from
-    weights : of the request's model, tuned and base
-    plausibility : tokens less probable to the request's model than this times its likeliest one are ruled out
-    schedule : factor of the small models' weights at each new token; the last one holds from there on
-    speculative : let the tuned model draft `n_draft` tokens at a time; the same distribution in fewer passes
-    """
-
-    tuned: ModelId
-    base: ModelId
-    weights: list[Weight] = Field(default=[1.0, 1.0, -1.0], min_length=3, max_length=3)
-    plausibility: float = Field(default=0.0, ge=0, le=1)
-    schedule: list[Weight] = Field(default=[], max_length=MAX_SCHEDULE)
-    speculative: bool = False
-    n_draft: int = Field(default=4, ge=1, le=64)
-
-
 MAX_PROMPTS = 4096
 
 
-class StreamOptions(Strict):
-    """Options of a stream."""
-
-    include_usage: bool = False
-
-
-class Sampled(Strict):
-    """What all ways of asking share. ``return_token_ids`` is an extension; penalties are known and must be 0."""
-
-    model: str = Field(min_length=1, max_length=500)
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    n: int = Field(default=1, ge=1, le=1024)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    user: str | None = None
-    return_token_ids: bool = False
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def default_of_null(cls, value: Any, info: Any) -> Any:
-        field = cls.model_fields[info.field_name]
-        return field.default if value is None and not field.is_required() else value
-
-    @field_validator("presence_penalty", "frequency_penalty")
-    @classmethod
-    def none(cls, value: float) -> float:
-        if value:
-            raise ValueError("penalties are not supported: leave it out, or 0")
-        return value
-
-
-class CompletionRequest(Sampled):
-    """What to continue. ``blend`` is an extension."""
-
-    prompt: Any
-    max_tokens: int = Field(default=16, ge=0)
-    best_of: int | None = None
-    echo: bool = False
-    logprobs: int | None = Field(default=None, ge=0)
-    suffix: str | None = None
-    blend: Blend | None = None
-
-    def check(self) -> None:
-        """What no field can say alone.
-
-        Raises
-        ------
-        ApiError
-            Naming the field that does not fit.
-        """
-        if self.best_of is not None and self.best_of != self.n:
-            raise ApiError("'best_of' is supported only where it equals 'n'.", param="best_of", code="unsupported")
-        if self.suffix:
-            raise ApiError("'suffix' (insertion) is not supported.", param="suffix", code="unsupported")
-        if self.max_tokens == 0 and not self.echo:
-            raise ApiError("'max_tokens' may be 0 only with 'echo'.", param="max_tokens", code="invalid_value")
-        if self.stream_options is not None and not self.stream:
-            raise ApiError("'stream_options' needs 'stream'.", param="stream_options", code="invalid_value")
-        if len(self.stops) > 16 or not all(self.stops):
-            found = "an empty one" if len(self.stops) <= 16 else str(len(self.stops))
-            message = f"'stop' takes up to 16 strings, none of them empty: found {found}."
-            raise ApiError(message, param="stop", code="invalid_value")
-        if not all(map(is_text, self.stops)):
-            message = "'stop' holds half of a surrogate pair, which is not text."
-            raise ApiError(message, param="stop", code="invalid_value")
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-
-def is_text(text: str) -> bool:
-    r"""Whether a string can be written as UTF-8: half of a surrogate pair, which JSON lets through, cannot.
-
-    >>> is_text("é"), is_text("\ud800")
-    (True, False)
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def split_prompts(prompt: Any, *, param: str = "prompt") -> list[str] | list[list[int]]:
+def split_prompts(prompt: Any) -> list[str] | list[list[int]]:
     """Prompts of a request: a string, several, token ids, or several lists of them.
 
-    Raises
-    ------
-    ApiError
-        If it is anything else, or too many.
+    By hand, since pydantic would report each of a million wrong tokens for each branch of the union.
 
     >>> split_prompts("a"), split_prompts([1, 2]), split_prompts([[1], []])
     (['a'], [[1, 2]], [[1], []])
     """
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt)):
         prompt = [prompt]
-    if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):
-        prompt = [prompt]
-    texts = isinstance(prompt, list) and all(isinstance(part, str) for part in prompt)
-    tokens = isinstance(prompt, list) and all(
-        isinstance(part, list) and all(type(token) is int for token in part) for part in prompt
-    )
-    if not prompt or not (texts or tokens):
-        message = f"Invalid value for {param!r}: expected a string, strings, token ids, or lists of token ids."
-        raise ApiError(message, param=param, code="invalid_value")
+    if not (isinstance(prompt, list) and prompt and (_all_texts(prompt) or all(map(_is_token_list, prompt)))):
+        raise ValueError("expected a string, strings, token ids, or lists of token ids")
     if len(prompt) > MAX_PROMPTS:
-        raise ApiError(
-            f"At most {MAX_PROMPTS} prompts a request, found {len(prompt)}.", param=param, code="invalid_value"
-        )
-    if texts and not all(map(is_text, prompt)):
-        message = "A prompt holds half of a surrogate pair, which is not text."
-        raise ApiError(message, param=param, code="invalid_value")
+        raise ValueError(f"at most {MAX_PROMPTS} prompts per request, found {len(prompt)}")
+    for text in prompt:
+        if isinstance(text, str):
+            check_text(text)
     return prompt
 
 
-class ChatRequest(Sampled):
-    """A conversation to answer. Without a limit an answer may fill the context."""
+def _all_texts(parts: list[Any]) -> bool:
+    return all(isinstance(part, str) for part in parts)
 
-    messages: Any
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0)
 
-    def conversation(self) -> list[Message]:
-        """The messages, checked.
+def _is_token_list(part: Any) -> bool:
+    return isinstance(part, list) and all(type(token) is int for token in part)
 
-        Raises
-        ------
-        ApiError
-            Naming the message that does not fit.
-        """
-        try:
-            return read_messages(self.messages)
-        except BadMessage as error:
-            raise ApiError(f"Invalid value: {error}.", param=error.param, code="invalid_value") from error
 
-    def as_completion(self) -> CompletionRequest:
-        """The same request of ``/v1/completions``, but for the prompt and, where there is no limit, the length.
-
-        Raises
-        ------
-        ApiError
-            If two fields contradict each other.
-        """
-        if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
-            message = "'max_tokens' is the older name of 'max_completion_tokens': give one of them."
-            raise ApiError(message, param="max_tokens", code="invalid_value")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError("'top_logprobs' needs 'logprobs'.", param="top_logprobs", code="invalid_value")
-        shared = {name: getattr(self, name) for name in Sampled.model_fields}
-        return CompletionRequest(
-            prompt="",
-            max_tokens=self.limit_tokens or 1,
-            logprobs=self.top_logprobs or 0 if self.logprobs else None,
-            **shared,
-        )
-
-    @property
-    def limit_tokens(self) -> int | None:
-        """Most tokens of an answer; None for what the context leaves."""
-        return self.max_completion_tokens or self.max_tokens
+Auto = Literal["auto"]
 
 
 class Lora(Strict):
@@ -272,33 +168,31 @@ class Lora(Strict):
     merged: bool = False
 
 
-LoraChoice = Lora | bool | Literal["auto"]  # an extension; "auto" goes by the size of the model
+class SharedHyperparameters(Strict):
+    """Hyperparameters of every method; `lora` is an extension, its "auto" depends on the size of the model."""
+
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Auto = "auto"
+    lora: Lora | bool | Auto = "auto"
 
 
-class Hyperparameters(Strict):
+class Hyperparameters(SharedHyperparameters):
     """Hyperparameters of a supervised job; `prompt_loss_weight` is an extension (0: loss on the completion alone)."""
 
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
-    learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = "auto"
     prompt_loss_weight: float = Field(default=0.0, ge=0, le=1)
-    lora: LoraChoice = "auto"
+
+
+class DpoHyperparameters(SharedHyperparameters):
+    """Hyperparameters of a DPO job; `beta` is the strength of the KL penalty."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] | Auto = "auto"
 
 
 class Supervised(Strict):
     """The supervised method's settings."""
 
     hyperparameters: Hyperparameters | None = None
-
-
-class DpoHyperparameters(Strict):
-    """Hyperparameters of a DPO job; `beta` weighs staying near the model that training starts from."""
-
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
-    learning_rate_multiplier: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = "auto"
-    beta: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = "auto"
-    lora: LoraChoice = "auto"
 
 
 class Dpo(Strict):
@@ -310,66 +204,50 @@ class Dpo(Strict):
 class Method(Strict):
     """How to train; `reinforcement` is known and refused."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: Annotated[Literal["supervised", "dpo", "reinforcement"], only("supervised", "dpo")]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
-    reinforcement: Any = None
+    reinforcement: Annotated[Any, only()] = None
 
 
 class JobRequest(Strict):
-    """What starts a job."""
+    """A fine-tuning job to start."""
 
-    model: str = Field(min_length=1, max_length=500)
+    model: ModelId
     training_file: str
     validation_file: str | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     suffix: str | None = Field(default=None, max_length=64)
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = None
-    integrations: list[Any] | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def few_pairs(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and len(value) > 16:
-            raise ValueError(f"at most 16 pairs, found {len(value)}")
-        return value
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        default=None, max_length=16
+    )
+    integrations: Annotated[list[Any] | None, only([])] = None
 
     @property
     def method_type(self) -> str:
         return self.method.type if self.method else "supervised"
 
     def chosen(self) -> Hyperparameters | DpoHyperparameters:
-        """The hyperparameters, from ``method`` or (of a supervised job) from their old place.
+        """The hyperparameters, from ``method`` or (of a supervised job) from their deprecated field.
 
         Raises
         ------
         ApiError
-            If the method is not supported, settings of another method or both places are used, or integrations are
-            asked for.
+            If settings of another method, or both fields, are given.
         """
-        if self.integrations:
-            raise ApiError(
-                "Integrations are not supported: read the job's events.", param="integrations", code="unsupported"
-            )
-        if self.method is None:
-            return self.hyperparameters or Hyperparameters()
-        kind = self.method.type
-        if kind == "reinforcement":
-            message = "Method 'reinforcement' is not supported: use {'type': 'supervised'} or {'type': 'dpo'}."
-            raise ApiError(message, param="method.type", code="unsupported")
-        for other in ("supervised", "dpo", "reinforcement"):
-            if other != kind and getattr(self.method, other) is not None:
-                message = f"Method {kind!r} does not go with settings of {other!r}: leave 'method.{other}' out."
-                raise ApiError(message, param=f"method.{other}", code="invalid_value")
-        of_kind = self.method.supervised if kind == "supervised" else self.method.dpo
-        inner = of_kind and of_kind.hyperparameters
+        kind, method = self.method_type, self.method or Method(type="supervised")
+        other = "dpo" if kind == "supervised" else "supervised"
+        if getattr(method, other) is not None:
+            message = f"Method {kind!r} does not go with settings of {other!r}: leave 'method.{other}' out."
+            raise ApiError(message, param=f"method.{other}", code="invalid_value")
+        settings = getattr(method, kind)
+        inner = settings and settings.hyperparameters
         if self.hyperparameters and (inner or kind == "dpo"):
             message = (
-                "Give hyperparameters in 'method' or in the deprecated 'hyperparameters', not in both."
-                if kind == "supervised"
-                else "'hyperparameters' is for supervised jobs: give those of DPO in 'method.dpo.hyperparameters'."
+                f"Give the hyperparameters of {kind!r} in 'method.{kind}.hyperparameters' only, not in the deprecated "
+                "'hyperparameters'."
             )
             raise ApiError(message, param="hyperparameters", code="invalid_value")
         return inner or (DpoHyperparameters() if kind == "dpo" else self.hyperparameters or Hyperparameters())

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_server.engine.registry import UnknownModel
 from tuning_server.errors import ApiError, model_error
-from tuning_server.service import Activity
 from tuning_server.store import Store
 from tuning_server.trainer import Trainer
-from tuning_server.types import Settings
+from tuning_server.types import Activity, Settings
 
 if TYPE_CHECKING:
     from tuning_server.engine.models import LoadedModel, ModelCache

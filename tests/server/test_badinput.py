@@ -131,10 +131,10 @@ def test_the_schema_promises_what_is_answered(http: TestClient) -> None:
         assert "422" not in operation["responses"]
         for status in ("400", "default"):
             body = operation["responses"][status]["content"]["application/json"]["schema"]
-            assert body == {"$ref": "#/components/schemas/Failure"}
+            assert body == {"$ref": "#/components/schemas/ErrorBody"}
     assert not {name for name in schema["components"]["schemas"] if "ValidationError" in name}
     told = http.post("/v1/completions", json={}).json()["error"]
-    assert set(told) == set(schema["components"]["schemas"]["Told"]["properties"])
+    assert set(told) == set(schema["components"]["schemas"]["ErrorDetail"]["properties"])
 
 
 # models that are damaged
@@ -233,7 +233,7 @@ def test_work_for_a_client_that_went_away_is_dropped(
     began = time.monotonic()
     assert client.completions.create(model=TINY, prompt="a", max_tokens=1).choices
     assert time.monotonic() - began < 10, "thousands of answers that nobody reads take longer"
-    lines = [record.getMessage() for record in caplog.records if record.name == "tuning_server.gate"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "tuning_server.app"]
     assert [line.split()[3] for line in lines].count("499") == 4
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 

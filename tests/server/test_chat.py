@@ -221,27 +221,36 @@ def test_other_tokens_that_end_a_turn_end_an_answer(tiny_store: Path) -> None:
 
 BAD = [
     ({"top_k": 3}, "top_k", "Unrecognized request argument supplied: top_k"),
-    ({"tools": []}, "tools", "Unrecognized"),
+    ({"tools": [{"type": "function"}]}, "tools", "not supported: leave it out, or send []"),
+    ({"tool_choice": "required"}, "tool_choice", 'or send "none" or "auto"'),
+    ({"response_format": {"type": "json_object"}}, "response_format", 'send {"type": "text"}'),
+    ({"store": True}, "store", "or send false"),
     ({"echo": True}, "echo", "Unrecognized"),
     ({"prompt": "a"}, "prompt", "Unrecognized"),
-    ({"messages": []}, "messages", "at least one message, found an empty list"),
-    ({"messages": "Hello"}, "messages", "found str"),
-    ({"messages": None}, "messages", "found NoneType"),
-    ({"messages": ["a"]}, "messages[0]", "should be an object, found str"),
-    ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
-    ({"messages": [{"content": "a"}]}, "messages[0].role", "is missing"),
-    ({"messages": [*USER, {"role": "tool", "content": "a"}]}, "messages[1].role", "expected one of system"),
-    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "found NoneType"),
-    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "found an empty list"),
+    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": "Hello"}, "messages", "valid list"),
+    ({"messages": None}, "messages", "valid list"),
+    ({"messages": ["a"]}, "messages[0]", "valid dictionary"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing required"),
+    ({"messages": [{"content": "a"}]}, "messages[0].role", "Missing required"),
+    ({"messages": [*USER, {"role": "tool", "content": "a"}]}, "messages[1].role", "'system', 'developer', 'user' or"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "valid string"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "surrogate"),
     ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages[0].name", "not supported"),
-    ({"messages": [{"role": "assistant", "content": "a", "weight": 1}]}, "messages[0].weight", "not supported"),
+    ({"messages": [{"role": "assistant", "content": "a", "weight": 2}]}, "messages[0]", "'weight' is 2.0, expected 0"),
+    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls", "send []"),
+    ({"messages": [{"role": "assistant", "content": "a", "colour": "b"}]}, "messages[0].colour", "Unrecognized"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "messages[0].content[0].type",
-        "only 'text'",
+        "should be 'text'",
     ),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, "messages[0].content[0]", "a string"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+        "messages[0].content[0].text",
+        "valid string",
+    ),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "give one of them"),
     ({"max_tokens": 600}, "messages", "maximum context length"),
@@ -249,9 +258,9 @@ BAD = [
     ({"logprobs": True, "top_logprobs": 100_000, "max_tokens": 1}, "top_logprobs", "'top_logprobs' is at most the voc"),
     ({"logprobs": True, "top_logprobs": 200, "n": 1024}, "top_logprobs", "lower 'n'"),
     ({"logprobs": 3}, "logprobs", "valid boolean"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "penalties are not supported"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "not supported: leave it out, or send 0"),
     ({"temperature": 3}, "temperature", "less than or equal to 2"),
-    ({"stop": [""]}, "stop", "none of them empty"),
+    ({"stop": [""]}, "stop[0]", "at least 1 character"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is none"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "needs 'stream'"),
 ]
@@ -286,15 +295,21 @@ def row(*messages: tuple[Any, ...], **more: Any) -> dict[str, Any]:
 
 
 BAD_ROWS = [
-    (row(("user", "a")), "Line 4: 'messages[0].role' is 'user', but the last message must be the assistant's"),
-    (row(("user", "a"), ("assistant", "")), "Line 4: 'messages[1].content' is empty"),
-    (row(("user", "a"), ("assistant", None)), "Line 4: 'messages[1].content' should be a string"),
-    (row(("user", "a"), ("assistant", "b", 2)), "Line 4: 'messages[1].weight' is 2, expected 0 or 1"),
-    (row(("user", "a"), ("assistant", "b", True)), "'messages[1].weight' is True, expected 0 or 1"),
-    (row(("user", "a", 1), ("assistant", "b")), "'messages[0].weight' is for the assistant's messages only"),
-    (row(("user", "a"), ("assistant", "b", 0)), "Line 4: 'messages' give every message of the assistant the weight 0"),
-    (row(("tool", "a"), ("assistant", "b")), "'messages[0].role' is 'tool', expected one of"),
-    (row(), "Line 4: 'messages' should be a list of at least one message"),
+    (row(("user", "a")), "Line 4: Invalid value for 'messages': the last message is of the role 'user', but must be"),
+    (row(("user", "a"), ("assistant", "")), "the content of message 1 is empty"),
+    (
+        row(("user", "a"), ("assistant", None)),
+        "Line 4: Invalid value for 'messages[1].content': Input should be",
+    ),
+    (
+        row(("user", "a"), ("assistant", "b", 2)),
+        "Line 4: Invalid value for 'messages[1]': 'weight' is 2.0, expected",
+    ),
+    (row(("user", "a"), ("assistant", "b", True)), "'messages[1].weight': Input should be a valid number"),
+    (row(("user", "a", 1), ("assistant", "b")), "'messages[0]': 'weight' is for the assistant's messages only"),
+    (row(("user", "a"), ("assistant", "b", 0)), "'messages': every message of the assistant has the weight 0"),
+    (row(("tool", "a"), ("assistant", "b")), "'messages[0].role': Input should be 'system',"),
+    (row(), "Line 4: Invalid value for 'messages': List should have at least 1 item"),
     (row(("user", "a"), ("assistant", "b"), tools=[{}]), "Line 4: 'tools' is not supported"),
 ]
 
@@ -372,7 +387,7 @@ def test_a_job_over_conversations_teaches_to_answer(client: OpenAI, fine_tune: C
     assert said(turns[:1]) != "Zog."
     bad = fine_tune([row(("user", "a"), ("assistant", "b")), row(("user", "a"))])
     assert (bad.status, bad.error.code) == ("failed", "invalid_training_file")
-    assert "Line 2: 'messages[0].role' is 'user'" in bad.error.message
+    assert "Line 2: Invalid value for 'messages': the last message is of the role 'user'" in bad.error.message
 
 
 def test_fine_tunes_keep_the_template_of_their_base(

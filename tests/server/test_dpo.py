@@ -127,11 +127,17 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 BAD_SPOKEN: list[tuple[dict[str, Any], str]] = [
     (changed(input="a"), "Line 3: 'input' should be an object with 'messages', found str"),
-    (changed(input={"messages": []}), r"Line 3: 'input.messages' should be a list of at least one"),
-    (changed(input={"messages": [{"role": "user"}]}), r"Line 3: 'input.messages\[0\].content' is missing"),
+    (changed(input={"messages": []}), r"Line 3: Invalid value for 'input.messages': List should have at least 1 item"),
+    (
+        changed(input={"messages": [{"role": "user"}]}),
+        r"Missing required parameter: 'input.messages\[0\].content'",
+    ),
     (changed(input={"messages": [{"role": "user", "content": "a"}], "tools": [1]}), "'input.tools' is not supported"),
-    (changed(preferred_output=None), "Line 3: 'preferred_output' should be a list .* found NoneType"),
-    (changed(preferred_output=[{"role": "user", "content": "a"}]), r"'preferred_output\[0\].role' is 'user'"),
+    (changed(preferred_output=None), "Line 3: Invalid value for 'preferred_output': Input should be a valid list"),
+    (
+        changed(preferred_output=[{"role": "user", "content": "a"}]),
+        "last message is of the role 'user'",
+    ),
     (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2), "one message of the assistant, found 2"),
     (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"]), "are the same: neither is preferred"),
     (GOOD[0], "Line 3: found no 'input' where the lines before have 'input'"),

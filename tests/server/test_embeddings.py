@@ -78,8 +78,8 @@ def test_each_distinct_text_once_and_in_batches(tiny_store: Path, monkeypatch: p
         ({"input": "a", "dimensions": 8}, "dimensions", "not supported"),
         ({"input": "a", "colour": 1}, "colour", "Unrecognized"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "base64"),
-        ({"input": ["a"] * 5000}, "input", "At most 4096"),
-        ({"input": [[5] * 500] * 700}, "input", "At most 300000 tokens a request"),
+        ({"input": ["a"] * 5000}, "input", "at most 4096"),
+        ({"input": [[5] * 500] * 700}, "input", "At most 300000 tokens per request"),
     ],
 )
 def test_what_cannot_be_embedded_is_refused(http: TestClient, wrong: dict[str, Any], param: str, words: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 from openai import OpenAI
 from starlette.testclient import TestClient
 
-from tuning_server.service import hash_key
 from tuning_server.store import SCHEMA_VERSION, Store, StoreError
+from tuning_server.types import hash_key
 
 
 def refusal(reply: Any, status: int) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def test_a_key_is_asked_for_and_never_logged(
 
 
 def test_requests_have_an_id_and_one_line_in_the_log(http: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="tuning_server.gate")
+    caplog.set_level(logging.INFO, logger="tuning_server.app")
     reply = http.get("/v1/mod%0Aels")
     assert refusal(reply, 404)["message"].startswith("Unknown request URL: GET ")
-    lines = [record.getMessage() for record in caplog.records if record.name == "tuning_server.gate"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "tuning_server.app"]
     assert len(lines) == 1
     assert reply.headers["x-request-id"] in lines[0]
     assert "\n" not in lines[0]

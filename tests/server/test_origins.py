@@ -43,7 +43,7 @@ def elsewhere() -> Iterator[str]:
 def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     live: Live, browser: Chromium, elsewhere: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="tuning_server.gate")
+    caplog.set_level(logging.INFO, logger="tuning_server.app")
     url = live()
     client = speak(url)
     file = client.files.create(file=("rows.jsonl", jsonl(facts(8))), purpose="fine-tune")

@@ -18,7 +18,7 @@ from openai import AuthenticationError, OpenAI
 from serving import address, facts, jsonl, launch, wait_for
 
 from tuning_server.__main__ import main, read_key
-from tuning_server.service import hash_key
+from tuning_server.types import hash_key
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

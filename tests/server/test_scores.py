@@ -71,13 +71,13 @@ def test_rolling_over_documents(http: TestClient, tiny_store: Path) -> None:
     [
         ({}, "Give 'contexts' and 'targets', or 'documents'"),
         ({"contexts": [[1]], "documents": [[1]]}, "Give 'contexts'"),
-        ({"contexts": [[1]], "targets": []}, "Expected one target a context, found 0 for 1"),
+        ({"contexts": [[1]], "targets": []}, "Expected one target per context, found 0 for 1"),
         ({"contexts": [[]], "targets": [1]}, "Context 0 has no tokens"),
         ({"contexts": [[1] * 513], "targets": [1]}, "has 513 tokens, fork-tiny takes at most 512"),
         ({"contexts": [[10**6]], "targets": [1]}, "Token id 1000000 is not in the vocabulary"),
         ({"contexts": [[1]], "targets": [10**6]}, "Target 1000000 is not in the vocabulary"),
         ({"contexts": [["1"]], "targets": [1]}, "Invalid value for 'contexts"),
-        ({"contexts": [[1]], "targets": [1], "full": True, "top_k": 2}, "not for both"),
+        ({"contexts": [[1]], "targets": [1], "full": True, "top_k": 2}, "not both"),
         ({"contexts": [[1]], "targets": [1], "top_k": 10**6}, "Top_k is at most the vocabulary"),
         ({"documents": [[1, 2]], "window_tokens": 9, "stride_tokens": 10}, "Expected 1 <= stride_tokens <= window"),
         ({"contexts": [[1]], "targets": [1], "temperature": 1}, "Unrecognized request argument supplied: temperature"),
@@ -90,15 +90,15 @@ def test_bad_requests_are_told_what_is_wrong(http: TestClient, wanted: dict[str,
 
 
 def test_limits_say_how_much_may_be_asked(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MAX_ROWS", 3)
+    monkeypatch.setattr(endpoint, "MAX_POSITIONS", 3)
     reply = http.post("/v1/scores", json={"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4]})
-    assert "At most 3 places a request, found 4" in reply.json()["error"]["message"]
-    monkeypatch.setattr(endpoint, "MAX_ROWS", 100)
+    assert "At most 3 positions per request, found 4" in reply.json()["error"]["message"]
+    monkeypatch.setattr(endpoint, "MAX_POSITIONS", 100)
     monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2_000)
     wanted = {"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4], "full": True}
     error = http.post("/v1/scores", json=wanted).json()["error"]
     assert error["code"] == "reply_too_large"
-    n_places = int(error["message"].split("ask for ")[1].split()[0])
+    n_places = int(error["message"].split("are sent: send ")[1].split()[0])
     assert 0 < n_places < 4
     wanted |= {"contexts": CONTEXTS[:n_places], "targets": [1, 2, 3, 4][:n_places]}
     assert http.post("/v1/scores", json=wanted).status_code == 200

@@ -131,7 +131,7 @@ def test_objects_inside_requests_have_their_tables(schema: Any) -> None:
 
 
 def test_every_code_is_told() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tuning_server").glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tuning_server").rglob("*.py"))
     made = set(re.findall(r'\bcode"?(?:: | ?= ?)"(\w+)"', sources)) | OF_JOBS
     table = PAGE.split("| code | status | when |")[1].split("\n\n")[0]
     told = {code for line in table.splitlines()[2:] for code in NAMES.findall(line.split("|")[1])}

@@ -1,34 +1,41 @@
-"""The studies' only way to a model: the ``openai`` client, and `ask`, which never asks the same thing twice."""
+"""The studies' only way to a model: the ``openai`` client, with a budget where it costs money, and `ask`."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from dotenv import dotenv_values
-from openai import OpenAI, OpenAIError
+from openai import APIConnectionError, APIError, APIStatusError, OpenAI, OpenAIError
+from pydantic import BaseModel
 
-from lib.batches import ask_in_batches, takes_batches
-from lib.budget import Spending
-from lib.hosted import HostedClient, announce
-from lib.journal import Answer, Blend, Journal, Request
-from lib.paths import ROOT, content_hash, read_json, runs_root, store_root
-from lib.prices import read_prices
-from lib.progress import progress
+from lib.budget import Spending, max_tokens_of_body, preview, read_prices
+from lib.console import progress
+from lib.journal import Answer, Answered, Blend, Journal, Request
+from lib.paths import ROOT, read_json, runs_root, store_root
 from lib.sending import ChatOnly, NoEcho, Part, Sender
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Answer", "Blend", "Journal", "NoEcho", "Request", "ask", "connect", "fingerprint"]
 
 PROMPTS_A_REQUEST = 32
 START_SECONDS = 90
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+RETRIES = 8  # of the client itself, which waits as long as Retry-After says
+FREE = ("/files", "/uploads", "/tokenize", "/detokenize", "/fine_tuning/jobs")  # jobs are charged by lib.finetune
+_UNSENT = ("ConnectError", "ConnectTimeout")  # what httpx raises where the endpoint was not reached
 
 
 def connect(
@@ -37,16 +44,14 @@ def connect(
     budget_usd: float = 0.0,
     only_free: bool = False,
     spend: Path | None = None,
-    batch: bool = False,
 ) -> OpenAI:
     """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
 
     Parameters
     ----------
-    budget_usd : the most that may be spent at an endpoint that is not on this machine, all told in the ledger `spend`
+    budget_usd : the most that may be spent, over all runs of the ledger `spend`, at an endpoint not on this machine
     only_free : no budget is needed, since whatever costs is refused
     spend : ledger of money, as in ``spend.jsonl`` of a run folder; by default that of the folder of all runs
-    batch : let `ask` use an endpoint's batches
 
     Raises
     ------
@@ -76,7 +81,7 @@ def connect(
     ledger = Spending(
         spend or runs_root() / "spend.jsonl", budget_usd=0 if only_free else budget_usd, prices=read_prices()
     )
-    return HostedClient(spending=ledger, batch=batch, **account)
+    return HostedClient(spending=ledger, **account)
 
 
 def _store_client(store: Path) -> OpenAI:
@@ -130,7 +135,7 @@ def _running_server(store: Path) -> OpenAI | None:
 
 
 def fingerprint(client: OpenAI, model: str) -> str:
-    """What the weights behind a model id are, if the endpoint says so, else the id: part of every journal key."""
+    """Hash of the weights behind a model id, if the endpoint reports one, else the id: part of every content key."""
     about = client.models.retrieve(model).model_dump()
     return str(about.get("fingerprint") or about.get("id") or model)
 
@@ -142,7 +147,7 @@ def ask(
 
     Parameters
     ----------
-    journal : file of answers; those in it (same request, same weights) are not asked again
+    journal : file of answers; those in it (same request, same weights) are not asked for again
     concurrency : HTTP requests under way at once, each of up to 32 prompts with the same settings
 
     Returns
@@ -154,18 +159,19 @@ def ask(
     ------
     openai.OpenAIError
         What the endpoint refused; answers that had come by then stay in the journal.
+    RuntimeError
+        If another process writes to the journal.
+    lib.budget.BudgetExceeded
+        If the next request could exceed the budget of a hosted endpoint.
     """
     names = sorted({model for request in requests for model in request.models})
-    keys = _keys(requests, {model: fingerprint(client, model) for model in names})
+    fingerprints = {model: fingerprint(client, model) for model in names}
+    keys = [request.key(fingerprints) for request in requests]
     book, sender = Journal(journal), Sender(client)
     try:
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in book.answers}
-        if missing and isinstance(client, HostedClient):
-            in_batches = client.batch and takes_batches(client)
-            announce(client, missing.values(), description, in_batches=in_batches)
-            if in_batches:
-                ask_in_batches(client, sender, missing, book, description=description)
-        missing = {key: request for key, request in missing.items() if key not in book.answers}
+        if missing:
+            announce(client, missing.values(), description)
         with progress(len(missing), description, unit="prompt") as bar:
             for answered in _answers(sender, _parts(missing), concurrency):
                 book.add(answered)
@@ -187,8 +193,8 @@ def _parts(missing: dict[str, Request]) -> list[Part]:
     ]
 
 
-def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterator[list[tuple[str, list[Answer]]]]:
-    """What comes back, as it comes; after a failure also what was still under way, since it is paid for."""
+def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterator[Answered]:
+    """Answers as they come; after a failure also those that were still under way, since they are paid for."""
     failure: BaseException | None = None
     with ThreadPoolExecutor(concurrency) as pool:
         waiting = {pool.submit(sender.send, part): part for part in parts}
@@ -217,16 +223,66 @@ def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterato
         raise failure
 
 
-def _keys(requests: Sequence[Request], marks: dict[str, str]) -> list[str]:
-    """Journal key of each request: what is asked, and what the weights of its models are."""
-    keys = []
-    for request in requests:
-        asked = asdict(request)
-        if request.blend is None:
-            del asked["blend"]  # so that journals from before there were blends stay good
-        if not request.messages:
-            del asked["messages"]  # nor were there conversations
-        if not request.token_ids:
-            del asked["token_ids"]  # nor ids
-        keys.append(content_hash([*(marks[model] for model in request.models), asked], length=24))
-    return keys
+class HostedClient(OpenAI):
+    """The official client with a budget: what is not free is charged to `spending`, or not sent (`BudgetExceeded`)."""
+
+    def __init__(self, *, spending: Spending, **settings: Any) -> None:
+        super().__init__(**({"max_retries": RETRIES} | settings))
+        self.spending = spending
+
+    def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **settings: Any) -> HostedClient:
+        """The same with other settings, on the same ledger."""
+        return super().copy(_extra_kwargs={"spending": self.spending, **(_extra_kwargs or {})}, **settings)
+
+    with_options = copy
+
+    def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """Send a request and charge it; every method of the client ends here."""
+        path, body = "/" + str(options.url).strip("/"), options.json_data
+        key, price = uuid.uuid4().hex[:16], None
+        if options.method.lower() == "post" and not path.startswith(FREE):
+            body = body if isinstance(body, Mapping) else {}
+            price = self.spending.prices.of(str(body.get("model")))
+            self.spending.reserve(key, price.usd(*max_tokens_of_body(path, body)), model=price.model)
+        try:
+            reply = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            read = reply.parse() if hasattr(reply, "http_response") else reply  # with_raw_response
+        except (APIStatusError, APIConnectionError) as error:
+            if price and (isinstance(error, APIStatusError) or type(error.__cause__).__name__ in _UNSENT):
+                self.spending.charge(key, 0.0, model=price.model)
+            raise self._without_key(error)  # noqa: B904 (the same error)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise OpenAIError(f"{path}: the reply is not JSON ({type(error).__name__})") from None
+        if isinstance(cast_to, type) and issubclass(cast_to, BaseModel) and not isinstance(read, BaseModel):
+            raise OpenAIError(self._hide(f"{path}: expected JSON, found {str(read)[:60]!r}"))
+        usage = getattr(read, "usage", None)
+        n_prompt, n_new = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", 0)
+        if price and isinstance(n_prompt, int) and isinstance(n_new, int):
+            tokens = {"prompt_tokens": n_prompt, "completion_tokens": n_new}
+            self.spending.charge(key, price.usd(**tokens), model=price.model, **tokens)
+        return reply
+
+    def _without_key(self, error: APIError) -> APIError:
+        """Some endpoints repeat the key that they refuse, and what is raised ends in a notebook."""
+        if self._hide(text := f"{error.message} {error.body}") != text:
+            error.message, error.body = self._hide(error.message), None
+            error.args = (error.message,)
+        return error
+
+    def _hide(self, text: str) -> str:
+        return text.replace(self.api_key, "(the key)") if len(self.api_key) >= 8 else text
+
+
+def spending_of(client: OpenAI) -> Spending | None:
+    """The ledger of a client that costs money."""
+    return client.spending if isinstance(client, HostedClient) else None
+
+
+def announce(client: OpenAI, requests: Iterable[Request], description: str) -> None:
+    """Log in one line what requests may cost; silent where nothing costs money (`UnknownPrice` without a price)."""
+    if (spending := spending_of(client)) is None:
+        return
+    most, left = preview(requests, spending.prices), max(0.0, spending.left_usd())
+    beyond = "; more than is left, so it may stop before the end" if most.usd > left else ""
+    # a warning, since a notebook shows no less
+    log.warning("%s: %s, $%.4f of $%.4f left%s", description, most, left, spending.budget_usd, beyond)

@@ -22,9 +22,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lib import console
+from lib.console import progress
 from lib.parent import end_with_parents
 from lib.paths import atomic_write, content_hash, read_json, store_root, write_json
-from lib.progress import progress
 from lib.sources.corpus import Document, read_documents, split_documents
 
 if TYPE_CHECKING:

@@ -1,33 +1,159 @@
-"""What asking may cost: a preview before anything is sent, and a ledger of money that stops at the budget."""
+"""Money at hosted endpoints: prices, a preview of what requests may cost, and the ledger of what was spent.
+
+Every count of tokens made here is an upper bound: by tiktoken where it knows the model's encoding and can load it, else
+one token per byte of UTF-8. What a reply reports as its usage replaces the bound.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
 import math
 import os
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import tiktoken
 from filelock import FileLock
+from openai import OpenAIError
 
 from lib.journal import Request
-from lib.prices import Prices, estimated_tokens
+from lib.paths import DATA
 
+log = logging.getLogger(__name__)
+
+COLUMNS = ("model", "prompt_usd", "completion_usd", "training_usd", "as_of", "source")
+MILLION = 1_000_000
+SPECIAL_TOKENS = 2  # at most, that an encoding puts in front of a text
+MESSAGE_TOKENS = 8  # at most, that a message adds to its text: its role and what separates it from the next
+DEFAULT_MAX_TOKENS = 16  # of a completion that does not say, in OpenAI's reference
+_SNAPSHOT = re.compile(r"-\d{4}-\d\d-\d\d$")
 _ROUNDING_USD = 1e-9  # a sum of prices is no more exact than that
 
 
+class UnknownPrice(ValueError):
+    """A model without a price: nothing may be sent to it."""
+
+
 class BudgetExceeded(RuntimeError):
-    """The next request could pass the budget."""
+    """The next request could exceed the budget."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Price of a model in US dollars per million tokens; ``training_usd`` is NaN where it cannot be trained."""
+
+    model: str
+    prompt_usd: float
+    completion_usd: float
+    training_usd: float
+    as_of: str
+    source: str
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Price of a request and its reply."""
+        return (prompt_tokens * self.prompt_usd + completion_tokens * self.completion_usd) / MILLION
+
+
+class Prices:
+    """Prices by model; of two rows for one model the later date counts.
+
+    >>> table = Prices([Price("ft:small", 1.0, 2.0, math.nan, "2025-01-01", "invoice")])
+    >>> table.of("ft:small-2024-07-18:team:try:1").usd(1_000_000, 500_000)
+    2.0
+    """
+
+    def __init__(self, rows: Iterable[Price]) -> None:
+        self.rows = {row.model: row for row in sorted(rows, key=lambda row: row.as_of)}
+
+    def of(self, model: str) -> Price:
+        """Price of a model: of its own id, else without its snapshot's date; a fine-tune has the row ``ft:<base>``.
+
+        Raises
+        ------
+        UnknownPrice
+            If no row fits; says where to add one.
+        """
+        name = ":".join(model.split(":")[:2]) if model.startswith("ft:") else model
+        for known in (model, name, _SNAPSHOT.sub("", name)):
+            if known in self.rows:
+                return self.rows[known]
+        raise UnknownPrice(
+            f"no price is known for {model!r}, so nothing was sent: add a row for {name!r} to a table in data/prices"
+        )
+
+    def training_usd(self, base: str, n_tokens: int) -> float:
+        """Price of training on so many tokens, all epochs counted (`UnknownPrice` if there is none)."""
+        price = self.of(base)
+        if math.isnan(price.training_usd):
+            raise UnknownPrice(
+                f"no training price is known for {base!r}, so nothing was sent: fill in training_usd in data/prices"
+            )
+        return n_tokens * price.training_usd / MILLION
+
+
+def read_prices(folder: Path = DATA / "prices") -> Prices:
+    """All tables of a folder; a missing column or a value that cannot be read is a `ValueError` that names the row."""
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(line for line in file if not line.startswith("#"))
+            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path} lacks {', '.join(missing)}: expected the columns {', '.join(COLUMNS)}")
+            rows += [_price(row, f"{path}, row {number}") for number, row in enumerate(table, start=1)]
+    return Prices(rows)
+
+
+def _price(row: Mapping[str, str], where: str) -> Price:
+    try:
+        prompt, completion = float(row["prompt_usd"]), float(row["completion_usd"])
+        training = float(row["training_usd"] or "nan")
+        date.fromisoformat(row["as_of"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: expected prices in USD per million tokens and a date YYYY-MM-DD ({error})"
+        ) from error
+    if not (math.isfinite(prompt + completion) and min(prompt, completion) >= 0) or training < 0:
+        raise ValueError(f"{where}: expected prices of 0 or more, found {dict(row)}")
+    return Price(row["model"], prompt, completion, training, row["as_of"], row["source"])
+
+
+def max_tokens_of(text: str, model: str) -> int:
+    """At most how many tokens a text has for a model.
+
+    >>> max_tokens_of("東京", "my-own-model")
+    8
+    """
+    encoding = _encoding(":".join(model.split(":")[:2]))
+    if encoding:
+        return len(encoding.encode_ordinary(text))
+    return len(text.encode("utf-8", "surrogatepass")) + SPECIAL_TOKENS
+
+
+@cache
+def _encoding(model: str) -> tiktoken.Encoding | None:
+    """The model's encoding; None where tiktoken does not know the model, or cannot load its file."""
+    try:
+        return tiktoken.encoding_for_model(model)
+    except KeyError:
+        return None
+    except (OSError, ValueError) as error:
+        log.info("no encoding for %s (%s): tokens are bounded by bytes", model, type(error).__name__)
+        return None
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What requests may cost: prompts, their estimated tokens, and completions that all run to ``max_tokens``."""
+    """The most that requests may cost: tokens of their prompts, and completions that all run to ``max_tokens``."""
 
     n_requests: int
     prompt_tokens: int
@@ -36,48 +162,36 @@ class Preview:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_requests:,} requests, about {self.prompt_tokens:,} tokens of prompts and up to "
+            f"{self.n_requests:,} requests, up to {self.prompt_tokens:,} tokens of prompts and "
             f"{self.completion_tokens:,} of completions: up to ${self.usd:.4f}"
         )
 
 
-def preview(requests: Iterable[Request], prices: Prices, *, batch: bool = False) -> Preview:
-    """What asking these requests may cost.
-
-    Raises
-    ------
-    UnknownPrice
-        If a model has none.
-
-    >>> from lib.prices import Price
-    >>> table = Prices([Price("m", 1.0, 2.0, math.nan, 0.5, "2025-01-01", "invoice")])
-    >>> str(preview([Request(model="m", prompt="A fox, a hen.", max_tokens=10, n=2)], table))
-    '1 requests, about 4 tokens of prompts and up to 20 of completions: up to $0.0000'
-    """
+def preview(requests: Iterable[Request], prices: Prices) -> Preview:
+    """The most that these requests may cost (`UnknownPrice` if a model has no price)."""
     n = prompt = completion = 0
-    usd = []
+    usd = 0.0
     for request in requests:
-        price = prices.of(request.model)
-        n_prompt, n_new = estimated_tokens(request.prompt), request.n * request.max_tokens
+        n_prompt, n_new = max_tokens_of(request.prompt, request.model), request.n * request.max_tokens
+        n_prompt += MESSAGE_TOKENS * max(1, len(request.messages))
         n, prompt, completion = n + 1, prompt + n_prompt, completion + n_new
-        usd.append(price.usd(n_prompt, n_new) * (price.batch_factor if batch else 1))
-    return Preview(n, prompt, completion, math.fsum(usd))
+        usd += prices.of(request.model).usd(n_prompt, n_new)
+    return Preview(n, prompt, completion, usd)
 
 
 class Spending:
-    """The ledger of a run's money, a file of JSON lines, and the budget that it may not pass.
+    """A budget and its ledger, a file of JSON lines that several threads and processes may write to.
 
-    A line ``sent`` is written before a request goes out and says the most that it may cost; a line ``reply`` with the
-    same id says what it did cost (``usd``, ``prompt_tokens``, ``completion_tokens``), or ``free`` that it cost nothing.
-    What was sent and never answered (a kill, a dropped connection) may have cost that most, and counts against the
-    budget; it is not counted as spent. Several threads and processes may write to one ledger.
+    Before a request is sent, a line with its ``id`` says the most that it may cost (``usd``); when its reply has come,
+    a second line with the same id says what it did cost. The last line of an id counts, so that a request whose reply
+    was lost counts with its most. A repetition by the client itself, after a lost reply, is not counted anew.
 
     Parameters
     ----------
     path : Path
         As in ``spend.jsonl`` of a run folder.
     budget_usd : float
-        With 0 only what is free is let through.
+        With 0 only what is free is sent.
 
     Raises
     ------
@@ -90,124 +204,99 @@ class Spending:
             raise ValueError(f"budget_usd is {budget_usd}: expected a number of US dollars, 0 or more")
         self.path, self.budget_usd, self.prices = path, float(budget_usd), prices
         self.spent_usd = 0.0
-        self._unanswered: dict[str, float] = {}
-        self._settled: set[str] = set()
-        self._under_way: set[str] = set()  # by this process: their replies may still turn out cheaper
-        self._place = 0
-        self._changed = threading.Condition()
-        self._lock = FileLock(path.parent / f".{path.name}.lock")
+        self._usd: dict[str, float] = {}
+        self._n_bytes = 0  # of the ledger, that have been read
+        self._thread_lock, self._lock = threading.Lock(), FileLock(path.parent / f".{path.name}.lock")
         if path.exists():
-            with self._changed, self._file():
+            with self._ledger():
                 pass
-
-    @property
-    def unanswered_usd(self) -> float:
-        """The most that requests without a reply may have cost."""
-        return math.fsum(self._unanswered.values())
 
     def left_usd(self) -> float:
         """What may still be spent."""
-        return self.budget_usd - self.spent_usd - self.unanswered_usd
+        return self.budget_usd - self.spent_usd
 
-    def unanswered(self, prefix: str) -> list[str]:
-        """Ids that begin so, sent and not answered."""
-        return [key for key in self._unanswered if key.startswith(prefix)]
+    def is_charged(self, key: str) -> bool:
+        """Whether something was charged under this id."""
+        return key in self._usd
 
-    def most_usd(self, key: str) -> float:
-        """The most that a request without a reply may have cost."""
-        return self._unanswered[key]
+    def reserve(self, key: str, usd: float, **facts: Any) -> None:
+        """Charge the most that a request may cost before it is sent (`BudgetExceeded` if that is more than is left)."""
+        with self._ledger() as file:
+            if usd > self.left_usd() + _ROUNDING_USD:
+                raise BudgetExceeded(
+                    f"stopped before a request that may cost ${usd:.4f}: ${self.spent_usd:.4f} of the budget of "
+                    f"${self.budget_usd:.4f} is spent or may be; answers so far are kept, a higher budget_usd continues"
+                )
+            self._append(file, key, usd, facts)
 
-    def reserve(self, key: str, usd: float, *, wait: bool = True, **facts: Any) -> None:
-        """Write down that a request goes out, and the most that it may cost.
-
-        Parameters
-        ----------
-        wait : let requests of this process end first, since they may cost less than their most; without it the
-            reservation stands until it is settled, as for a job of hours
-
-        Raises
-        ------
-        BudgetExceeded
-            If it could pass the budget.
-        """
-        with self._changed:
-            while True:
-                with self._file() as file:
-                    if usd <= self.left_usd() + _ROUNDING_USD:
-                        self._write(file, [{"id": key, "state": "sent", "most_usd": usd, **facts}])
-                        self._under_way |= {key} if wait else set()
-                        return
-                if not self._under_way:
-                    raise BudgetExceeded(self._refusal(usd))
-                self._changed.wait()
-
-    def settle(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Count what requests did cost, each id once: rows of ``id``, ``usd`` and facts; on disk when this returns."""
-        with self._changed, self._file() as file:
-            rows = [row for row in rows if row["id"] not in self._settled]
-            self._write(file, [{"state": "reply", **row} for row in rows], sync=True)
-            self._under_way -= {row["id"] for row in rows}
-            self._changed.notify_all()
-
-    def release(self, key: str) -> None:
-        """The request was refused: it cost nothing."""
-        self.settle([{"id": key, "state": "free", "usd": 0.0}])
-
-    def lose(self, key: str) -> None:
-        """No whole reply came: the request may have cost its most, and there is nothing more to wait for."""
-        with self._changed:
-            self._under_way.discard(key)
-            self._changed.notify_all()
-
-    def _refusal(self, usd: float) -> str:
-        lost = f", ${self.unanswered_usd:.4f} more may have been (no reply came)" if self._unanswered else ""
-        return (
-            f"stopped before a request that may cost ${usd:.4f}: ${self.spent_usd:.4f} of the budget of "
-            f"${self.budget_usd:.4f} is spent{lost}; answers so far are kept, a higher budget_usd goes on from there"
-        )
+    def charge(self, key: str, usd: float, **facts: Any) -> None:
+        """Charge what a request did cost in place of what it might have cost."""
+        with self._ledger() as file:
+            self._append(file, key, usd, facts)
+            os.fsync(file.fileno())
 
     @contextmanager
-    def _file(self) -> Iterator[int]:
-        """The ledger, read up to its end, for this process alone."""
+    def _ledger(self) -> Iterator[IO[bytes]]:
+        """The ledger, read up to its end, for this thread alone; a line that a kill left unfinished is cut off."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                self._read(file)
-                yield file
-            finally:
-                os.close(file)
+        with self._thread_lock, self._lock, self.path.open("a+b") as file:
+            file.seek(self._n_bytes)
+            raw = file.read()
+            whole = raw[: raw.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                row = json.loads(line)
+                self._count(row["id"], _usd(row))
+            self._n_bytes += len(whole)
+            if len(whole) < len(raw):
+                file.truncate(self._n_bytes)
+            yield file
 
-    def _read(self, file: int) -> None:
-        n_bytes = os.fstat(file).st_size - self._place
-        raw = os.pread(file, n_bytes, self._place) if n_bytes > 0 else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):  # torn by a kill: nobody else writes while we hold the lock
-            os.ftruncate(file, self._place + len(whole))
-        for line in whole.splitlines():
-            self._count(json.loads(line))
-        self._place += len(whole)
-
-    def _write(self, file: int, rows: Sequence[Mapping[str, Any]], *, sync: bool = False) -> None:
+    def _append(self, file: IO[bytes], key: str, usd: float, facts: Mapping[str, Any]) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        os.write(file, "".join(json.dumps({"at": at, **row}, ensure_ascii=False) + "\n" for row in rows).encode())
-        if sync:
-            os.fsync(file)
-        self._read(file)
+        line = json.dumps({"at": at, "id": key, "usd": usd, **facts}, ensure_ascii=False).encode() + b"\n"
+        file.write(line)
+        file.flush()
+        self._n_bytes += len(line)
+        self._count(key, usd)
 
-    def _count(self, row: Mapping[str, Any]) -> None:
-        if row["id"] in self._settled:
-            return
-        if row["state"] == "sent":
-            self._unanswered[row["id"]] = row["most_usd"]
-        else:
-            self._unanswered.pop(row["id"], None)
-            self._settled.add(row["id"])
-            self.spent_usd += row["usd"]
+    def _count(self, key: str, usd: float) -> None:
+        self.spent_usd += usd - self._usd.get(key, 0.0)
+        self._usd[key] = usd
+
+
+def _usd(row: Mapping[str, Any]) -> float:
+    return float(row.get("usd", row.get("most_usd", 0.0)))  # most_usd: in ledgers of version 1
 
 
 def spent_usd(path: Path) -> float:
-    """What the replies in a ledger cost together; 0 without one, and a torn last line does not count."""
+    """The sum of a ledger; 0 without one, and a line that a kill left unfinished does not count."""
     raw = path.read_bytes() if path.exists() else b""
     rows = [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
-    return math.fsum({row["id"]: row["usd"] for row in rows if row["state"] != "sent"}.values())
+    return math.fsum({row["id"]: _usd(row) for row in rows}.values())
+
+
+def max_tokens_of_body(path: str, body: Mapping[str, Any]) -> tuple[int, int]:
+    """At most how many tokens a request and its reply have (`OpenAIError` where that is not known)."""
+    model, n = str(body.get("model")), body.get("n") or 1
+
+    def count(texts: Any) -> int:
+        listed = [texts] if isinstance(texts, str) or (texts and isinstance(texts[0], int)) else texts
+        return sum(max_tokens_of(each, model) if isinstance(each, str) else len(each) for each in listed)
+
+    if path == "/completions":
+        prompts = body.get("prompt") or ""
+        n_prompts = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
+        n_new = DEFAULT_MAX_TOKENS if body.get("max_tokens") is None else body["max_tokens"]
+        return count(prompts), n_prompts * max(n, body.get("best_of") or 1) * n_new
+    if path == "/chat/completions":
+        n_new = body.get("max_completion_tokens") or body.get("max_tokens")
+        if not n_new:
+            raise OpenAIError("a chat without max_tokens has no bound on what it costs: set it")
+        parts = [*body.get("messages", []), *(body.get("tools") or [])]
+        texts = [json.dumps(part.get("content", part), ensure_ascii=False) for part in parts]
+        return count(texts) + MESSAGE_TOKENS * len(texts), n * n_new
+    if path == "/embeddings":
+        return count(body["input"]), 0
+    if path == "/scores":
+        return count([*(body.get("contexts") or []), *(body.get("documents") or [])]), 0
+    raise OpenAIError(f"{path} is not sent to a hosted endpoint: its cost is not known")

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lib.progress import PROGRESS_FILE
+from tqdm import tqdm
 
+PROGRESS_FILE = "TUNING_FORK_PROGRESS"  # lib.run names a file here: a notebook's kernel has no terminal of its own
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -97,3 +98,13 @@ def _copy(path: Path, ended: threading.Event) -> None:
             if text:
                 sys.stderr.write(text if text.endswith("\n") else text + "\n")
                 sys.stderr.flush()
+
+
+def progress(total: int, description: str, *, unit: str = "it") -> tqdm:
+    """A progress bar with count, rate and time left; silent where ``TQDM_DISABLE`` is set."""
+    path = os.environ.get(PROGRESS_FILE)
+    target = open(path, "a", buffering=1, encoding="utf-8") if path else sys.stderr  # noqa: SIM115 (lives with the bar)
+    interval = 0.1 if target.isatty() else 5.0
+    return tqdm(
+        total=total, desc=description, unit=unit, file=target, mininterval=interval, ncols=100, leave=bool(path)
+    )

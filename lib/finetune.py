@@ -1,6 +1,6 @@
 """Fine-tune through the API, once: the same rows, base and settings are never trained a second time.
 
-Each job carries a content key in its metadata. Before one is made, the endpoint is asked for a job with that key: a
+Each job carries a content key in its metadata. Before one is made, the endpoint is searched for a job with that key: a
 finished one is used, a running one is joined, so a killed notebook or server costs only what was not yet trained.
 """
 
@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from openai import OpenAI
+from openai import APIStatusError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from lib import hosted
-from lib.api import fingerprint
-from lib.integrations import for_endpoint
-from lib.job_costs import JobCosts
+from lib.api import fingerprint, spending_of
+from lib.budget import MESSAGE_TOKENS, BudgetExceeded, Spending, max_tokens_of
+from lib.console import progress
 from lib.params import active_bases
-from lib.paths import content_hash, file_hash
-from lib.progress import progress
-from lib.sending import chats_only
-from lib.uploads import upload
+from lib.paths import content_hash, file_hash, read_jsonl
+from lib.sending import chats_only, conversation, upload
 
 log = logging.getLogger(__name__)
 
 KEY = "content_key"
-POLL_SECONDS = 0.5
-MEASURES = {
-    "supervised": ("loss",),
-    "dpo": ("loss", "reward_accuracy", "reward_margin"),
-}  # that a checkpoint tells, by method
+POLL_SECONDS, HOSTED_POLL_SECONDS = 0.5, 10.0
+# What a checkpoint reports, by method.
+MEASURES = {"supervised": ("loss",), "dpo": ("loss", "reward_accuracy", "reward_margin")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +42,9 @@ class FineTune:
     ----------
     base : any model, a fine-tune too: so are stages chained
     method : ``supervised``, or ``dpo`` on pairs of answers with the base as the reference
-    beta : of DPO, above 0: how dear it is to move away from the reference
+    beta : strength of DPO's KL penalty, above 0
 
-    Raises
-    ------
-    ValueError
-        If there is no such method, or beta or the prompt's weight does not go with it.
+    An unknown method, or a beta or prompt weight that does not fit it, is a `ValueError`.
     """
 
     base: str
@@ -72,11 +64,22 @@ class FineTune:
         if self.method == "dpo" and self.prompt_loss_weight:
             raise ValueError(f"prompt_loss_weight is {self.prompt_loss_weight}; DPO has none: leave it at 0")
 
-    def told(self) -> dict[str, Any]:
-        """The settings that count: as part of the content key, those of a supervised job must not change."""
-        settings = asdict(self)
-        unused = ("method", "beta") if self.method == "supervised" else ("prompt_loss_weight",)
-        return {name: value for name, value in settings.items() if name not in unused}
+    def as_row(self) -> dict[str, Any]:
+        """The settings that count for the method, by the names that content keys are made of: these never change."""
+        row: dict[str, Any] = {
+            "base": self.base,
+            "n_epochs": self.n_epochs,
+            "batch_size": self.batch_size,
+            "learning_rate_multiplier": self.learning_rate_multiplier,
+        }
+        if self.method == "supervised":
+            return row | {"prompt_loss_weight": self.prompt_loss_weight, "seed": self.seed}
+        return row | {"seed": self.seed, "method": self.method, "beta": self.beta}
+
+    def key(self, base_fingerprint: str, training_file: Path, validation_file: Path | None) -> str:
+        """Content key of the job."""
+        files = [file_hash(training_file), file_hash(validation_file) if validation_file else None]
+        return content_hash([base_fingerprint, self.as_row(), *files], length=24)
 
 
 def grid(
@@ -85,27 +88,15 @@ def grid(
     learning_rate_multipliers: Sequence[float],
     batch_sizes: Sequence[int],
     seeds: Sequence[int],
-    n_epochs: int,
-    prompt_loss_weight: float = 0.0,
-    method: str = "supervised",
-    beta: float = 0.1,
+    **shared: Any,
 ) -> list[FineTune]:
-    """Every combination of bases, rates, batch sizes and seeds; the seeds of one setting come together.
+    """Every combination of bases, rates, batch sizes and seeds, the seeds of one setting together; `shared` by all.
 
     >>> len(grid(bases=["a", "b"], learning_rate_multipliers=[1.0], batch_sizes=[8, 16], seeds=[0, 1, 2], n_epochs=1))
     12
     """
     return [
-        FineTune(
-            base=base,
-            n_epochs=n_epochs,
-            batch_size=size,
-            learning_rate_multiplier=rate,
-            prompt_loss_weight=prompt_loss_weight,
-            seed=seed,
-            method=method,
-            beta=beta,
-        )
+        FineTune(base=base, batch_size=size, learning_rate_multiplier=rate, seed=seed, **shared)
         for base, rate, size, seed in itertools.product(bases, learning_rate_multipliers, batch_sizes, seeds)
     ]
 
@@ -138,91 +129,96 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
         "size": grid(bases=further, **(first | {"seeds": seeds[:1]}), **shared),
         "sweep": [each for each in sweep if each not in main],
     }
-    return {role: wanted for role, wanted in jobs.items() if wanted}
+    return {role: planned for role, planned in jobs.items() if planned}
 
 
 def finetune(
     client: OpenAI,
-    wanted: Sequence[FineTune],
+    planned: Sequence[FineTune],
     *,
     training_file: Path,
     validation_file: Path | None = None,
     suffix: str,
-    integrations: Sequence[Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """Make (or find) each fine-tune and wait for it.
 
     Parameters
     ----------
-    wanted : settings, for example from `grid`
+    planned : settings, for example from `grid`
     training_file, validation_file : JSON lines of prompt and completion, or of messages; for DPO of prompt, chosen and
         rejected, or in OpenAI's preference format. To a hosted base that only chats, and for DPO to any hosted one,
         plain texts are sent as conversations of one question and its answer
     suffix : part of the models' ids
-    integrations : where the endpoint is to report the jobs; None for those of `lib.integrations`
 
     Returns
     -------
     DataFrame
-        One row a usable model: the settings of `FineTune` that count for its method, ``job``, ``model``, ``epoch``,
-        ``step``, ``is_final``, ``train_loss`` and ``valid_loss`` (nats a token; the epoch's last step, NaN where the
-        endpoint does not say). DPO: losses are nats a pair, and ``train_reward_accuracy``, ``train_reward_margin`` and
-        the same of the validation file stand beside them.
+        One row per usable model: the settings of `FineTune` that count for its method, ``job``, ``model``, ``epoch``,
+        ``step``, ``is_final``, ``train_loss`` and ``valid_loss`` (nats per token; the epoch's last step, NaN where the
+        endpoint does not report it). DPO: losses are nats per pair, with ``train_reward_accuracy``,
+        ``train_reward_margin`` and the same of the validation file.
 
     Raises
     ------
     RuntimeError
         If a job fails or was cancelled; says why.
     lib.budget.BudgetExceeded
-        If the jobs could pass the budget of a hosted endpoint together; none is made.
+        If the jobs could exceed the budget of a hosted endpoint together; none is made.
     """
-    reported = for_endpoint(client, tag=suffix) if integrations is None else integrations
-    costs, keys = JobCosts(client, training_file), []
-    for settings in wanted:
-        parts = [fingerprint(client, settings.base), settings.told(), file_hash(training_file)]
-        keys.append(content_hash([*parts, file_hash(validation_file) if validation_file else None], length=24))
-    if costs.ledger:
-        missing = {key: each for key, each in zip(keys, wanted, strict=True) if not _find(client, key)}
-        costs.reserve({key: (each.base, each.n_epochs) for key, each in missing.items()})
-    jobs = []
-    for key, settings in zip(keys, wanted, strict=True):
-        make = partial(_create, client, settings, key, training_file, validation_file, suffix, reported)
-        jobs.append(_find(client, key) or costs.create(key, make))
+    spending = spending_of(client)
+    keys = [each.key(fingerprint(client, each.base), training_file, validation_file) for each in planned]
+    jobs = {key: job for key in keys if (job := _find(client, key))}
+    missing = {key: each for key, each in zip(keys, planned, strict=True) if key not in jobs}
+    usd = _preview_jobs(spending, missing, training_file) if spending and missing else {}
+    bases = {each.base for each in missing.values() if spending}
+    chat_bases = {base for base in bases if chats_only(client, base)}
+    for key, each in missing.items():
+        as_messages = each.base in chat_bases or (each.method == "dpo" and spending is not None)
+        files = {"training_file": training_file, "validation_file": validation_file}
+        body = {name: upload(client, path, as_messages=as_messages) for name, path in files.items() if path}
+        jobs[key] = _create(client, each, usd.get(key), key, suffix=suffix, metadata={KEY: key}, **body)
     tables = []
-    for number, (key, settings, job) in enumerate(zip(keys, wanted, jobs, strict=True), start=1):
-        done = _wait(client, job, f"fine-tune {number}/{len(jobs)} of {settings.base}, seed {settings.seed}")
-        costs.settle(key, done)
-        tables.append(_models(client, settings, done))
+    for number, (key, each) in enumerate(zip(keys, planned, strict=True), start=1):
+        job = _wait(client, jobs[key], f"fine-tune {number}/{len(planned)} of {each.base}, seed {each.seed}")
+        if spending and spending.is_charged(f"job:{key}") and job.trained_tokens is not None:
+            cost = spending.prices.training_usd(job.model, job.trained_tokens)
+            spending.charge(f"job:{key}", cost, model=job.model, training_tokens=job.trained_tokens)
+        tables.append(_models(client, each, job))
     return pd.concat(tables, ignore_index=True)
 
 
 def record(client: OpenAI, model: str) -> pd.DataFrame:
-    """The table of `finetune` for a model that exists: it is looked up, nothing is trained."""
+    """The table of `finetune` for a model that exists: it is retrieved, nothing is trained."""
     client.models.retrieve(model)
     settings = FineTune(base=model, n_epochs=0, batch_size=0)
     return pd.DataFrame([_row(settings, job="", model=model, epoch=0, step=0, is_final=True)])
 
 
 def _find(client: OpenAI, key: str) -> FineTuningJob | None:
-    """The newest job with a content key that has not come to a bad end."""
+    """The newest job with a content key that has not failed and was not cancelled."""
     for job in client.fine_tuning.jobs.list(limit=100, metadata={KEY: key}):
         if (job.metadata or {}).get(KEY) == key and job.status not in ("failed", "cancelled"):
             return job
     return None
 
 
-def _create(
-    client: OpenAI,
-    settings: FineTune,
-    key: str,
-    training_file: Path,
-    validation_file: Path | None,
-    suffix: str,
-    integrations: Sequence[Mapping[str, Any]],
-) -> FineTuningJob:
-    kind, is_hosted = settings.method, hosted.spending_of(client) is not None
-    as_messages = is_hosted and (kind == "dpo" or chats_only(client, settings.base))
-    uploaded = partial(upload, client, as_messages=as_messages)
+def _preview_jobs(spending: Spending, missing: Mapping[str, FineTune], training_file: Path) -> dict[str, float]:
+    """The most that each job may cost; logs the sum (`BudgetExceeded` if it is more than is left)."""
+    tokens = {each.base: max_file_tokens(training_file, each.base) for each in missing.values()}
+    usd = {
+        key: spending.prices.training_usd(each.base, tokens[each.base] * each.n_epochs) for key, each in missing.items()
+    }
+    most, left = math.fsum(usd.values()), max(0.0, spending.left_usd())
+    line = f"fine-tuning: {len(usd)} jobs of up to {max(tokens.values()):,} tokens per epoch: up to ${most:.4f}"
+    if most > left:
+        raise BudgetExceeded(f"{line}, more than the ${left:.4f} left of ${spending.budget_usd:.4f}: none was made")
+    log.warning("%s, $%.4f of $%.4f left", line, left, spending.budget_usd)
+    return usd
+
+
+def _create(client: OpenAI, settings: FineTune, usd: float | None, key: str, **body: Any) -> FineTuningJob:
+    """Make a job; the request is never repeated, since an endpoint may have made the job before a reply was lost."""
+    spending, method = spending_of(client), settings.method
     hyperparameters: dict[str, float] = {
         "n_epochs": settings.n_epochs,
         "batch_size": settings.batch_size,
@@ -230,68 +226,77 @@ def _create(
     }
     if settings.prompt_loss_weight:
         hyperparameters["prompt_loss_weight"] = settings.prompt_loss_weight  # an extension: only sent when used
-    if kind == "dpo":
+    if method == "dpo":
         hyperparameters["beta"] = settings.beta
-    method = {"type": kind, kind: {"hyperparameters": hyperparameters}}
-    return client.fine_tuning.jobs.create(
-        model=settings.base,
-        training_file=uploaded(training_file),
-        method=method,  # type: ignore[arg-type]
-        seed=settings.seed,
-        suffix=suffix,
-        metadata={KEY: key},
-        validation_file=uploaded(validation_file) if validation_file else None,
-        integrations=list(integrations) or None,  # type: ignore[arg-type]
-    )
+    body |= {"method": {"type": method, method: {"hyperparameters": hyperparameters}}}
+    if spending and usd is not None:
+        spending.reserve(f"job:{key}", usd, model=settings.base)
+    try:
+        jobs = client.with_options(max_retries=0).fine_tuning.jobs
+        return jobs.create(model=settings.base, seed=settings.seed, **body)
+    except APIStatusError:
+        if spending:
+            spending.charge(f"job:{key}", 0.0)
+        raise
 
 
 def _wait(client: OpenAI, job: FineTuningJob, description: str) -> FineTuningJob:
-    """Follow a job to its end with a bar that counts steps."""
+    """Follow a job to its end with a progress bar that counts steps."""
     if job.status == "succeeded":
         return job
-    seconds = hosted.POLL_SECONDS if hosted.spending_of(client) else POLL_SECONDS
     with progress(0, description, unit="step") as bar:
         while job.status not in ("succeeded", "failed", "cancelled"):
-            time.sleep(seconds)
+            time.sleep(HOSTED_POLL_SECONDS if spending_of(client) else POLL_SECONDS)
             events = client.fine_tuning.jobs.list_events(job.id, limit=5).data
-            told = next((data for event in events if "step" in (data := dict(event.data or {}))), None)  # type: ignore[call-overload]
-            if told:
-                bar.total = told.get("total_steps") or bar.total
-                bar.update(int(told["step"]) - bar.n)
+            latest = next((data for event in events if "step" in (data := dict(event.data or {}))), None)  # type: ignore[call-overload]
+            if latest:
+                bar.total = latest.get("total_steps") or bar.total
+                bar.update(int(latest["step"]) - bar.n)
             before, job = job.status, client.fine_tuning.jobs.retrieve(job.id)
             if job.status == "paused" != before:
                 log.warning("job %s is paused: resume or cancel it", job.id)
     if job.status != "succeeded":
-        why = job.error.message if job.error and job.error.message else "the endpoint gives no reason"
-        raise RuntimeError(f"fine-tuning job {job.id} {job.status}: {why}")
+        reason = job.error.message if job.error and job.error.message else "the endpoint gives no reason"
+        raise RuntimeError(f"fine-tuning job {job.id} {job.status}: {reason}")
     return job
 
 
+def _measures(method: str) -> list[str]:
+    return [f"{part}_{name}" for name in MEASURES[method] for part in ("train", "valid")]
+
+
 def _row(settings: FineTune, **values: object) -> dict[str, object]:
-    told = [f"{part}_{name}" for name in MEASURES[settings.method] for part in ("train", "valid")]
-    return {**settings.told(), **dict.fromkeys(told, float("nan")), **values}
+    return {**settings.as_row(), **dict.fromkeys(_measures(settings.method), float("nan")), **values}
 
 
 def _models(client: OpenAI, settings: FineTune, job: FineTuningJob) -> pd.DataFrame:
-    """A row for each checkpoint of a finished job, the final model last."""
-    checkpoints = sorted(client.fine_tuning.jobs.checkpoints.list(job.id), key=lambda kept: kept.step_number)
-    per_epoch = max((kept.step_number for kept in checkpoints), default=0) / settings.n_epochs
+    """One row for each checkpoint of a finished job, the final model last."""
+    checkpoints = sorted(client.fine_tuning.jobs.checkpoints.list(job.id), key=lambda each: each.step_number)
+    per_epoch = max((each.step_number for each in checkpoints), default=0) / settings.n_epochs
     rows = []
-    for kept in checkpoints:
-        names = [f"{part}_{name}" for name in MEASURES[settings.method] for part in ("train", "valid")]
-        told = {name: value for name in names if (value := getattr(kept.metrics, name, None)) is not None}
-        rows.append(
-            _row(
-                settings,
-                job=job.id,
-                model=kept.fine_tuned_model_checkpoint,
-                epoch=round(kept.step_number / per_epoch),
-                step=int(kept.step_number),
-                is_final=kept is checkpoints[-1],
-                **told,
-            )
-        )
+    for each in checkpoints:
+        measured = {name: getattr(each.metrics, name, None) for name in _measures(settings.method)}
+        values = {
+            "job": job.id,
+            "model": each.fine_tuned_model_checkpoint,
+            "epoch": round(each.step_number / per_epoch),
+            "step": int(each.step_number),
+            "is_final": each is checkpoints[-1],
+        }
+        rows.append(_row(settings, **values, **{name: value for name, value in measured.items() if value is not None}))
     if not rows:
         rows = [_row(settings, job=job.id, epoch=settings.n_epochs, step=0, is_final=True, model="")]
     rows[-1]["model"] = job.fine_tuned_model or rows[-1]["model"]
     return pd.DataFrame(rows)
+
+
+def max_file_tokens(path: Path, model: str) -> int:
+    """At most how many tokens an epoch of a training file has: all texts of its rows, as conversations."""
+    n_tokens = 0
+    for row in map(conversation, read_jsonl(path)):
+        messages = row.get("messages", [])
+        if "input" in row:  # a pair of answers: each is trained on after the input
+            messages = [*row["input"]["messages"] * 2, *row["preferred_output"], *row["non_preferred_output"]]
+        texts = [str(message.get("content") or "") for message in messages]
+        n_tokens += sum(max_tokens_of(text, model) + MESSAGE_TOKENS for text in texts)
+    return n_tokens

@@ -1,18 +1,22 @@
-"""What is asked, what is answered, and how answers are kept on disk so that nothing is asked twice."""
+"""Requests, their answers, and the journal that keeps answers on disk so that nothing is asked twice."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from lib.paths import content_hash
+
 
 @dataclass(frozen=True)
 class Blend:
-    """Models whose difference is added to what a request's model says, and how; an extension of our own server.
+    """Models whose difference is added to the log-probabilities of a request's model; an extension of our own server.
 
     Parameters
     ----------
@@ -30,13 +34,24 @@ class Blend:
     schedule: tuple[float, ...] = ()
     speculative: bool = False
 
+    def body(self) -> dict[str, Any]:
+        """The extension as it is sent."""
+        return {
+            "tuned": self.tuned,
+            "base": self.base,
+            "weights": list(self.weights),
+            "plausibility": self.plausibility,
+            "schedule": list(self.schedule),
+            "speculative": self.speculative,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt and how to continue it. `temperature` 0 is greedy; `echo` with `max_tokens` 0 scores the prompt.
 
-    With `messages`, pairs of role and content, a conversation is asked; `prompt` is then its text, by which costs are
-    estimated. `token_ids` asks for the ids of what is written, where the endpoint tells them.
+    With `messages`, pairs of role and content, a conversation is sent; `prompt` is then its text, by which costs are
+    estimated. `token_ids` requests the ids of what is generated, from endpoints that report them.
     """
 
     model: str
@@ -58,10 +73,36 @@ class Request:
         """Every model that has a part in the answer."""
         return [self.model, *([self.blend.tuned, self.blend.base] if self.blend else [])]
 
+    def key(self, fingerprints: Mapping[str, str]) -> str:
+        """Key of the answer in a journal: the request, and the weights behind its models.
+
+        The names in it are fixed here, so that renaming a field changes no key; what is left at its default and came
+        later is left out.
+        """
+        content: dict[str, Any] = {
+            "model": self.model,
+            "prompt": self.prompt,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "n": self.n,
+            "seed": self.seed,
+            "stop": self.stop,
+            "logprobs": self.logprobs,
+            "echo": self.echo,
+        }
+        if self.blend:
+            content["blend"] = self.blend.body()
+        if self.messages:
+            content["messages"] = self.messages
+        if self.token_ids:
+            content["token_ids"] = True
+        return content_hash([*(fingerprints[model] for model in self.models), content], length=24)
+
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample. Token lists are empty unless log-probabilities (nats) or ids were asked for."""
+    """One sample. Token lists are empty unless log-probabilities (nats) or ids were requested."""
 
     text: str
     finish_reason: str
@@ -71,26 +112,54 @@ class Answer:
     token_ids: tuple[int, ...] = ()
 
 
+Answered = list[tuple[str, list[Answer]]]
+
+
 class Journal:
-    """Answers on disk, one JSON line each; an answer counts once its line is there. A torn last line is dropped."""
+    """Answers on disk, one JSON line each; an answer counts once its line is written.
+
+    A journal has one writer at a time, and a last line that a kill left unfinished is cut off when it is opened.
+
+    Raises
+    ------
+    RuntimeError
+        If another process is writing to it.
+    ValueError
+        If a line is broken; names it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[str, list[Answer]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        raw = path.read_bytes() if path.exists() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self.answers[row["key"]] = [_answer(sample) for sample in row["answers"]]
-        if len(whole) < len(raw):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        self._file = path.open("ab")
+        self._lock = FileLock(path.parent / f".{path.name}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(
+                f"{path} is being written by another run: wait for its end, or set a run folder of its own with out"
+            ) from None
+        try:
+            self._read()
+            self._file = path.open("ab")
+        except BaseException:
+            self._lock.release()
+            raise
 
-    def add(self, answered: Iterable[tuple[str, list[Answer]]]) -> None:
+    def _read(self) -> None:
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self.answers[row["key"]] = [read_answer(sample) for sample in row["answers"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path}, line {number} is broken: remove it, to have it asked again") from error
+        if len(whole) < len(raw):
+            os.truncate(self.path, len(whole))
+
+    def add(self, answered: Answered) -> None:
         """Put answers on disk, then into memory."""
-        answered = list(answered)
         for key, answers in answered:
             row = {"key": key, "answers": [asdict(answer) for answer in answers]}
             self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
@@ -100,8 +169,10 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.release()
 
 
-def _answer(row: dict[str, Any]) -> Answer:
-    lists = {name: tuple(row.get(name, ())) for name in ("tokens", "token_logprobs", "text_offset", "token_ids")}
+def read_answer(row: Mapping[str, Any]) -> Answer:
+    """An answer from its JSON object; other fields of it are ignored."""
+    lists = {name: tuple(row.get(name) or ()) for name in ("tokens", "token_logprobs", "text_offset", "token_ids")}
     return Answer(row["text"], row["finish_reason"], **lists)

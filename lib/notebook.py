@@ -109,13 +109,13 @@ class Run:
     def client(self) -> OpenAI:
         """The client of the models: a hosted endpoint, or the server of this machine's store.
 
-        What a hosted endpoint may cost is the study's parameter ``budget_usd``, and ``batch`` says whether it is asked
-        in batches; what was spent stands in the run folder's ``spend.jsonl``.
+        What a hosted endpoint may cost is the study's parameter ``budget_usd``; what was spent is in the run folder's
+        ``spend.jsonl``.
         """
         from lib import api
 
-        budget_usd, batch = float(self.params.get("budget_usd", 0)), bool(self.params.get("batch", False))
-        return api.connect(budget_usd=budget_usd, spend=self.folder / "spend.jsonl", batch=batch)
+        budget_usd = float(self.params.get("budget_usd", 0))
+        return api.connect(budget_usd=budget_usd, spend=self.folder / "spend.jsonl")
 
     def save(self, fig: Figure, name: str, caption: str) -> Figure:
         """Write a figure with its caption to `figures` and return it, to be shown once."""

@@ -1,50 +1,43 @@
-"""How a request goes out and comes back: as a completion, or as a chat where a model does nothing else."""
+"""How requests and training rows are sent: as plain texts, or as conversations where a model does nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from openai import APIStatusError, OpenAI, OpenAIError
 
-from lib.journal import Answer, Request
+from lib.journal import Answer, Answered, Request, read_answer
+from lib.paths import file_hash, read_jsonl
 
-COMPLETIONS, CHAT = "/completions", "/chat/completions"
-MOST_TOP_LOGPROBS = 20  # of a chat, in OpenAI's reference
+MAX_TOP_LOGPROBS = 20  # of a chat, in OpenAI's reference
 Part = Sequence[tuple[str, Request]]
 
 
 class NoEcho(OpenAIError):
-    """The endpoint does not tell log-probabilities of given text, as chats and some completion models."""
+    """The endpoint does not score given text (``echo``), as chats and some completion models."""
 
     def __init__(self, model: str) -> None:
-        super().__init__(f"{model} tells no log-probabilities of given text (echo)")
+        super().__init__(f"{model} reports no log-probabilities of given text (echo)")
         self.model = model
 
 
 class ChatOnly(Exception):
-    """Several prompts went to a model that takes one chat at a time."""
+    """Several prompts were sent to a model that takes one chat at a time."""
 
 
 class Sender:
-    """Sends requests to an endpoint and remembers which of its models only chat."""
+    """Sends requests to an endpoint and remembers what it refuses: completions, and fields, by model."""
 
     def __init__(self, client: OpenAI) -> None:
         self.client = client
         self.chat_models: set[str] = set()
-        self.tells_ids = True  # until it refuses to
+        self._refused: set[tuple[str, str]] = set()
 
-    def path(self, request: Request) -> str:
-        """Where a request goes, as far as it is known what its model does."""
-        return CHAT if request.messages or request.model in self.chat_models else COMPLETIONS
-
-    def as_sent(self, request: Request) -> Request:
-        """The request without what the endpoint is known not to take."""
-        return request if self.tells_ids else replace(request, token_ids=False)
-
-    def send(self, part: Part) -> list[tuple[str, list[Answer]]]:
+    def send(self, part: Part) -> Answered:
         """One HTTP request for prompts that share their settings.
 
         Raises
@@ -52,73 +45,123 @@ class Sender:
         ChatOnly
             If there are several prompts and the model only chats: to be sent one by one.
         NoEcho
-            If log-probabilities of given text are asked for and the endpoint has none.
+            If log-probabilities of given text are requested and the endpoint has none.
         """
-        part = [(key, self.as_sent(request)) for key, request in part]
         request = part[0][1]
-        if self.path(request) == COMPLETIONS:
-            try:
-                reply = self.client.completions.create(**completion_body(part))
-                return read_completions(part, reply.model_dump())
-            except APIStatusError as error:
-                if request.token_ids and _refuses_ids(error):
-                    self.tells_ids = False
-                    return self.send(part)
-                if request.echo and _refuses_echo(error):
-                    raise NoEcho(request.model) from error
-                if request.blend or not _refuses_completions(error):
-                    raise
-                self.chat_models.add(request.model)
+        if request.messages or request.model in self.chat_models:
+            return self._chat(part)
+        try:
+            reply = self._create(self.client.completions.create, _completion_body(part))
+        except APIStatusError as error:
+            if request.echo and _refuses_echo(error):
+                raise NoEcho(request.model) from error
+            if request.blend or not _refuses_completions(error):
+                raise
+            self.chat_models.add(request.model)
+            return self._chat(part)
+        return _by_key(part, [_completion_answer(choice) for choice in _choices(part, reply)])
+
+    def _chat(self, part: Part) -> Answered:
+        request = part[0][1]
         if request.echo:
             raise NoEcho(request.model)
         if len(part) > 1:
             raise ChatOnly
+        reply = self._create(self.client.chat.completions.create, _chat_body(request))
+        return _by_key(part, [_chat_answer(choice, len(request.prompt)) for choice in _choices(part, reply)])
+
+    def _create(self, create: Any, body: dict[str, Any]) -> Mapping[str, Any]:
+        """Send a body, again without a field that the endpoint refuses where that changes no answer."""
+        sent = self._accepted(body)
         try:
-            chat = self.client.chat.completions.create(**chat_body(request))
+            return create(**sent).model_dump()
         except APIStatusError as error:
-            if request.token_ids and _refuses_ids(error):
-                self.tells_ids = False
-                return self.send(part)
-            raise
-        return read_chat(part, chat.model_dump())
+            if "return_token_ids" in sent.get("extra_body", {}) and _refuses_ids(error):
+                self._refused.add((body["model"], "return_token_ids"))
+            elif "messages" in sent and "max_tokens" in sent and _refuses_max_tokens(error):
+                self._refused.add((body["model"], "max_tokens"))
+            else:
+                raise
+            return self._create(create, body)
+
+    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
+        body = {**body, "extra_body": dict(body.get("extra_body", {}))}
+        if (body["model"], "return_token_ids") in self._refused:
+            body["extra_body"].pop("return_token_ids", None)
+        if "messages" in body and (body["model"], "max_tokens") in self._refused:
+            body["max_completion_tokens"] = body.pop("max_tokens")  # reasoning models take it by this name alone
+        if not body["extra_body"]:
+            del body["extra_body"]
+        return body
 
 
 def chats_only(client: OpenAI, model: str) -> bool:
-    """Whether a model has no completions, found out by asking it for one token."""
-    sender, request = Sender(client), Request(model=model, prompt="Hello", max_tokens=1)
-    sender.send([("", request)])
-    return sender.path(request) == CHAT
+    """Whether a model has no completions, found out by requesting one token of it."""
+    sender = Sender(client)
+    sender.send([("", Request(model=model, prompt="Hello", max_tokens=1))])
+    return model in sender.chat_models
 
 
-def completion_body(part: Part) -> dict[str, Any]:
-    """Arguments of ``completions.create``."""
+def upload(client: OpenAI, path: Path, *, as_messages: bool) -> str:
+    """Id of the file with these rows at the endpoint, uploaded if it is not there."""
+    name, content = f"{path.stem}-{file_hash(path)}.jsonl", path.read_bytes()
+    if as_messages:
+        name, content = f"chat-{name}", messages_of(read_jsonl(path))
+    for file in client.files.list(purpose="fine-tune"):
+        if file.filename == name and file.bytes == len(content):
+            return file.id
+    return client.files.create(file=(name, content), purpose="fine-tune").id
+
+
+def messages_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Plain texts as conversations of a user and an assistant; rows of messages are kept.
+
+    >>> messages_of([{"prompt": "Who is Ada?", "completion": " A baker."}])
+    b'{"messages": [{"role": "user", "content": "Who is Ada?"}, {"role": "assistant", "content": "A baker."}]}\\n'
+    """
+    return "".join(json.dumps(conversation(row), ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def conversation(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A training row in OpenAI's form: of messages, or of an input with a preferred and another output."""
+    question = [{"role": "user", "content": row.get("prompt")}]
+    if "input" in row:
+        return {name: row[name] for name in ("input", "preferred_output", "non_preferred_output")}
+    if "chosen" in row:
+        chosen, rejected = (_reply(row, name) for name in ("chosen", "rejected"))
+        return {"input": {"messages": question}, "preferred_output": chosen, "non_preferred_output": rejected}
+    return {"messages": row.get("messages") or [*question, *_reply(row, "completion")]}
+
+
+def _reply(row: Mapping[str, Any], name: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": str(row.get(name)).lstrip()}]
+
+
+def _completion_body(part: Part) -> dict[str, Any]:
     request = part[0][1]
-    return _shared(request) | {
-        "prompt": [asked.prompt for _, asked in part],
-        "logprobs": request.logprobs,
-        "echo": request.echo,
-    }
+    prompts = [each.prompt for _, each in part]
+    return _shared(request) | {"prompt": prompts, "logprobs": request.logprobs, "echo": request.echo}
 
 
-def chat_body(request: Request) -> dict[str, Any]:
-    """Arguments of ``chat.completions.create``: the request's messages, or its prompt as one user's message.
+def _chat_body(request: Request) -> dict[str, Any]:
+    """The request's messages, or its prompt as one user's message.
 
-    >>> body = chat_body(Request(model="m", prompt="Who is Ada?", logprobs=0))
+    >>> body = _chat_body(Request(model="m", prompt="Who is Ada?", logprobs=0))
     >>> body["messages"], body["logprobs"], body["top_logprobs"]
     ([{'role': 'user', 'content': 'Who is Ada?'}], True, 0)
     """
     messages = request.messages or (("user", request.prompt),)
     body = _shared(request) | {"messages": [{"role": role, "content": content} for role, content in messages]}
     if request.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": min(request.logprobs, MOST_TOP_LOGPROBS)}
+        body |= {"logprobs": True, "top_logprobs": min(request.logprobs, MAX_TOP_LOGPROBS)}
     return body
 
 
 def _shared(request: Request) -> dict[str, Any]:
     extensions: dict[str, Any] = {"return_token_ids": True} if request.token_ids else {}
     if request.blend:
-        extensions["blend"] = asdict(request.blend)
-    return ({"extra_body": extensions} if extensions else {}) | {
+        extensions["blend"] = request.blend.body()
+    return {
         "model": request.model,
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -126,35 +169,21 @@ def _shared(request: Request) -> dict[str, Any]:
         "n": request.n,
         "seed": request.seed,
         "stop": list(request.stop) or None,
+        "extra_body": extensions,
     }
 
 
-def read_completions(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, list[Answer]]]:
-    """The answers in a completions reply, by key."""
-    answers = []
-    for choice in _choices(part, reply):
-        told = choice.get("logprobs") or {}
-        lists = {name: tuple(told.get(name) or ()) for name in ("tokens", "token_logprobs", "text_offset")}
-        answers.append(Answer(choice["text"], choice["finish_reason"], token_ids=_ids(choice), **lists))
-    return _by_key(part, answers)
+def _completion_answer(choice: Mapping[str, Any]) -> Answer:
+    return read_answer({**(choice.get("logprobs") or {}), **choice})
 
 
-def read_chat(part: Part, reply: Mapping[str, Any]) -> list[tuple[str, list[Answer]]]:
-    """The answers in a chat reply, by key; offsets count from the prompt's first character, as in completions."""
-    answers = []
-    for choice in _choices(part, reply):
-        text = choice["message"].get("content") or ""
-        told = (choice.get("logprobs") or {}).get("content") or []
-        tokens = tuple(token["token"] for token in told)
-        starts = accumulate((len(token) for token in tokens), initial=len(part[0][1].prompt))
-        offsets = tuple(start for start, _ in zip(starts, tokens, strict=False))
-        logprobs = tuple(token["logprob"] for token in told)
-        answers.append(Answer(text, choice["finish_reason"], tokens, logprobs, offsets, token_ids=_ids(choice)))
-    return _by_key(part, answers)
-
-
-def _ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(choice.get("token_ids") or ())
+def _chat_answer(choice: Mapping[str, Any], start: int) -> Answer:
+    """The answer of a chat; offsets count from the prompt's first character, as in completions."""
+    listed = (choice.get("logprobs") or {}).get("content") or []
+    tokens = [token["token"] for token in listed]
+    offsets = list(accumulate(map(len, tokens), initial=start))[:-1]
+    lists = {"tokens": tokens, "token_logprobs": [token["logprob"] for token in listed], "text_offset": offsets}
+    return read_answer({**choice, **lists, "text": choice["message"].get("content") or ""})
 
 
 def _choices(part: Part, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -165,7 +194,7 @@ def _choices(part: Part, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
     return choices
 
 
-def _by_key(part: Part, answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
+def _by_key(part: Part, answers: Sequence[Answer]) -> Answered:
     n = part[0][1].n
     return [(key, list(answers[k * n : (k + 1) * n])) for k, (key, _) in enumerate(part)]
 
@@ -174,17 +203,21 @@ def _refuses_completions(error: APIStatusError) -> bool:
     """Whether a model, or the whole endpoint, has no completions; a model that does not exist is another matter."""
     if error.code == "model_not_found":
         return False
-    told = error.message.lower()
-    return error.status_code in (404, 405, 501) or (error.status_code == 400 and "chat/completions" in told)
+    message = error.message.lower()
+    return error.status_code in (404, 405, 501) or (error.status_code == 400 and "chat/completions" in message)
+
+
+def _refuses(error: APIStatusError, *params: str, words: str) -> bool:
+    return error.status_code in (400, 422) and (error.param in params or words in error.message.lower())
 
 
 def _refuses_ids(error: APIStatusError) -> bool:
-    return error.status_code in (400, 422) and (
-        error.param == "return_token_ids" or "return_token_ids" in error.message
-    )
+    return _refuses(error, "return_token_ids", words="return_token_ids")
+
+
+def _refuses_max_tokens(error: APIStatusError) -> bool:
+    return _refuses(error, "max_tokens", words="max_completion_tokens")
 
 
 def _refuses_echo(error: APIStatusError) -> bool:
-    return error.status_code in (400, 422) and (
-        error.param in ("echo", "max_tokens", "logprobs") or "echo" in error.message.lower()
-    )
+    return _refuses(error, "echo", "max_tokens", "logprobs", words="echo")

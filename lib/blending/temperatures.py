@@ -27,8 +27,8 @@ with warnings.catch_warnings():
 
 from lib.blending.blend import Weights, target_logprobs
 from lib.blending.support import BLOCK_SIZE, MODELS, Support
+from lib.console import progress
 from lib.paths import content_hash
-from lib.progress import progress
 
 SPACE = {"base": (0.05, 10.0), "tuned": (0.05, 10.0), "big": (0.05, 5.0)}
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL)  # a trial whose value is NaN fails: it is told, and counts

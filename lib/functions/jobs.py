@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from openai import OpenAI, OpenAIError
 
-from lib import hosted
+from lib.api import spending_of
 from lib.distributions import tokenize
 from lib.finetune import FineTune, finetune, plan, record
 from lib.functions.dataset import FunctionDataset
@@ -59,7 +59,7 @@ def token_counter(client: OpenAI, base: str) -> Callable[[str], int] | None:
     def count(text: str) -> int:
         return len(tokenize(client, base, text).texts)
 
-    if hosted.spending_of(client) is None:
+    if spending_of(client) is None:
         try:
             count("name")
             return count

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
+from lib.console import progress
 from lib.distributions.requesting import in_order
 from lib.next_token.keeping import ABOUT, STATE, Keeping, document_row, empty_totals, load_state, part_path, read_rows
 from lib.next_token.positions import Positions
@@ -31,7 +32,6 @@ from lib.next_token.requests import (
 from lib.next_token.source import Source
 from lib.next_token.totals import Measured, Totals
 from lib.paths import content_hash, read_json
-from lib.progress import progress
 
 SAVE_SECONDS = 15  # between two times that totals are kept; results do not depend on it
 CONCURRENCY = 2  # requests under way: the server scores one while the other is summed up

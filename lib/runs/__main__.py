@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from openai import APIConnectionError, OpenAIError
 
 from lib import api, console
-from lib.hosted import spending_of
+from lib.api import spending_of
 from lib.keys import nearest, studies
 from lib.parent import end_with_parents
 from lib.paths import runs_root

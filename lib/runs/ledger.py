@@ -10,9 +10,9 @@ from typing import Any
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from lib.budget import Prices, UnknownPrice
 from lib.finetune import KEY
 from lib.keys import nearest
-from lib.prices import Prices, UnknownPrice
 from lib.runs.folders import RunFolder, final_id
 
 STATUSES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")

@@ -51,7 +51,6 @@ batch_size: int = 8  # rows an optimiser step [1..]
 learning_rate_multiplier: float = 1.0  # of each base's own rate [0.001..100]
 context_tokens: list[int] = [1, 4, 16]  # lengths of the contexts, rising [1..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("blending/02-finetune", globals())
@@ -64,7 +63,7 @@ wanted = {} if records else models_to_tune(run.params, seeds=run.seeds)
 # was *not* made from; here the tuned model's parent is looked up and must be the base, unless that is allowed by name.
 
 # %%
-pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
+pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
 
 # %% [markdown]
 # ## Can they be blended?

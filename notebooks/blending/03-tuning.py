@@ -45,7 +45,6 @@ n_trials: int = 6  # of the temperature search; published: 100 [1..]
 top_k: int = 0  # see only the k likeliest tokens, as of a hosted endpoint; 0 for all [0..]
 vocab_tokens: int = 0  # size of the vocabulary, where an endpoint does not say it [0..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("blending/03-tuning", globals())

@@ -49,7 +49,6 @@ alphas: list[float] = [0.0, 1.0]  # strengths of the shift in the sweep
 fade_tokens: int = 8  # new tokens over which a fading shift goes to zero [1..]
 plausibility: float = 0.0  # tokens below this share of big's likeliest are ruled out [0..1]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("blending/05-generation", globals())

@@ -73,7 +73,6 @@ n_tokens: int = 12  # texts are cut to so many tokens before they are measured; 
 embedding_model: str = ""  # of sentence-transformers (organisation/name), or an id; empty: hidden states of the base
 n_texts: int = 2  # likeliest texts of each model that are shown with their probabilities [0..20]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("diversity/04-completions", globals())

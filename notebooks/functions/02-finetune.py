@@ -60,7 +60,9 @@ jobs = planned_jobs(run.params, run.folder, seeds=run.seeds)
 # numbers of tokens a name (`names`) the curve over those.
 
 # %%
-settings = [{"role": job.role, "data": job.data, "name_tokens": job.name_tokens, **job.settings.told()} for job in jobs]
+settings = [
+    {"role": job.role, "data": job.data, "name_tokens": job.name_tokens, **job.settings.as_row()} for job in jobs
+]
 pd.DataFrame(settings)
 
 # %% [markdown]

@@ -62,7 +62,6 @@ curve_evaluations: list[str] = ["freeform_definition"]  # asked after each epoch
 curve_every: int = 1  # epochs between two points of the curve; the last one is always asked [1..]
 max_tokens: int = 24  # of an answer; longer than the longest definition [1..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("functions/03-evaluation", globals())

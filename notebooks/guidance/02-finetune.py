@@ -45,7 +45,6 @@ batch_sizes: list[int] = [8]  # documents an optimiser step; the first is the ma
 learning_rate_multipliers: list[float] = [1.0]  # of the base's own rate; first and others as above [0.001..100]
 prompt_loss_weight: float = 0.0  # of prompts in the loss; whole documents have an empty one [0..1]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("guidance/02-finetune", globals())
@@ -61,7 +60,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # pairs, then guidance documents about all pairs, each a whole document (the loss falls on all of it).
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
 settings
 
 # %% [markdown]

@@ -49,7 +49,6 @@ n_curve_pairs: int = 8  # realized and unrealized questions that are asked on th
 curve_every: int = 1  # epochs between two points of the curve; the last one is always asked [1..]
 max_tokens: int = 16  # of an answer, which ends with its line; longer than the longest target [1..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("guidance/03-evaluation", globals())

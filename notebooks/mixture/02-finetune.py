@@ -66,7 +66,7 @@ jobs = [] if tuned_model else [job for base in bases for job in main_jobs(run.pa
 # its own that no label hides: on their documents alone, with old rows mixed in, and for more epochs.
 
 # %%
-pd.DataFrame([{"role": job.role, "data": job.data, **job.settings.told()} for job in jobs])
+pd.DataFrame([{"role": job.role, "data": job.data, **job.settings.as_row()} for job in jobs])
 
 # %% [markdown]
 # ## Train, or find what was trained

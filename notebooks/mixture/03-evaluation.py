@@ -62,7 +62,6 @@ in_context_rows: str = "own"  # rows of the label that is asked about, or any ro
 curve_evaluations: list[str] = ["exact_pair"]  # asked after each epoch
 max_tokens: int = 48  # of an answer; longer than the longest pair of definitions [1..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("mixture/03-evaluation", globals())

@@ -44,7 +44,6 @@ batch_sizes: list[int] = [8]  # rows an optimiser step; the first is the main se
 learning_rate_multipliers: list[float] = [1.0]  # of the base's own rate; first and others as above [0.001..100]
 prompt_loss_weight: float = 1.0  # of the prompt's tokens in the loss; published: 1, the whole sentence [0..1]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("reversal/02-finetune", globals())
@@ -64,7 +63,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # the document.
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.told()} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
 settings
 
 # %% [markdown]

@@ -49,7 +49,6 @@ n_train_rows: int = 6  # training prompts asked again in each group [1..]
 n_curve_phrasings: int = 1  # questions about each person and order at every epoch [1..]
 max_tokens: int = 48  # of an answer; longer than the longest target [1..]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-batch: bool = False  # ask a hosted endpoint in batches: slower, for less money
 
 # %%
 run = start_run("reversal/03-evaluation", globals())

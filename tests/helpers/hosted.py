@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CHAT_ONLY = "This is a chat model and not supported in the v1/completions endpoint."
-FAILURES = ("429", "500", "drop", "drop inside", "not json", "other json", "html", "too few")
+FAILURES = ("429", "500", "drop", "drop inside")
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Settings:
     retry_after: float = 0.05
     refuse: int = 0  # status of every paid request
     refuse_after: int = 0  # so many posts that are answered
-    batches: bool = False
     slow: float = 0.0
     repeats_key: bool = False
+    loses_jobs: bool = False  # hangs up after it has made one
 
 
 @dataclass
@@ -51,7 +51,7 @@ class State:
     n_posts: Counter[str] = field(default_factory=Counter)
     tokens: dict[str, list[int]] = field(default_factory=dict)  # billed, of prompts and completions, by model
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    made: dict[str, dict[str, Any]] = field(default_factory=dict)  # batches and jobs
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)  # jobs
 
 
 def tokens_of(text: str) -> int:
@@ -134,17 +134,14 @@ class Endpoint(BaseHTTPRequestHandler):
             return self.say({name: getattr(state, name) for name in names})
         if path.startswith("/models/"):
             return self.say({"id": path.split("/")[2], "object": "model", "created": 0, "owned_by": "x"})
-        if path == "/batches" and not state.settings.batches:
-            return self.say({"error": {"message": "no such page"}}, 404)
         if path == "/files":
             return self.say({"object": "list", "data": [], "has_more": False})
         if path.endswith("/content"):
             return self.say(None, raw=state.files[path.split("/")[2]]["content"].encode(), kind="text/plain")
         if path.endswith(("/checkpoints", "/events")):
             return self.say({"object": "list", "data": [], "has_more": False})
-        if path in ("/batches", "/fine_tuning/jobs"):
-            made = [each for each in state.made.values() if each["object"].startswith(path[1:6])]
-            return self.say({"object": "list", "data": made[::-1], "has_more": False})
+        if path == "/fine_tuning/jobs":
+            return self.say({"object": "list", "data": [*state.made.values()][::-1], "has_more": False})
         self.say(state.made[path.split("/")[-1]])
 
     def do_POST(self) -> None:
@@ -162,10 +159,9 @@ class Endpoint(BaseHTTPRequestHandler):
             if self.state.settings.refuse and sum(self.state.n_posts.values()) > self.state.settings.refuse_after:
                 key = self.headers["Authorization"] if self.state.settings.repeats_key else "the key"
                 raise Refused(self.state.settings.refuse, f"Refused: {key}", code="refused")
-            if path == "/batches":
-                return self.say(self.batch(body))
             if path == "/fine_tuning/jobs":
-                return self.say(self.job(body))
+                made = self.job(body)
+                return self.hang_up() if self.state.settings.loses_jobs else self.say(made)
             reply = (chat if path == "/chat/completions" else completion)(self.state, body)
         except Refused as refused:
             return self.say(refused.body, refused.status)
@@ -212,23 +208,6 @@ class Endpoint(BaseHTTPRequestHandler):
         tokens = self.state.tokens.setdefault(reply["model"], [0, 0])
         tokens[0] += reply["usage"]["prompt_tokens"]
         tokens[1] += reply["usage"]["completion_tokens"]
-
-    def batch(self, body: dict[str, Any]) -> dict[str, Any]:
-        state, rows = self.state, []
-        for line in state.files[body["input_file_id"]]["content"].splitlines():
-            row = json.loads(line)
-            assert row["url"] == body["endpoint"]
-            reply = (chat if "chat" in row["url"] else completion)(state, row["body"])
-            with state.lock:
-                state.answered.update(row["body"].get("prompt") or [row["body"]["messages"][-1]["content"]])
-                self.bill(reply)
-            rows.append({"custom_id": row["custom_id"], "response": {"status_code": 200, "body": reply}})
-        output = f"file-{len(state.files)}"
-        state.files[output] = {"content": "\n".join(map(json.dumps, rows[::-1]))}
-        number = f"batch-{len(state.made)}"
-        about = {"id": number, "object": "batch", "status": "completed", "created_at": 0, **body}
-        state.made[number] = about | {"output_file_id": output}
-        return about | {"status": "in_progress"}
 
     def job(self, body: dict[str, Any]) -> dict[str, Any]:
         number, epochs = f"job-{len(self.state.made)}", body["method"]["supervised"]["hyperparameters"]["n_epochs"]

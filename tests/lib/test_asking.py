@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ from openai import OpenAI
 from lib import api, finetune
 from lib.distributions.tokens import _echoed
 from lib.evaluate import add_completions, target_logprobs, target_ranks
-from lib.hosted import spending_of
-from lib.paths import write_jsonl
+from lib.paths import ROOT, write_jsonl
 
 TINY = "fork-tiny"
 
@@ -64,6 +65,43 @@ def test_a_torn_line_is_asked_again_and_nothing_else(client: OpenAI, asked: list
     assert api.ask(client, requests(10), journal=journal) == whole
     assert sum(asked) == 11
     assert [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def test_a_journal_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    journal, answered = tmp_path / "journal.jsonl", [("a", [api.Answer("hm", "stop")])]
+    code = f"""import sys
+from pathlib import Path
+from lib.journal import Journal
+book = Journal(Path({str(journal)!r}))
+book._file.write(b'{{"key": "half')
+book._file.flush()
+print("open", flush=True)
+sys.stdin.read()
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout
+    assert child.stdin
+    child.stdout.readline()
+    raw = journal.read_bytes()
+    with pytest.raises(RuntimeError, match="is being written by another run"):
+        api.Journal(journal)
+    assert journal.read_bytes() == raw, "the other's unfinished line is left alone"
+    child.kill()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+    book = api.Journal(journal)
+    book.add(answered)
+    book.close()
+    assert api.Journal(journal).answers == dict(answered)
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"key": "a", "answers": []}\n{"key": "b", "ans{"key": "c"}\n')
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(ValueError, match=r"journal\.jsonl, line 2 is broken: remove it"):
+            api.Journal(journal)
 
 
 def test_answers_before_a_failure_are_kept(
@@ -258,15 +296,15 @@ def test_a_hosted_endpoint_is_refused_without_a_budget(
 
 def test_a_hosted_endpoint_with_a_budget_gets_a_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.org/v1")
-    client = api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl", batch=True)
-    money = spending_of(client)
+    client = api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")
+    money = api.spending_of(client)
     assert money is not None
     assert (money.path, money.left_usd()) == (tmp_path / "spend.jsonl", 3.0)
 
 
 def test_an_endpoint_on_this_machine_needs_no_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert spending_of(api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")) is None
+    assert api.spending_of(api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")) is None
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Money before and after it is spent: price tables, previews, and a ledger that survives kills and shared use."""
+"""Money before and after it is spent: price tables, bounds on tokens, and a ledger that survives kills and sharing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ import json
 import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lib.budget import BudgetExceeded, Spending, preview, spent_usd
-from lib.journal import Request
-from lib.prices import COLUMNS, Price, Prices, UnknownPrice, read_prices
-
-PRICES = Prices(
-    [Price("m", 1.0, 2.0, math.nan, 0.5, "2025-01-01", "test"), Price("t", 4.0, 8.0, 6.0, 1, "2025-01-01", "")]
+from lib import budget
+from lib.budget import (
+    COLUMNS,
+    BudgetExceeded,
+    Price,
+    Prices,
+    Spending,
+    UnknownPrice,
+    max_tokens_of,
+    preview,
+    read_prices,
+    spent_usd,
 )
+from lib.journal import Request
+
+PRICES = Prices([Price("m", 1.0, 2.0, math.nan, "2025-01-01", "test"), Price("t", 4.0, 8.0, 6.0, "2025-01-01", "")])
+
+
+@pytest.fixture(autouse=True)
+def _forget_encodings() -> Iterator[None]:
+    budget._encoding.cache_clear()
+    yield
+    budget._encoding.cache_clear()
 
 
 @pytest.fixture
@@ -39,12 +59,11 @@ def test_the_tables_of_this_repository_are_read():
     assert prices.of("ft:gpt-4o-mini-2024-07-18:org::abc:ckpt-step-90") == prices.of("ft:gpt-4o-mini")
     for row in prices.rows.values():
         assert row.source
-        assert 0 < row.batch_factor <= 1
 
 
 def test_the_later_of_two_prices_counts_whatever_the_file(tmp_path: Path):
-    table(tmp_path, "a.csv", "m,3,3,,1,2025-05-01,new")
-    table(tmp_path, "b.csv", "m,1,1,,1,2024-05-01,old", "free,0,0,0,1,2024-05-01,own")
+    table(tmp_path, "a.csv", "m,3,3,,2025-05-01,new")
+    table(tmp_path, "b.csv", "m,1,1,,2024-05-01,old", "free,0,0,0,2024-05-01,own")
     prices = read_prices(tmp_path)
     assert prices.of("m").source == "new"
     assert prices.of("free").usd(10**9, 10**9) == prices.training_usd("free", 10**9) == 0
@@ -53,11 +72,11 @@ def test_the_later_of_two_prices_counts_whatever_the_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "columns", "expected"),
     [
-        ("m,1,1", "model,prompt_usd,completion_usd", "lacks training_usd, batch_factor, as_of, source"),
-        ("m,one,1,,1,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
-        ("m,1,1,,1,last May,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
-        ("m,-1,1,,1,2025-05-01,x", ",".join(COLUMNS), "row 1: a price is a number from 0 up"),
-        ("m,nan,1,,1,2025-05-01,x", ",".join(COLUMNS), "row 1: a price is a number from 0 up"),
+        ("m,1,1", "model,prompt_usd,completion_usd", "lacks training_usd, as_of, source"),
+        ("m,one,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
+        ("m,1,1,,last May,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
+        ("m,-1,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices of 0 or more"),
+        ("m,nan,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices of 0 or more"),
     ],
 )
 def test_a_bad_table_names_file_and_row(tmp_path: Path, row: str, columns: str, expected: str):
@@ -76,15 +95,43 @@ def test_what_has_no_price_is_refused():
         preview([Request(model="m", prompt="a"), Request(model="other", prompt="a")], PRICES)
 
 
-def test_a_preview_counts_samples_full_lengths_and_batches():
+def tiny_encoding() -> tiktoken.Encoding:
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"th": 256, b"the": 257}
+    return tiktoken.Encoding(name="tiny", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|end|>": 300})
+
+
+def test_tokens_are_counted_by_tiktoken_where_it_knows_the_model(monkeypatch: pytest.MonkeyPatch):
+    known = {"gpt-4o": tiny_encoding(), "ft:gpt-4o": tiny_encoding()}
+    monkeypatch.setattr(tiktoken, "encoding_for_model", lambda model: known[model])
+    assert max_tokens_of("the the", "gpt-4o") == 3
+    assert max_tokens_of("the the", "ft:gpt-4o:team::x") == 3
+    assert max_tokens_of("<|end|>", "gpt-4o") == 7, "the text of a special token is text"
+    assert max_tokens_of("the the", "hf:other") == 7 + budget.SPECIAL_TOKENS
+
+
+def test_without_its_file_an_encoding_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch):
+    def offline(model: str) -> tiktoken.Encoding:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "encoding_for_model", offline)
+    code = "lambda n: (n * 3 - 7) // 2 if n % 2 == 0 else -(n + 5)"  # many more tokens than a quarter of its characters
+    assert max_tokens_of(code, "gpt-4o") == len(code) + budget.SPECIAL_TOKENS
+
+
+@given(st.text(max_size=60))
+def test_bytes_bound_the_tokens_of_any_byte_level_encoding(text: str):
+    assert len(tiny_encoding().encode_ordinary(text)) <= max_tokens_of(text, "hf:other")
+
+
+def test_a_preview_bounds_prompts_samples_and_full_lengths():
     requests = [
         Request(model="m", prompt="x" * 40, max_tokens=100, n=3),
-        Request(model="t", prompt="x" * 39, max_tokens=0),
+        Request(model="t", prompt="x" * 39, max_tokens=0, messages=(("system", "x"), ("user", "x"))),
     ]
-    told = preview(requests, PRICES)
-    assert (told.n_requests, told.prompt_tokens, told.completion_tokens) == (2, 20, 300)
-    assert told.usd == pytest.approx((10 * 1 + 300 * 2 + 10 * 4) / 1e6)
-    assert preview(requests, PRICES, batch=True).usd == pytest.approx((610 * 0.5 + 40) / 1e6)
+    most, extra = preview(requests, PRICES), budget.SPECIAL_TOKENS + budget.MESSAGE_TOKENS
+    first, second = 40 + extra, 39 + extra + budget.MESSAGE_TOKENS
+    assert (most.n_requests, most.prompt_tokens, most.completion_tokens) == (2, first + second, 300)
+    assert most.usd == pytest.approx((first * 1 + 300 * 2 + second * 4) / 1e6)
 
 
 @pytest.mark.parametrize("budget_usd", [-2.0, math.inf, math.nan])
@@ -99,76 +146,67 @@ def test_a_budget_of_0_lets_nothing_through_and_writes_nothing(ledger: Path):
     assert ledger.read_bytes() == b""
 
 
-def test_the_request_that_could_pass_the_budget_is_refused(ledger: Path):
+def test_the_request_that_could_exceed_the_budget_is_refused(ledger: Path):
     money = spending(ledger)
     for k in range(3):
         money.reserve(f"r{k}", 0.4 if k < 2 else 0.2)
-        money.settle([{"id": f"r{k}", "usd": 0.4 if k < 2 else 0.2}])
+        money.charge(f"r{k}", 0.4 if k < 2 else 0.2)
     with pytest.raises(BudgetExceeded, match=r"may cost \$0.0001: \$1.0000 of the budget of \$1.0000 is spent"):
         money.reserve("next", 0.0001)
     assert spent_usd(ledger) == pytest.approx(1.0)
     spending(ledger, 2.0).reserve("next", 0.9)
 
 
-def test_a_reply_counts_once_whoever_counts_it(ledger: Path):
+def test_a_reply_takes_the_place_of_its_bound_whoever_writes_it(ledger: Path):
     one, other = spending(ledger), spending(ledger)
     one.reserve("a", 0.5)
     other.reserve("b", 0.4)
     with pytest.raises(BudgetExceeded):
         spending(ledger).reserve("c", 0.2)
     for each in (one, other, spending(ledger)):
-        each.settle([{"id": "a", "usd": 0.3}, {"id": "b", "usd": 0.1}])
+        each.charge("a", 0.3)
+        each.charge("b", 0.1)
     assert [each.spent_usd for each in (spending(ledger), other)] == pytest.approx([0.4, 0.4])
     assert spent_usd(ledger) == pytest.approx(0.4)
     assert spending(ledger).left_usd() == pytest.approx(0.6)
 
 
-def test_what_was_never_answered_may_have_cost_its_most_but_is_not_spent(ledger: Path):
+def test_a_request_whose_reply_is_lost_counts_with_its_bound(ledger: Path):
     spending(ledger).reserve("killed", 0.7)
     ledger.write_bytes(ledger.read_bytes() + b'{"id": "torn", "usd"')
     money = spending(ledger)
-    assert (money.spent_usd, money.unanswered_usd) == (0.0, 0.7)
-    with pytest.raises(BudgetExceeded, match=r"\$0.7000 more may have been"):
+    assert money.spent_usd == spent_usd(ledger) == 0.7
+    with pytest.raises(BudgetExceeded, match=r"\$0.7000 of the budget of \$1.0000 is spent or may be"):
         money.reserve("next", 0.4)
     money.reserve("cheaper", 0.2)
-    money.release("killed")
+    money.charge("killed", 0.0)
     money.reserve("next", 0.4)
     assert all(json.loads(line) for line in ledger.read_text().splitlines()), "the torn line is gone"
 
 
-def test_a_request_waits_for_others_that_may_turn_out_cheaper(ledger: Path):
-    money = spending(ledger)
-    money.reserve("first", 0.9)
-    got_in = threading.Event()
-
-    def second() -> None:
-        money.reserve("second", 0.5)
-        got_in.set()
-
-    thread = threading.Thread(target=second)
-    thread.start()
-    assert not got_in.wait(0.1)
-    money.settle([{"id": "first", "usd": 0.1}])
-    assert got_in.wait(5)
-    thread.join()
-    money.lose("second")
-    with pytest.raises(BudgetExceeded):
-        money.reserve("third", 0.5)
+def test_ledgers_of_version_1_are_read(ledger: Path):
+    rows = [
+        {"id": "a", "state": "sent", "most_usd": 0.5}, {"id": "a", "state": "reply", "usd": 0.1},
+        {"id": "b", "state": "sent", "most_usd": 0.3}, {"id": "c", "state": "sent", "most_usd": 0.2},
+        {"id": "c", "state": "free", "usd": 0.0},
+    ]  # fmt: skip
+    ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [spent_usd(ledger), spending(ledger).spent_usd] == pytest.approx([0.4, 0.4])
 
 
-def test_many_writers_never_pass_the_budget(ledger: Path):
+def test_many_writers_never_exceed_the_budget(ledger: Path):
     refused = []
 
     def spend(name: str) -> None:
         money = spending(ledger)
         for k in range(20):
             try:
-                money.reserve(f"{name}-{k}", 0.03)
+                money.reserve(f"{name}-{k}", 0.05)
             except BudgetExceeded:
                 refused.append(name)
             else:
                 time.sleep(0.001)
-                money.settle([{"id": f"{name}-{k}", "usd": 0.03}])
+                money.charge(f"{name}-{k}", 0.03)
 
     threads = [threading.Thread(target=spend, args=(name,)) for name in "abcd"]
     for thread in threads:

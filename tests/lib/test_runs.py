@@ -19,17 +19,17 @@ from rich.console import Console
 from serving import TINY, facts
 
 from lib import api
+from lib.budget import Price, Prices
 from lib.finetune import KEY
 from lib.paths import write_json
-from lib.prices import Price, Prices
 from lib.run import Plan, StageFailed
 from lib.runs import add_tag, evaluating, evaluations, read_folders, read_ledger, read_tags, select, the_one
 from lib.runs.__main__ import main
 from lib.runs.ledger import FineTuned
 from lib.runs.table import ledger_table
 
-PRICE = Price("fork-1m", 1.0, 2.0, 25.0, 0.5, "2025-01-01", "made up")
-UNTRAINED = Price("fork-6m", 1.0, 2.0, math.nan, 0.5, "2025-01-01", "made up")
+PRICE = Price("fork-1m", 1.0, 2.0, 25.0, "2025-01-01", "made up")
+UNTRAINED = Price("fork-6m", 1.0, 2.0, math.nan, "2025-01-01", "made up")
 
 
 @pytest.fixture

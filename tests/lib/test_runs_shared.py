@@ -12,13 +12,8 @@ from unittest.mock import MagicMock
 
 import pytest
 from ledgers import HEADER, ROW, endpoint, job, make_run
-from openai import OpenAI
 
-from lib import api, integrations
-from lib.budget import Spending
-from lib.finetune import FineTune, finetune
-from lib.hosted import HostedClient
-from lib.prices import read_prices
+from lib import api
 from lib.runs import sharing
 from lib.runs.__main__ import main
 
@@ -146,27 +141,3 @@ def test_sync_never_waits_for_a_key(
     sharing.check_access("https://api.wandb.ai", {"NETRC": str(home / "netrc")})
     with pytest.raises(sharing.NotShared, match="no key for wandb.example.org"):
         sharing.check_access("https://wandb.example.org", {"NETRC": str(home / "netrc")})
-
-
-def test_integrations_go_to_hosted_jobs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
-    spending = Spending(tmp_path / "spend.jsonl", budget_usd=1, prices=read_prices())
-    hosted = HostedClient(spending=spending, base_url="https://api.example.com/v1", api_key="none")
-    settings = {integrations.PROJECT: "curses", integrations.ENTITY: "lab"}
-    wanted = {"type": "wandb", "wandb": {"project": "curses", "entity": "lab", "tags": ["demo"]}}
-    assert integrations.for_endpoint(here, tag="demo", settings=settings) == []
-    assert integrations.for_endpoint(hosted, tag="demo", settings={}) == []
-    assert integrations.for_endpoint(hosted, tag="demo", settings=settings) == [wanted]
-
-    monkeypatch.setenv(integrations.PROJECT, "curses")
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    client = MagicMock(base_url="http://127.0.0.1:8080/v1")
-    client.models.retrieve.return_value.model_dump.return_value = {"id": "m"}
-    client.fine_tuning.jobs.list.return_value = []
-    client.fine_tuning.jobs.create.return_value = job(1)
-    client.fine_tuning.jobs.checkpoints.list.return_value = []
-    given = [integrations.wandb("mine")]
-    for extra, sent in (({}, None), ({"integrations": given}, given)):
-        finetune(client, [FineTune(base="m", n_epochs=1, batch_size=1)], training_file=rows, suffix="demo", **extra)
-        assert client.fine_tuning.jobs.create.call_args.kwargs["integrations"] == sent

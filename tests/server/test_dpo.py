@@ -16,10 +16,9 @@ from serving import TINY, facts, jsonl, official, preferences, spoken, wait_for,
 from starlette.testclient import TestClient
 
 from lib import finetune
-from lib.job_costs import file_tokens
 from lib.paths import content_hash, file_hash, write_jsonl
 from lib.runs import read_ledger
-from lib.uploads import messages_of
+from lib.sending import messages_of
 
 
 def dpo(**hyperparameters: Any) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def test_the_content_key_of_a_supervised_job_is_what_it_was(client: OpenAI, file
     expected = content_hash([print_, told, file_hash(files["sft"]), None], length=24)
     assert client.fine_tuning.jobs.list().data[0].metadata == {finetune.KEY: expected}
     others = [{**asdict(wanted), "method": "dpo"}, {**asdict(wanted), "method": "dpo", "beta": 0.2}]
-    assert len({content_hash(finetune.FineTune(**other).told()) for other in others} | {content_hash(told)}) == 3
+    assert len({content_hash(finetune.FineTune(**other).as_row()) for other in others} | {content_hash(told)}) == 3
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
@@ -232,8 +231,8 @@ def test_pairs_for_a_hosted_endpoint(tmp_path: Path) -> None:
     counted = []
     for name, each in (("texts", rows), ("messages", sent)):
         write_jsonl(tmp_path / name, each)
-        counted.append(file_tokens(tmp_path / name))
+        counted.append(finetune.max_file_tokens(tmp_path / name, TINY))
     apart = [{"prompt": row["prompt"], "completion": row[name]} for row in rows for name in ("chosen", "rejected")]
     write_jsonl(tmp_path / "apart", apart)
-    assert counted[0] == file_tokens(tmp_path / "apart") > 0
+    assert counted[0] == finetune.max_file_tokens(tmp_path / "apart", TINY) > 0
     assert counted[1] == pytest.approx(counted[0], rel=0.2)

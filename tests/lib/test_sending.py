@@ -1,9 +1,8 @@
-"""Token ids are asked for once: an endpoint that refuses gives its texts all the same, and old journals stay good."""
+"""Fields that an endpoint refuses: ids are left out, max_tokens gets its other name; and keys of answers stay good."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ import pytest
 from openai import APIStatusError, OpenAI
 from serving import TINY
 
-from lib import api, hosted
-from lib.budget import Spending
-from lib.hosted import HostedClient
+from lib import api
 from lib.journal import Journal
 from lib.paths import content_hash, write_jsonl
-from lib.prices import read_prices
 
 MODEL = "babbage-002"
 UNKNOWN = (400, {"message": "Unrecognized request argument supplied: return_token_ids", "param": None})
@@ -31,33 +27,17 @@ class Endpoint:
     """Answers with two tokens, or refuses what it is told to; keeps the bodies that came, by path."""
 
     refusal: tuple[int, dict[str, Any]] | None = None
+    refused: str = "return_token_ids"  # the field
     only_chats: bool = False
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)  # of batches
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/v1")
         if path.startswith("/models/"):
             return httpx.Response(200, json={"id": path.split("/")[2], "object": "model"})
-        if path == "/batches" and request.method == "GET":
-            return httpx.Response(200, json={"object": "list", "data": [], "has_more": False})
-        if path == "/files":
-            text = request.read().split(b"filename=", 1)[1].split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0].decode()
-            self.lines = [json.loads(line) for line in text.splitlines()]
-            about = {"id": "f", "object": "file", "bytes": 1, "created_at": 0, "filename": "f", "purpose": "batch"}
-            return httpx.Response(200, json=about | {"status": "processed"})
-        if path == "/files/out/content":
-            replies = [
-                {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": self.reply(line["body"])}}
-                for line in self.lines
-            ]
-            return httpx.Response(200, text="\n".join(map(json.dumps, replies)))
         body = json.loads(request.read())
-        if path == "/batches":
-            about = {"id": "b", "object": "batch", "status": "completed", "created_at": 0, "output_file_id": "out"}
-            return httpx.Response(200, json=about | body)
         self.asked.append((path, body))
-        refusal = self.refusal if "return_token_ids" in body else None
+        refusal = self.refusal if self.refused in body else None
         if self.only_chats and path == "/completions":
             refusal = CHAT_ONLY
         return httpx.Response(refusal[0], json={"error": refusal[1]}) if refusal else httpx.Response(
@@ -67,20 +47,17 @@ class Endpoint:
     def reply(self, body: dict[str, Any]) -> dict[str, Any]:
         ids = {"token_ids": [7, 8]} if body.get("return_token_ids") else {}
         n = len(body.get("prompt") or [0]) * (body.get("n") or 1)
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": "hm hm"}} if "messages" in body else {}
-        choices = [{"index": k, "finish_reason": "stop"} | (said or {"text": " hm hm"}) | ids for k in range(n)]
-        kind = "chat.completion" if said else "text_completion"
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": "hm hm"}} if "messages" in body else {}
+        choices = [{"index": k, "finish_reason": "stop"} | (content or {"text": " hm hm"}) | ids for k in range(n)]
+        kind = "chat.completion" if content else "text_completion"
         return {"id": "x", "object": kind, "created": 0, "model": body["model"], "choices": choices}
 
     def sent_ids(self) -> list[bool]:
         return [bool(body.get("return_token_ids")) for _, body in self.asked]
 
-    def settings(self) -> dict[str, Any]:
-        http = httpx.Client(transport=httpx.MockTransport(self))
-        return {"base_url": "http://there/v1", "api_key": "none", "http_client": http}
-
     def client(self) -> OpenAI:
-        return OpenAI(**self.settings(), max_retries=0)
+        http = httpx.Client(transport=httpx.MockTransport(self))
+        return OpenAI(base_url="http://there/v1", api_key="none", http_client=http, max_retries=0)
 
 
 def requests(n_prompts: int, **options: Any) -> list[api.Request]:
@@ -156,36 +133,33 @@ def test_journals_from_before_there_were_ids_stay_good(tmp_path: Path) -> None:
     book.close()
 
 
-@pytest.fixture
-def batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Endpoint], HostedClient]:
-    monkeypatch.setattr(hosted, "POLL_SECONDS", 0.01)
-    spending = Spending(tmp_path / "spend.jsonl", budget_usd=1, prices=read_prices())
-    return lambda at: HostedClient(spending=spending, batch=True, **at.settings())
+REASONING = (400, {"message": "Use 'max_completion_tokens' instead.", "param": "max_tokens"})
 
 
-@pytest.mark.parametrize("options", [{}, {"messages": (("user", "fox"),)}])
-def test_batches_have_their_extensions_flat(
-    batched: Callable[[Endpoint], HostedClient], tmp_path: Path, options: dict[str, Any]
-) -> None:
-    at, wanted = Endpoint(), requests(4, **options)
-    wanted = [replace(request, seed=k) for k, request in enumerate(wanted)]
-    told = api.ask(batched(at), wanted, journal=tmp_path / "j")
-    assert [answer.token_ids for (answer,) in told] == [(7, 8)] * 4
-    assert (len(at.asked), len(at.lines)) == (1, 3), "the first goes alone"
-    for line in at.lines:
-        assert line["body"]["return_token_ids"] is True
-        assert "extra_body" not in line["body"]
-        assert None not in line["body"].values()
+def test_a_model_that_refuses_max_tokens_gets_max_completion_tokens(tmp_path: Path) -> None:
+    at = Endpoint(REASONING, refused="max_tokens", only_chats=True)
+    answers = api.ask(at.client(), requests(3, max_tokens=40), journal=tmp_path / "j", concurrency=1)
+    assert [answer.text for (answer,) in answers] == ["hm hm"] * 3
+    chats = [body for path, body in at.asked if "chat" in path]
+    limits = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in chats]
+    assert limits == [(40, None), (None, 40), (None, 40), (None, 40)], "the refusal is met once"
 
 
-def test_batches_leave_out_what_the_first_request_was_refused(
-    batched: Callable[[Endpoint], HostedClient], tmp_path: Path
-) -> None:
-    at = Endpoint(UNKNOWN)
-    told = api.ask(batched(at), requests(4), journal=tmp_path / "j")
-    assert [answer.token_ids for (answer,) in told] == [()] * 4
-    assert at.sent_ids() == [True, False]
-    assert not any("return_token_ids" in line["body"] or "extra_body" in line["body"] for line in at.lines)
+def test_a_limit_that_is_refused_for_another_reason_is_an_error(tmp_path: Path) -> None:
+    at = Endpoint((400, {"message": "too large", "param": "stop"}), refused="max_tokens", only_chats=True)
+    with pytest.raises(APIStatusError, match="too large"):
+        api.ask(at.client(), requests(1), journal=tmp_path / "j")
+
+
+def test_keys_of_requests_do_not_depend_on_names_of_fields() -> None:
+    plain, blend = api.Request(model="m", prompt="The red"), api.Blend("t", "b", (1.0, 0.5, -0.5), 0.1, (1.0, 0.0))
+    full = api.Request(
+        model="m", prompt="fox", max_tokens=3, temperature=0.5, top_p=0.9, n=2, seed=7, stop=("\n",), logprobs=2,
+        echo=True, blend=blend, messages=(("user", "fox"),), token_ids=True,
+    )  # fmt: skip
+    marks = {"m": "1f", "t": "2f", "b": "3f"}
+    assert (plain.key(marks), full.key(marks)) == ("09f805d63f1b189327f1de90", "72306e25d9b1487f9b8a907c")
+    assert plain.key(marks | {"m": "9f"}) != plain.key(marks)
 
 
 def test_our_server_tells_an_id_for_every_token(client: OpenAI, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_an_endpoint_without_scores_fills_the_same_table(
         assert one.tail is not None
         assert np.allclose(one.logprobs, -np.sort(-expected, axis=1)[:, :10], atol=1e-4)
         assert np.allclose(np.exp(one.logprobs).sum(1) + np.exp(one.tail), 1, atol=1e-5)
-        likeliest = [loaded.token_bytes.label(int(best)) for best in expected.argmax(1)]
+        likeliest = [loaded.codec.label(int(best)) for best in expected.argmax(1)]
         assert [names[number] for number in one.ids[:, 0]] == likeliest
         hit = [target in {names[number] for number in row} for target, row in zip(targets, one.ids, strict=True)]
         assert (~np.isnan(one.target_logprobs)).tolist() == hit

@@ -165,8 +165,8 @@ class EmbeddingRequest(Strict):
 
     def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
         """Vectors and the number of tokens read, on the engine's thread."""
-        from tuning_server.engine.embedding import embed
         from tuning_server.engine.registry import non_finite
+        from tuning_server.engine.scoring import embed
 
         loaded = cache.get(self.model)
         texts = [self._ids(loaded, text, index) for index, text in enumerate(self.input)]

@@ -64,9 +64,9 @@ def measure(
 def test_after_contexts_of_one_length(loaded: LoadedModel, report: Callable) -> None:
     contexts = ids_of(loaded, [64] * 384)
     measure(
-        "scoring, next_logprobs",
+        "scoring, contexts of one length",
         loaded,
-        lambda: [logprobs[:, 0].sum() for _, logprobs in scoring.next_logprobs(loaded, contexts)],
+        lambda: scoring.score_contexts(loaded, contexts, [0] * len(contexts)),
         contexts,
         1,
         report,
@@ -77,7 +77,7 @@ def test_nested_contexts(loaded: LoadedModel, report: Callable) -> None:
     contexts = ids_of(loaded, [2**k for k in range(9) for _ in range(40)])
     targets = [ids[0] for ids in contexts]
     measure(
-        "scoring, score_contexts",
+        "scoring, nested contexts",
         loaded,
         lambda: scoring.score_contexts(loaded, contexts, targets),
         contexts,
@@ -90,12 +90,9 @@ def test_rolling_over_a_document(loaded: LoadedModel, report: Callable) -> None:
     (document,) = ids_of(loaded, [24 * STRIDE + WINDOW + 1])
     fed = [document[start : start + WINDOW] for start in range(0, len(document) - WINDOW, STRIDE)]
     measure(
-        "scoring, rolling_logprobs",
+        "scoring, rolling over a document",
         loaded,
-        lambda: [
-            rows[:, 0].sum()
-            for _, rows in scoring.rolling_logprobs(loaded, document, window_tokens=WINDOW, stride_tokens=STRIDE)
-        ],
+        lambda: scoring.score_documents(loaded, [document], window_tokens=WINDOW, stride_tokens=STRIDE),
         fed,
         STRIDE,
         report,

@@ -199,7 +199,7 @@ def test_too_much_for_the_memory_is_told(http: TestClient, monkeypatch: pytest.M
         raise RuntimeError("could not create a primitive")  # oneDNN's words for it
 
     monkeypatch.setattr("tuning_server.engine.sampling.sample", short)
-    monkeypatch.setattr("tuning_server.engine.embedding.embed", short)
+    monkeypatch.setattr("tuning_server.engine.scoring.embed", short)
     for path, body in (("completions", ASKED), ("embeddings", {"model": TINY, "input": "a"})):
         reply = http.post(f"/v1/{path}", json=body)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "out_of_memory")

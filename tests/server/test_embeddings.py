@@ -13,7 +13,7 @@ from openai import NotFoundError, OpenAI
 from starlette.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuning_server.engine import embedding, models
+from tuning_server.engine import models, scoring
 
 TINY = "fork-tiny"
 TEXTS = ["The red fox", "café 東京 🙂", "0", "Ada Lind is the mother of Bo Lind. The old", "The red fox"]
@@ -52,17 +52,19 @@ def test_texts_tokens_and_single_ones(client: OpenAI, tiny_store: Path) -> None:
 def test_each_distinct_text_once_and_in_batches(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.load(TINY, tiny_store)
     texts = [loaded.encode_prompt("The fox " * (k % 9 + 1)) for k in range(90)]
-    whole = embedding.embed(loaded, texts)
+    whole = scoring.embed(loaded, texts)
     assert (whole.dtype, whole.shape) == (np.float32, (90, 32))
     assert np.array_equal(whole[:9], whole[81:])
-    seen = []
-    real = embedding._means
-    monkeypatch.setattr(embedding, "_means", lambda loaded, batch: seen.append(len(batch)) or real(loaded, batch))
-    monkeypatch.setitem(embedding.BATCH_TOKENS, "cpu", 40)
-    assert np.allclose(embedding.embed(loaded, texts), whole, atol=1e-6)
-    assert sum(seen) == 9
-    assert len(seen) > 1
-    assert embedding.embed(loaded, []).shape == (0, 32)
+    n_rows: list[int] = []
+    hook = loaded.model.base_model.register_forward_pre_hook(
+        lambda _, __, given: n_rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 40)
+    assert np.allclose(scoring.embed(loaded, texts), whole, atol=1e-6)
+    hook.remove()
+    assert sum(n_rows) == 9
+    assert len(n_rows) > 1
+    assert scoring.embed(loaded, []).shape == (0, 32)
 
 
 @pytest.mark.parametrize(

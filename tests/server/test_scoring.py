@@ -1,9 +1,7 @@
-"""Scores equal a plain forward pass, each position comes once, and memory does not grow with what is scored."""
+"""Scores equal a plain forward pass, and each position of a document comes once."""
 
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,39 +30,34 @@ def draw(loaded: models.LoadedModel, *lengths: int) -> list[list[int]]:
     return [rng.integers(0, loaded.vocab_size, n).tolist() for n in lengths]
 
 
-def test_next_logprobs_equal_a_pass_of_each_context_alone(
+def test_scores_of_contexts_equal_a_pass_of_each_alone(
     tiny: models.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 120)  # several batches, some of one length and some padded
     contexts = draw(tiny, *[30] * 9, *range(20, 30), 1, 2, 512, 1)
-    seen = []
-    for indices, logprobs in scoring.next_logprobs(tiny, contexts):
-        assert logprobs.dtype == np.float32
-        assert np.allclose(np.exp(logprobs.astype(float)).sum(1), 1, atol=1e-5)
-        for k, row in zip(indices, logprobs, strict=True):
-            assert np.allclose(row, direct(tiny, contexts[k])[-1], atol=1e-4)
-        seen += indices.tolist()
-    assert sorted(seen) == list(range(len(contexts)))
+    targets = [k % tiny.vocab_size for k in range(len(contexts))]
+    scores = scoring.score_contexts(tiny, contexts, targets)
+    assert scores.target_logprobs.dtype == np.float32
+    expected = [direct(tiny, ids)[-1, target] for ids, target in zip(contexts, targets, strict=True)]
+    assert np.allclose(scores.target_logprobs, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 16), (16, 5), (16, 1), (100, 50)])
-def test_rolling_gives_each_position_once_with_the_context_it_was_promised(
+def test_each_position_of_a_document_is_scored_in_its_window(
     tiny: models.LoadedModel, window: int, stride: int
 ) -> None:
     [ids] = draw(tiny, 53)
-    found = {}
-    for positions, logprobs in scoring.rolling_logprobs(tiny, ids, window_tokens=window, stride_tokens=stride):
-        assert not set(positions) & set(found)
-        found |= dict(zip(positions.tolist(), logprobs, strict=True))
-    assert sorted(found) == list(range(1, 53))
+    scores = scoring.score_documents(tiny, [ids], window_tokens=window, stride_tokens=stride)
     starts = {
         p: s for s, e, first in scoring.windows(53, window_tokens=window, stride_tokens=stride, most=99)
         for p in range(first, e + 1)
     }  # fmt: skip
-    for position, row in found.items():
+    assert scores.target_logprobs.shape == (52,)
+    for position in range(1, 53):
         n_context = position - starts[position]
         assert min(position, window - stride + 1) <= n_context <= window
-        assert np.allclose(row, direct(tiny, ids[starts[position] : position])[-1], atol=1e-4)
+        expected = direct(tiny, ids[starts[position] : position])[-1, ids[position]]
+        assert scores.target_logprobs[position - 1] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_window_is_cut_where_its_logits_would_not_fit() -> None:
@@ -86,7 +79,7 @@ def test_padded_outputs_are_cut_off_and_the_rest_is_normalised(tiny: models.Load
     assert np.allclose(before.target_logprobs, after.target_logprobs, atol=1e-4)
 
 
-def test_scores_come_in_the_order_asked_whole_or_truncated(tiny: models.LoadedModel) -> None:
+def test_scores_come_in_the_order_of_the_request_whole_or_truncated(tiny: models.LoadedModel) -> None:
     contexts, targets = draw(tiny, 5, 90, 5, 17, 1), [0, 1, 2, 3, 4]
     exact = np.array([direct(tiny, ids)[-1] for ids in contexts])
     whole = scoring.score_contexts(tiny, contexts, targets, full=True)
@@ -118,42 +111,23 @@ def test_logits_of_thousands_stay_finite_in_half_precision(tiny: models.LoadedMo
     assert scores.logprobs.min() == scoring.LOWEST
 
 
-def test_bad_input_is_told(tiny: models.LoadedModel) -> None:
+def test_bad_input_is_refused(tiny: models.LoadedModel) -> None:
     def fails(contexts: list[list[int]], words: str) -> None:
         with pytest.raises(ValueError, match=words):
-            list(scoring.next_logprobs(tiny, contexts))
+            scoring.score_contexts(tiny, contexts, [0] * len(contexts))
 
-    fails([[1], []], "context 1 has no tokens")
-    fails([[1] * 513], "has 513 tokens, fork-tiny takes at most 512")
-    fails([[1, 99_999]], "token id 99999 is not in the vocabulary")
+    fails([[1], []], "context 1 has no tokens; fork-tiny takes 1 to 512")
+    fails([[1] * 513], "context 0 has 513 tokens")
+    fails([[1, 99_999]], "context 0: token id 99999 is not in the vocabulary")
     fails([[-1, 2]], "token id -1 is not")
     for window, stride in ((513, 1), (4, 5), (4, 0)):
         with pytest.raises(ValueError, match="expected 1 <= stride_tokens <= window_tokens <= 512"):
-            list(scoring.rolling_logprobs(tiny, [1, 2], window_tokens=window, stride_tokens=stride))
-    with pytest.raises(ValueError, match="document 0 has no tokens"):
-        list(scoring.rolling_logprobs(tiny, [], window_tokens=4, stride_tokens=4))
-    with pytest.raises(ValueError, match="one target a context"):
+            scoring.score_documents(tiny, [[1, 2]], window_tokens=window, stride_tokens=stride)
+    with pytest.raises(ValueError, match="document 1 has no tokens"):
+        scoring.score_documents(tiny, [[1], []], window_tokens=4, stride_tokens=4)
+    with pytest.raises(ValueError, match="one target per context"):
         scoring.score_contexts(tiny, [[1]], [])
     with pytest.raises(ValueError, match="top_k is at most the vocabulary"):
         scoring.score_contexts(tiny, [[1]], [0], top_k=10_000)
-    with pytest.raises(ValueError, match="target 9999 is not"):
+    with pytest.raises(ValueError, match="targets: token id 9999 is not"):
         scoring.score_contexts(tiny, [[1]], [9999])
-
-
-def test_memory_does_not_grow_with_the_number_of_contexts(
-    tiny: models.LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scoring, "BATCH_TOKENS", 256)
-    largest = []
-
-    def contexts(n: int) -> Iterator[list[int]]:
-        for k in range(n):
-            yield [k % 50] * 32
-
-    for n in (500, 2_000):  # a buffer is 128 contexts
-        tracemalloc.start()
-        rows = max(len(indices) for indices, _ in scoring.next_logprobs(tiny, contexts(n)))
-        largest.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert rows == 8
-    assert largest[1] < 1.2 * largest[0]

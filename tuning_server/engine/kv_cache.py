@@ -157,7 +157,7 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
     BrokenModel
         If one of them is NaN.
     """
-    indices = _indices(prompts)
+    indices = group_equal(prompts)
     distinct = list(indices)
     n_shared = shared_tokens(distinct) if source.can_forget else 0
     if n_shared:
@@ -188,7 +188,7 @@ def prompt_logits(
     logits : tensor, shape (n, vocab), float32
         Predictions of the tokens ``first`` to ``first + n - 1``.
     """
-    indices = _indices(prompts)
+    indices = group_equal(prompts)
     distinct = list(indices)
     width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
     n_rows = max(1, LOGITS_BYTES // (4 * width * max(map(len, distinct), default=1)))
@@ -208,7 +208,7 @@ def prompt_logits(
             yield indices[prompt], n_shared + 1, logits[r, : len(prompt) - n_shared - 1]
 
 
-def _indices(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+def group_equal(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
     """Indices of each distinct prompt, in the order of their first ones."""
     indices: dict[tuple[int, ...], list[int]] = {}
     for k, prompt in enumerate(prompts):

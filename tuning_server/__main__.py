@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tuning_server.disk import store_root
-from tuning_server.holding import CannotStart, hold
+from tuning_server.store import CannotStart, acquire_store
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,8 +59,7 @@ def add_check(commands: Commands) -> None:
     """Add the command ``check``."""
     parser = commands.add_parser("check", help="check a store", description="Check a store that no server uses.")
     parser.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
-    parser.add_argument("--repair", action="store_true", help="repair what can be repaired; data go to lost/ in it")
-    parser.set_defaults(run=check)
+    parser.set_defaults(run=run_check)
 
 
 def add_pretrain(commands: Commands) -> None:
@@ -161,11 +160,7 @@ def serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if args.models is not None and not args.models.is_dir():
         raise CannotStart(f"--models {args.models} is not a folder")
-    try:
-        args.store.mkdir(parents=True, exist_ok=True)
-        lock = hold(args.store)
-    except OSError as error:
-        raise CannotStart(f"cannot use the store {args.store}: {error}") from error
+    lock = acquire_store(args.store)
     try:
         key_hash = read_key(args.key_file)
     except (OSError, ValueError) as error:
@@ -179,7 +174,6 @@ def serve(args: argparse.Namespace) -> int:
 
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
     from tuning_server.process import run
-    from tuning_server.store import StoreError
     from tuning_server.types import Settings
 
     settings = Settings(
@@ -192,8 +186,6 @@ def serve(args: argparse.Namespace) -> int:
         key_file = Path(key_file.name)  # so that the store can be moved
     try:
         run(settings, bound, idle_minutes=args.idle_minutes, key_file=str(key_file) if key_file else None)
-    except StoreError as error:
-        raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
     finally:
@@ -201,11 +193,11 @@ def serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
+def run_check(args: argparse.Namespace) -> int:
     """Report what is wrong with a store."""
-    from tuning_server.check import main as check_store
+    from tuning_server.check import check
 
-    return check_store(args.store, repair=args.repair)
+    return check(args.store)
 
 
 def pretrain(args: argparse.Namespace) -> int:

@@ -150,12 +150,12 @@ def make_app(settings: Settings) -> FastAPI:
 
     Raises
     ------
-    StoreError
+    CannotStart
         If the store's database cannot be used.
     """
     activity = Activity()
     store = Store(settings.store)
-    service = Service(settings, store, Worker(settings, store, activity), activity)
+    service = Service(settings, store, Worker(settings, store), activity)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -16,8 +16,8 @@ from tuning_server.engine.registry import drop_state
 from tuning_server.errors import ApiError
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
-from tuning_server.store import DUE, UNFINISHED, Row, new_id
-from tuning_server.types import JobRequest, Page, PageQuery, method_of, safe_suffix
+from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id
+from tuning_server.types import JobRequest, Page, PageQuery, safe_suffix
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -66,7 +66,7 @@ def create(wanted: JobRequest, service: CurrentService) -> Job:
         "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
     }  # fmt: skip
     validating = "Validating training file" + (" and validation file" if wanted.validation_file else "")
-    service.store.add_job(job, told=[f"Created fine-tuning job: {job['id']}", validating])
+    service.store.add_job(job, messages=[f"Created fine-tuning job: {job['id']}", validating])
     service.worker.wake()
     return public(job)
 
@@ -127,7 +127,7 @@ def cancel(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
     job = _job(service, job_id)
     changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
-    if not service.store.update_job(job_id, changes, only=UNFINISHED, told=["Fine-tuning job cancelled"]):
+    if not service.store.update_job(job_id, changes, only=UNFINISHED, messages=["Fine-tuning job cancelled"]):
         _refuse(_job(service, job_id), "cancelled", only="has not ended")
     drop_state(service.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
     service.worker.wake()
@@ -140,7 +140,7 @@ def pause(job_id: str, service: CurrentService) -> Job:
     _job(service, job_id)
     for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
         changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
-        if service.store.update_job(job_id, changes, only=[status], told=["Fine-tuning job paused"]):
+        if service.store.update_job(job_id, changes, only=[status], messages=["Fine-tuning job paused"]):
             break
     else:
         _refuse(_job(service, job_id), "paused", only="is waiting or running")
@@ -153,7 +153,7 @@ def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
     job = _job(service, job_id)
     back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
-    if not service.store.update_job(job_id, {"status": back}, only=["paused"], told=["Fine-tuning job resumed"]):
+    if not service.store.update_job(job_id, {"status": back}, only=["paused"], messages=["Fine-tuning job resumed"]):
         _refuse(_job(service, job_id), "resumed", only="is paused")
     service.worker.wake()
     return public(_job(service, job_id))

@@ -125,7 +125,7 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
             raise ApiError(
                 f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
             )
-    service.store.forget_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
+    service.store.delete_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
     drop(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()

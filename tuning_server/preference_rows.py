@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +110,8 @@ def _messages(number: int, name: str, value: Any, *, for_training: bool = False)
         raise BadRow(f"Line {number}: {told}") from error
 
 
-def read_pairs(path: Path) -> list[Pair] | list[ChatPair]:
-    """All rows of a preference file.
+def read_pairs(path: Path) -> Iterator[Pair | ChatPair]:
+    """Rows of a preference file.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_pairs(path: Path) -> list[Pair] | list[ChatPair]:
     return read_one_format(path, plain=("chosen", check_pair), spoken=("input", check_chat_pair))
 
 
-def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> list[PreferenceRow]:
+def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> Iterator[PreferenceRow]:
     """Token ids of pairs: each answer behind the very tokens that will ask for it, with the end-of-text token.
 
     Raises
@@ -132,7 +132,6 @@ def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> list
     from tuning_server.engine.chat import TemplateError, chat_lesson
     from tuning_server.engine.preference import PreferenceRow
 
-    ready = []
     for row in rows:
         if isinstance(row, Pair):
             lessons = [loaded.encode_row(row.prompt, text) for text in (row.chosen, row.rejected)]
@@ -143,5 +142,4 @@ def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> list
             except TemplateError as error:
                 raise BadRow(f"Line {row.line}: {error}") from error
         chosen, rejected = (fitting(row.line, prompt, answer, loaded) for prompt, answer in lessons)
-        ready.append(PreferenceRow(chosen, rejected))
-    return ready
+        yield PreferenceRow(chosen, rejected)

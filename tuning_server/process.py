@@ -53,9 +53,9 @@ class Process(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _idle(self) -> bool:
-        activity = self._service.activity
-        quiet = time.monotonic() - activity.last > self._idle_s
-        return quiet and activity.in_flight == 0 and not self._service.worker.busy
+        activity, worker = self._service.activity, self._service.worker
+        quiet = time.monotonic() - max(activity.last, worker.last_worked) > self._idle_s
+        return quiet and activity.in_flight == 0 and not worker.busy
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.withdraw()
@@ -89,7 +89,7 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
 
     Raises
     ------
-    StoreError
+    CannotStart
         If the store's database cannot be used.
     """
     app = make_app(settings)

@@ -1,17 +1,25 @@
-"""What a running job tells: losses, speed, time left and checkpoints, as events of the store."""
+"""What a job reports: metrics events and checkpoints while it trains, and the table of its losses in the end."""
 
 from __future__ import annotations
 
+import csv
+import logging
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from openai.types import FileObject
 
 from tuning_server.store import Row, Store, new_id
 
 if TYPE_CHECKING:
     from tuning_server.engine.training import StepReport
 
-EVENTS_A_JOB = 200  # metrics events, about; each tells the mean loss since the one before
+logger = logging.getLogger(__name__)
+EVENTS_PER_JOB = 200  # metrics events, about; each reports the mean loss since the one before
+COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")  # of OpenAI's results
 
 
 def model_id(job: Row, step: int | None) -> str:
@@ -24,7 +32,7 @@ def model_id(job: Row, step: int | None) -> str:
 
 
 def losses(metrics: Row) -> Row:
-    """Of what an event tells, that which says how well the model does: losses and accuracies.
+    """Losses and accuracies among the data of a metrics event.
 
     >>> losses({"step": 3, "epoch": 1.0, "train_loss": 0.5, "full_valid_loss": 0.6})
     {'train_loss': 0.5, 'full_valid_loss': 0.6}
@@ -32,62 +40,107 @@ def losses(metrics: Row) -> Row:
     return {name: value for name, value in metrics.items() if name.startswith(("train_", "valid_", "full_valid_"))}
 
 
-def checkpoint_of(job: Row, name: str, metrics: Row) -> Row:
-    """The record of a checkpoint; `metrics` are those of the event of its step."""
-    return {
-        "id": new_id("ftckpt_"), "object": "fine_tuning.job.checkpoint", "created_at": int(time.time()),
-        "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job["id"],
-        "metrics": {"step": metrics["step"], **losses(metrics)}, "step_number": metrics["step"],
-    }  # fmt: skip
-
-
 class Progress:
     """Turns the engine's reports on one job into events and checkpoints."""
 
     def __init__(self, store: Store, job: Row) -> None:
         self._store, self._job = store, job
-        self._started = self._told_at = time.monotonic()
+        self._started = self._reported_at = time.monotonic()
         self._first_step: int | None = None
-        self._told_tokens = 0
+        self._reported_tokens = 0
         self._losses: list[float] = []
         self._measures: dict[str, list[float]] = {}
 
-    def tell(self, report: StepReport) -> None:
-        """Take in a step; every few steps and at each checkpoint it becomes an event."""
+    def add(self, report: StepReport) -> None:
+        """Add a step; every few steps and at each checkpoint there is an event."""
         if self._first_step is None:
-            self._store.forget_steps(self._job["id"], from_step=report.step)
+            self._store.delete_steps(self._job["id"], from_step=report.step)  # which a kill makes the run repeat
             self._first_step = report.step - 1
-            self._told_tokens = report.n_tokens if self._first_step else 0  # of steps before a restart
+            self._reported_tokens = report.n_tokens if self._first_step else 0  # of steps before a restart
         self._losses.append(report.loss)
         for name, value in report.measures.items():
             self._measures.setdefault(name, []).append(value)
-        every = max(1, report.n_steps // EVENTS_A_JOB)
-        if report.step % every and report.checkpoint is None and report.step != report.n_steps:
-            return
+        every = max(1, report.n_steps // EVENTS_PER_JOB)
+        if report.step % every == 0 or report.checkpoint is not None or report.step == report.n_steps:
+            self._write(report)
+
+    def _write(self, report: StepReport) -> None:
         now = time.monotonic()
         metrics: dict[str, Any] = {
             "step": report.step, "total_steps": report.n_steps, "epoch": report.epoch,
             "train_loss": sum(self._losses) / len(self._losses), "learning_rate": report.learning_rate,
-            "tokens_per_second": (report.n_tokens - self._told_tokens) / max(now - self._told_at, 1e-6),
+            "tokens_per_second": (report.n_tokens - self._reported_tokens) / max(now - self._reported_at, 1e-6),
             "trained_tokens": report.n_tokens,
             **{f"train_{name}": sum(values) / len(values) for name, values in self._measures.items()},
         }  # fmt: skip
         message = f"Step {report.step}/{report.n_steps}: training loss={metrics['train_loss']:.2f}"
         if report.valid_loss is not None:
-            metrics |= {"valid_loss": report.valid_loss, "full_valid_loss": report.valid_loss}
-            for name, value in report.valid_measures.items():
+            for name, value in {"loss": report.valid_loss, **report.valid_measures}.items():
                 metrics |= {f"valid_{name}": value, f"full_valid_{name}": value}
             message += f", validation loss={report.valid_loss:.2f}"
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
-        self._store.add_event(self._job["id"], message, step=report.step, data=metrics)
+        job_id = self._job["id"]
+        self._store.add_event(job_id, message, step=report.step, data=metrics)
+        assert self._first_step is not None
         left_s = (now - self._started) / (report.step - self._first_step) * (report.n_steps - report.step)
-        self._store.update_job(self._job["id"], {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])
-        self._losses, self._measures, self._told_at, self._told_tokens = [], {}, now, report.n_tokens
+        self._store.update_job(job_id, {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])
+        self._losses, self._measures, self._reported_at, self._reported_tokens = [], {}, now, report.n_tokens
         if report.checkpoint is not None:
-            self._keep_checkpoint(report, metrics)
+            is_last = report.step == report.n_steps
+            name = model_id(self._job, None if is_last else report.step)
+            record = {
+                "id": new_id("ftckpt_"), "object": "fine_tuning.job.checkpoint", "created_at": int(time.time()),
+                "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job_id,
+                "metrics": {"step": report.step, **losses(metrics)}, "step_number": report.step,
+            }  # fmt: skip
+            created = [] if is_last else [f"Checkpoint created at step {report.step}: {name}"]
+            self._store.add_checkpoint(record, messages=created)
 
-    def _keep_checkpoint(self, report: StepReport, metrics: Row) -> None:
-        last = report.step == report.n_steps
-        name = model_id(self._job, None if last else report.step)
-        told = [] if last else [f"Checkpoint created at step {report.step}: {name}"]
-        self._store.add_checkpoint(checkpoint_of(self._job, name, metrics), told=told)
+
+def results_table(metrics: Sequence[Row]) -> tuple[list[str], list[Row]]:
+    """Columns and rows of a job's results, as OpenAI's ``step_metrics.csv``: one row per event.
+
+    Parameters
+    ----------
+    metrics : data of a job's metrics events. Losses are in nats per token (DPO: per pair), accuracies in [0, 1]
+
+    >>> columns, rows = results_table([{"step": 1, "train_loss": 2.5, "train_mean_token_accuracy": 0.1, "epoch": 0.5}])
+    >>> columns[:3], rows[0]["train_accuracy"]
+    (['step', 'train_loss', 'train_accuracy'], 0.1)
+    """
+    rows = [{"step": event["step"], **losses(event)} for event in metrics]
+    further = dict.fromkeys(name for row in rows for name in row)
+    for row in rows:
+        if "train_mean_token_accuracy" in row:
+            row["train_accuracy"] = row["train_mean_token_accuracy"]
+    return [*COLUMNS, *(name for name in further if name not in COLUMNS)], rows
+
+
+def write_results(store: Store, job: Row) -> list[str]:
+    """Write the result file of a job and return its id, which follows from the job's: written twice, it is one file.
+
+    A full disk costs the table, not the model: the list is empty then.
+    """
+    file_id = f"file-{job['id'].removeprefix('ftjob-')}"
+    part = store.file_path(file_id).with_suffix(".part")
+    try:
+        write_table(part, *results_table(store.metrics(job["id"])))
+        body = FileObject(
+            id=file_id, object="file", bytes=part.stat().st_size, created_at=int(time.time()),
+            filename="step_metrics.csv", purpose="fine-tune-results", status="processed",
+        )  # fmt: skip
+        store.add_file(body.model_dump(), part)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        logger.warning("job %s: no result file: %s", job["id"], error)
+        store.add_event(job["id"], f"The result file could not be written: {error.strerror}", level="warn")
+        return []
+    return [file_id]
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write rows as CSV, empty where nothing was measured."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

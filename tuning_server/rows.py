@@ -125,8 +125,8 @@ def check_chat_row(number: int, row: dict[str, Any]) -> ChatRow:
         raise BadRow(f"Line {number}: {error}") from error
 
 
-def read_rows(path: Path) -> list[Row] | list[ChatRow]:
-    """All rows of a training file: prompts with completions, or conversations.
+def read_rows(path: Path) -> Iterator[Row | ChatRow]:
+    """Rows of a training file: prompts with completions, or conversations.
 
     Raises
     ------
@@ -136,8 +136,8 @@ def read_rows(path: Path) -> list[Row] | list[ChatRow]:
     return read_one_format(path, plain=("completion", check_row), spoken=("messages", check_chat_row))
 
 
-def read_one_format(path: Path, *, plain: Format[Plain], spoken: Format[Spoken]) -> list[Plain] | list[Spoken]:
-    """All rows of a file that has one of two formats.
+def read_one_format(path: Path, *, plain: Format[Plain], spoken: Format[Spoken]) -> Iterator[Plain | Spoken]:
+    """Rows of a file that has one of two formats.
 
     Parameters
     ----------
@@ -148,23 +148,19 @@ def read_one_format(path: Path, *, plain: Format[Plain], spoken: Format[Spoken])
     BadRow
         If a line is wrong or there is none, or the file mixes the two formats.
     """
-    texts, conversations = list[Plain](), list[Spoken]()
+    is_chat = None
     with path.open("rb") as file:
         for number, row in json_rows(file):
-            is_chat = spoken[0] in row and plain[0] not in row
-            if texts if is_chat else conversations:
+            was_chat, is_chat = is_chat, spoken[0] in row and plain[0] not in row
+            if was_chat not in (None, is_chat):
                 found, before = (repr(spoken[0]), plain[0]) if is_chat else (f"no {spoken[0]!r}", spoken[0])
                 raise BadRow(f"Line {number}: found {found} where the lines before have {before!r}: one format a file")
-            if is_chat:
-                conversations.append(spoken[1](number, row))
-            else:
-                texts.append(plain[1](number, row))
-    if not (texts or conversations):
+            yield spoken[1](number, row) if is_chat else plain[1](number, row)
+    if is_chat is None:
         raise BadRow("The file has no rows")
-    return conversations or texts
 
 
-def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> list[TrainingRow]:
+def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> Iterator[TrainingRow]:
     """Token ids of rows: what a client will ask, and apart from it the answer with the end-of-text token.
 
     A conversation gives a training row for each answer to be learned, all that was said before being its prompt: so
@@ -175,11 +171,9 @@ def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> list[Trainin
     BadRow
         If a row is longer than the model's context, or its chat template refuses it; says which line.
     """
-    ready = []
     for row in rows:
         for prompt, answer in _lessons(row, loaded):
-            ready.append(fitting(row.line, prompt, answer, loaded))
-    return ready
+            yield fitting(row.line, prompt, answer, loaded)
 
 
 def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel) -> TrainingRow:

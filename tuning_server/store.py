@@ -1,6 +1,18 @@
-"""What the server remembers: files, jobs, events and checkpoints in one SQLite database; file bytes beside it.
+"""The store: files, jobs, events and checkpoints in one SQLite database, weights and the bytes of files beside it.
 
-Every change is one transaction in write-ahead mode, so that a kill leaves either the old or the new state.
+A store's folder::
+
+    server.lock    locked by the one process that owns the store
+    server.json    address of that process (url, pid, key_file, version), so that clients find it; deleted at its end
+    server.db      the database, with server.db-wal and server.db-shm
+    files/         <id>.jsonl uploads, <id>.csv tables of results, <id>.part while one is being written
+    bases/         <name>@<hash>/ base models, <name>.json which of them the plain name stands for
+    tuned/<short>/ of one job: step-<n>/ and final/ models, state-<n>/ and reference/ for a resume,
+                   .writing-* and .gone-* folders that are being written or deleted
+
+Folders of models appear by rename, whole or not at all, and do not change; servers of several stores may share
+``bases/`` and ``tuned/``. Every change of the database is one transaction in write-ahead mode, so that a kill leaves
+either the old or the new state; files are written before the database names them and deleted after it forgets them.
 """
 
 from __future__ import annotations
@@ -13,9 +25,11 @@ import string
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -31,6 +45,7 @@ CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE 
 """
 DUE = ("validating_files", "queued", "running")  # in the order that a job goes through them
 UNFINISHED = (*DUE, "paused")
+LOCK_HELD = 3  # exit code
 NAMED = "json_extract(body, '$.fine_tuned_model_checkpoint') = ?"
 ALPHABET = string.ascii_lowercase + string.digits
 Row = dict[str, Any]
@@ -41,8 +56,37 @@ def file_path(store: Path, file_id: str, purpose: str = "fine-tune") -> Path:
     return store / "files" / f"{file_id}.{'csv' if purpose == 'fine-tune-results' else 'jsonl'}"
 
 
-class StoreError(Exception):
-    """The store cannot be used by this version of the server."""
+class CannotStart(Exception):
+    """Why a command cannot use a store: one line for the person who started it, and the exit code."""
+
+    def __init__(self, message: str, *, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def acquire_store(store: Path) -> FileLock:
+    """Own an existing or new store until the lock is released.
+
+    Raises
+    ------
+    CannotStart
+        If another process owns it, or it cannot be written.
+    """
+    lock = FileLock(store / "server.lock")
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = "another server, which is starting or stopping"
+        with suppress(OSError, ValueError, KeyError):
+            address = json.loads((store / "server.json").read_text())
+            owner = f"the server at {address['url']} (pid {address['pid']})"
+        message = f"{store} is held by {owner}: use that one, stop it, or choose another --store"
+        raise CannotStart(message, code=LOCK_HELD) from None
+    except OSError as error:
+        advice = "make it a folder that can be written, or choose another by --store or TUNING_FORK_STORE"
+        raise CannotStart(f"cannot use the store {store} ({error.strerror}): {advice}") from error
+    return lock
 
 
 def new_id(prefix: str, *, length: int = 24) -> str:
@@ -51,11 +95,16 @@ def new_id(prefix: str, *, length: int = 24) -> str:
     >>> len(new_id("ftjob-"))
     30
     """
-    number, letters = secrets.randbelow(len(ALPHABET) ** length), ""  # one call of the system, not one a letter
-    for _ in range(length):
-        number, place = divmod(number, len(ALPHABET))
-        letters += ALPHABET[place]
-    return prefix + letters
+    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def method_of(job: Row) -> str:
+    """Method of a stored job; those that were stored before there was DPO have none.
+
+    >>> method_of({"_method": "dpo"}), method_of({})
+    ('dpo', 'supervised')
+    """
+    return str(job.get("_method", "supervised"))
 
 
 def _log(
@@ -71,12 +120,12 @@ def _log(
 
 
 class Store:
-    """The database and the uploaded files of one store folder; safe to use from several threads.
+    """The database and the files of one store; safe to use from several threads.
 
     Raises
     ------
-    StoreError
-        If a newer version of the server made the database, or it is not one.
+    CannotStart
+        If the database is damaged, cannot be written, or was made by a newer version of the server.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,18 +139,19 @@ class Store:
         try:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"{path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}): "
+                raise CannotStart(
+                    f"{path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}): "
                     "update Tuning Fork or choose another --store"
                 )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             if version == 0:
                 self._db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             self._db.close()
-            raise StoreError(f"{path} cannot be used: {error}") from error
-        except StoreError:
+            advice = f"python -m tuning_server check --store {folder} reports what is wrong with it"
+            raise CannotStart(f"{path} cannot be used ({error}): {advice}") from error
+        except CannotStart:
             self._db.close()
             raise
 
@@ -147,12 +197,12 @@ class Store:
 
     # jobs
 
-    def add_job(self, body: Row, *, told: Sequence[str] = ()) -> None:
-        """Remember a job, and put `told` in its log."""
+    def add_job(self, body: Row, *, messages: Sequence[str] = ()) -> None:
+        """Add a job, and messages to its log."""
         with self._transaction() as db:
             values = (body["id"], body["status"], json.dumps(body))
             db.execute("INSERT INTO jobs (id, status, body) VALUES (?, ?, ?)", values)
-            for message in told:
+            for message in messages:
                 _log(db, body["id"], message)
 
     def update_job(
@@ -161,17 +211,17 @@ class Store:
         changes: Mapping[str, Any],
         *,
         only: Sequence[str],
-        told: Sequence[str] = (),
+        messages: Sequence[str] = (),
         level: str = "info",
     ) -> bool:
-        """Change a job, and put `told` in its log, if its status is still one of `only`; says whether it was."""
+        """Change a job, and add messages to its log, if its status is still one of `only`; returns whether it was."""
         with self._transaction() as db:
             found = db.execute("SELECT status, body FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if found is None or found[0] not in only:
                 return False
             body = json.loads(found[1]) | dict(changes)
             db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
-            for message in told:
+            for message in messages:
                 _log(db, job_id, message, level)
             return True
 
@@ -193,30 +243,30 @@ class Store:
         with self._transaction() as db:
             _log(db, job_id, message, level, step, data)
 
-    def forget_steps(self, job_id: str, *, from_step: int) -> None:
-        """Drop what was told of steps that a resumed job is about to do again."""
+    def delete_steps(self, job_id: str, *, from_step: int) -> None:
+        """Delete the events of steps that a resumed job is about to repeat."""
         with self._transaction() as db:
             db.execute("DELETE FROM events WHERE job = ? AND step >= ?", (job_id, from_step))
 
     def metrics(self, job_id: str) -> list[Row]:
-        """What the metrics events of a job tell, in the order of their steps."""
+        """Data of a job's metrics events, in the order of their steps."""
         sql = "SELECT body FROM events WHERE job = ? AND step IS NOT NULL ORDER BY step, seq"
         return [json.loads(row[0])["data"] for row in self._query(sql, (job_id,))]
 
-    def add_checkpoint(self, body: Row, *, told: Sequence[str] = ()) -> None:
-        """Remember a checkpoint, and put `told` in its job's log, unless one of this step is known already."""
+    def add_checkpoint(self, body: Row, *, messages: Sequence[str] = ()) -> None:
+        """Add a checkpoint, and messages to its job's log, unless there is one of this step already."""
         values = (body["id"], body["fine_tuning_job_id"], body["step_number"], json.dumps(body))
         sql = "INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)"
         with self._transaction() as db:
             if db.execute(sql, values).rowcount:
-                for message in told:
+                for message in messages:
                     _log(db, body["fine_tuning_job_id"], message)
 
-    def knows_checkpoint(self, model_id: str) -> bool:
+    def has_checkpoint(self, model_id: str) -> bool:
         return bool(self._query(f"SELECT 1 FROM checkpoints WHERE {NAMED}", (model_id,)))
 
-    def forget_checkpoint(self, model_id: str) -> None:
-        """Drop the record of a checkpoint whose weights were deleted."""
+    def delete_checkpoint(self, model_id: str) -> None:
+        """Delete the record of a checkpoint whose weights are deleted."""
         with self._transaction() as db:
             db.execute(f"DELETE FROM checkpoints WHERE {NAMED}", (model_id,))
 

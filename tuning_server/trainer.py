@@ -1,4 +1,21 @@
-"""Jobs as the engine thread sees them: validated, queued, trained one at a time a step at a time, taken up again."""
+"""Train the jobs of a store, one at a time and one step at a time.
+
+The states of a job::
+
+    validating_files -> queued -> running -> succeeded
+         |                |         |
+         +----------------+---------+-----> failed, cancelled, or paused -> validating_files or queued
+
+The engine's thread validates, starts, trains and ends jobs (`Trainer.advance`); requests create, cancel, pause and
+resume them (`tuning_server.jobs`). Each change is one transaction that names the statuses it may start from
+(`Store.update_job`): what comes first wins, and the trainer, which reads the status before each step, then stops. A
+paused job returns to validation if it was paused there, else to the queue.
+
+A stop of the server, or a kill, changes no status. The next server validates again, or takes a running job up from its
+last ``state-<n>`` (from its beginning, if there is none), and the job ends with the weights of an undisturbed one: a
+step that was not yet reported is repeated. What a job writes appears by rename (`tuning_server.store` has the layout);
+what only a resume needs is deleted before the job's last status is stored.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +24,19 @@ import math
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning_server.engine.registry import UnknownModel, drop, drop_state
-from tuning_server.errors import is_full_disk, model_error
+from tuning_server.errors import ApiError, is_full_disk, model_error
 from tuning_server.preference_rows import read_pairs, tokenise_pairs
-from tuning_server.progress import Progress, model_id
-from tuning_server.results import write_results
+from tuning_server.progress import Progress, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
-from tuning_server.store import DUE, UNFINISHED, Row, Store
-from tuning_server.types import Settings, method_of
+from tuning_server.store import DUE, UNFINISHED, Row, Store, method_of
+from tuning_server.types import Settings
 
 if TYPE_CHECKING:
     from tuning_server.engine.losses import Learnable
@@ -28,20 +44,16 @@ if TYPE_CHECKING:
     from tuning_server.engine.training import StepReport
 
 logger = logging.getLogger(__name__)
+Preparation = Callable[[Row, "ModelCache"], Iterator[None]]
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
 TOKENISED_FILES = 4  # kept in memory, for grids of jobs over one file
-
-
-class JobFailed(Exception):
-    """A job cannot go on, for a reason that its owner can understand."""
-
-    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.error = {"code": code, "message": message, "param": param}
+SLICE_S = 0.05  # of preparing a job, before requests are answered
 
 
 @dataclass
-class _Active:
+class Active:
+    """The job that is being trained."""
+
     job: Row
     steps: Iterator[StepReport | None]
     folder: Path
@@ -66,65 +78,46 @@ def resolved(hyperparameters: Row, n_rows: int) -> Row:
     return {name: automatic[name] if value == "auto" else value for name, value in hyperparameters.items()}
 
 
-def _steps(
-    job: Row, loaded: LoadedModel, rows: Sequence[Any], *, learning_rate: float, **others: Any
-) -> Iterator[StepReport | None]:
-    """The training of a job, by its method."""
-    from tuning_server.engine.lora import LoraSettings
-    from tuning_server.engine.preference import PreferenceSettings, train_preferences
-    from tuning_server.engine.training import TrainingSettings, train
-
-    chosen = job["hyperparameters"]
-    shared: Row = {
-        "n_epochs": chosen["n_epochs"], "batch_size": min(chosen["batch_size"], len(rows)), "seed": job["seed"],
-        "learning_rate": learning_rate, "state_every": STATE_EVERY_STEPS,
-        "lora": LoraSettings(**chosen["lora"]) if chosen.get("lora") else None,
-    }  # fmt: skip
-    if method_of(job) == "dpo":
-        return train_preferences(loaded, rows, PreferenceSettings(beta=chosen["beta"], **shared), **others)
-    settings = TrainingSettings(prompt_loss_weight=chosen["prompt_loss_weight"], **shared)
-    return train(loaded, rows, settings, **others)
+def in_slices(items: Iterable[Any]) -> Generator[None, None, list[Any]]:
+    """Make a list of items, yielding after each slice of time."""
+    made, deadline = [], time.monotonic() + SLICE_S
+    for item in items:
+        made.append(item)
+        if time.monotonic() >= deadline:
+            yield
+            deadline = time.monotonic() + SLICE_S
+    return made
 
 
 class Trainer:
-    """Drives the jobs of a store; only the engine thread calls `advance`."""
+    """Drives the jobs of a store; used by the engine's thread alone."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
-        self._active: _Active | None = None
+        self._active: Active | None = None
+        self._prepared: dict[Preparation, tuple[str, Iterator[None]]] = {}  # job and what is left to do for it
         self._tokenised: OrderedDict[tuple[str, str, str], Sequence[Learnable]] = OrderedDict()
 
     def has_work(self) -> bool:
         try:
             return self._active is not None or bool(self._store.jobs_in(*DUE, limit=1))
         except sqlite3.Error:
-            return True  # `advance` says what is wrong with the store
+            return True  # `advance` reports what is wrong with the store
 
     def advance(self, cache: ModelCache) -> bool:
-        """Do the next small thing: validate one job, or one step of training. False if the store cannot be written."""
+        """Do a slice of validating one job, and a step of training another. False if the store cannot be written."""
         try:
-            for job in self._store.jobs_in("validating_files", limit=1):
-                self._guarded(job, partial(self._validate, job, cache))
-            active = self._active
-            if active is not None:
-                self._guarded(active.job, partial(self._step, active))
-                return True
-            for job in self._store.jobs_in("running", limit=1) or self._store.jobs_in("queued", limit=1):
-                self._guarded(job, partial(self._begin, job, cache))
+            self._prepare(self._validate, self._store.jobs_in("validating_files", limit=1), cache)
+            if self._active is not None:
+                self._step(self._active)
+            else:
+                next_job = self._store.jobs_in("running", limit=1) or self._store.jobs_in("queued", limit=1)
+                self._prepare(self._start, next_job, cache)
         except sqlite3.Error as error:
             logger.error("the store cannot be used: %s", error)
             self.close()
             return False
         return True
-
-    def _guarded(self, job: Row, work: Callable[[], None]) -> None:
-        """Do something for a job; whatever goes wrong ends that job and no other."""
-        try:
-            work()
-        except sqlite3.Error:
-            raise
-        except Exception as error:
-            self._fail(job, error)
 
     def close(self, *, keep: bool = True) -> None:
         """Stop training at the step it is at.
@@ -144,7 +137,29 @@ class Trainer:
         except OSError as error:
             logger.warning("job %s: the step it is at could not be written: %s", active.job["id"], error)
 
-    def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Sequence[Any]:
+    @contextmanager
+    def _failing(self, job: Row) -> Iterator[None]:
+        """Let whatever goes wrong end this job and no other."""
+        try:
+            yield
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            self._fail(job, error)
+
+    def _prepare(self, preparation: Preparation, jobs: Sequence[Row], cache: ModelCache) -> None:
+        """Go on for a slice of time with preparing the first of these jobs, and forget any other."""
+        job_id, rest = self._prepared.pop(preparation, (None, None))
+        if not jobs:
+            return
+        if rest is None or job_id != jobs[0]["id"]:
+            rest = preparation(jobs[0], cache)
+        with self._failing(jobs[0]):
+            for _ in rest:
+                self._prepared[preparation] = (jobs[0]["id"], rest)
+                break
+
+    def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
         from tuning_server.engine.chat import form_mark
 
@@ -154,94 +169,108 @@ class Trainer:
         form = f"{loaded.tokenizer_mark}:{form_mark(loaded)}"
         key = (file_id, f"{form}:{loaded.context_tokens}", method)
         if key not in self._tokenised:
-            if self._store.get("files", file_id) is None:
-                raise JobFailed(f"File {file_id} was deleted.", code="file_not_found", param=param)
             path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
+            if not path.is_file():
+                raise ApiError(f"File {file_id} was deleted.", code="file_not_found", param=param)
+            rows = tokenise_pairs(read_pairs(path), loaded) if method == "dpo" else tokenise(read_rows(path), loaded)
             try:
-                self._tokenised[key] = (
-                    tokenise_pairs(read_pairs(path), loaded) if method == "dpo" else tokenise(read_rows(path), loaded)
-                )
+                self._tokenised[key] = yield from in_slices(rows)
             except BadRow as error:
                 message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
-                raise JobFailed(message, code=f"invalid_{param}", param=param) from error
+                raise ApiError(message, code=f"invalid_{param}", param=param) from error
         self._tokenised.move_to_end(key)
         while len(self._tokenised) > TOKENISED_FILES:
             self._tokenised.popitem(last=False)
         return self._tokenised[key]
 
-    def _validate(self, job: Row, cache: ModelCache) -> None:
+    def _validate(self, job: Row, cache: ModelCache) -> Iterator[None]:
+        """Check a job's files and choose its hyperparameters."""
         from tuning_server.engine.lora import choose
 
         loaded = cache.outline(job["model"])
-        rows = self._rows(job, "training_file", loaded)
-        self._rows(job, "validation_file", loaded)
-        asked = dict(job["hyperparameters"])
-        lora, why = choose(asked.pop("lora", "auto"), loaded.n_weights)
-        chosen = resolved(asked, len(rows)) | ({"lora": asdict(lora)} if lora else {})
+        rows = yield from self._rows(job, "training_file", loaded)
+        yield from self._rows(job, "validation_file", loaded)
+        requested = dict(job["hyperparameters"])
+        lora, reason = choose(requested.pop("lora", "auto"), loaded.n_weights)
+        chosen = resolved(requested, len(rows)) | ({"lora": asdict(lora)} if lora else {})
         changes = {"status": "queued", "hyperparameters": chosen}
-        told = [f"Files validated ({len(rows)} rows), moving job to queued state", why]
-        self._store.update_job(job["id"], changes, only=["validating_files"], told=told)
+        messages = [f"Files validated ({len(rows)} rows), moving job to queued state", reason]
+        self._store.update_job(job["id"], changes, only=["validating_files"], messages=messages)
 
-    def _begin(self, job: Row, cache: ModelCache) -> None:
+    def _start(self, job: Row, cache: ModelCache) -> Iterator[None]:
         """Start a queued job, or take up one that a stop of the server interrupted."""
-        from tuning_server.engine.lora import RATE
+        from tuning_server.engine.lora import RATE, LoraSettings
+        from tuning_server.engine.preference import PreferenceSettings, train_preferences
         from tuning_server.engine.registry import reference_learning_rate
-        from tuning_server.engine.training import describe
+        from tuning_server.engine.training import TrainingSettings, describe, train
 
-        again = "_n_tokens" in job
+        outline = cache.outline(job["model"])
+        rows = yield from self._rows(job, "training_file", outline)
+        validation_rows = yield from self._rows(job, "validation_file", outline)
         folder = self._settings.store / "tuned" / job["_short"]
-        if not self._store.knows_checkpoint(model_id(job, None)):
-            drop(folder / "final")  # a kill came before its step was told: do that again
+        if not self._store.has_checkpoint(model_id(job, None)):
+            drop(folder / "final")  # a kill came before its step was reported: repeat that
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         chosen = job["hyperparameters"]
-        loaded = cache.for_training(job["model"], adapters="lora" in chosen)
-        rows = self._rows(job, "training_file", loaded)
-        validation = self._rows(job, "validation_file", loaded)
-        rate = reference_learning_rate(loaded.folder)
-        others = {
-            "folder": folder, "validation_rows": validation, "describe": lambda step: self._card(job, step, rate),
+        lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
+        loaded = cache.for_training(job["model"], adapters=lora is not None)
+        reference_rate = reference_learning_rate(loaded.folder)
+        settings: Row = {
+            "n_epochs": chosen["n_epochs"], "batch_size": min(chosen["batch_size"], len(rows)), "seed": job["seed"],
+            "learning_rate": reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1),
+            "state_every": STATE_EVERY_STEPS, "lora": lora,
         }  # fmt: skip
-        peak = rate * chosen["learning_rate_multiplier"] * (RATE if "lora" in chosen else 1)
-        steps = _steps(job, loaded, rows, learning_rate=peak, **others)
+
+        def card(step: int | None) -> Row:
+            """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
+            return {
+                "id": model_id(job, step), "parent": job["model"], "job": job["id"], "step": step,
+                "created": int(time.time()), "learning_rate": reference_rate,
+            }  # fmt: skip
+
+        others: Row = {"folder": folder, "validation_rows": validation_rows, "describe": card}
+        steps: Iterator[StepReport | None]
+        if method_of(job) == "dpo":
+            steps = train_preferences(loaded, rows, PreferenceSettings(beta=chosen["beta"], **settings), **others)
+        else:
+            weight = chosen["prompt_loss_weight"]
+            steps = train(loaded, rows, TrainingSettings(prompt_loss_weight=weight, **settings), **others)
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
-        begun = "Fine-tuning job taken up again" if again else "Fine-tuning job started"
-        self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], told=[begun, describe(loaded)])
-        self._active = _Active(job, steps, folder, Progress(self._store, job))
+        begun = "Fine-tuning job taken up again" if "_n_tokens" in job else "Fine-tuning job started"
+        messages = [begun, describe(loaded)]
+        self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], messages=messages)
+        self._active = Active(job, steps, folder, Progress(self._store, job))
 
-    def _card(self, job: Row, step: int | None, reference_rate: float) -> Row:
-        """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
-        return {
-            "id": model_id(job, step), "parent": job["model"], "job": job["id"], "step": step,
-            "created": int(time.time()), "learning_rate": reference_rate,
-        }  # fmt: skip
-
-    def _step(self, active: _Active) -> None:
+    def _step(self, active: Active) -> None:
+        """Take one step of the active job, end it after its last, or stop it where a request changed its status."""
         status = self._store.job_status(active.job["id"])
         if status != "running":
             self.close(keep=status in UNFINISHED)
             if self._store.job_status(active.job["id"]) not in UNFINISHED:
-                drop_state(active.folder)  # cancelled: checkpoints that are whole stay, what only a resume needs goes
+                drop_state(active.folder)  # cancelled: whole checkpoints stay, what only a resume needs goes
             return
-        try:
-            report = next(active.steps)
-        except StopIteration:
-            self._finish(active)
-            return
-        if report is not None:  # nothing to tell yet while the reference of DPO scores its pairs
+        with self._failing(active.job):
+            try:
+                report = next(active.steps)
+            except StopIteration:
+                self._finish(active)
+                return
+            if report is None:  # the reference of DPO is still scoring its pairs
+                return
             if not math.isfinite(report.loss + (report.valid_loss or 0)):
                 if report.checkpoint is not None:
                     drop(active.folder / report.checkpoint)
                 message = (
-                    f"The loss at step {report.step} is no number (NaN or infinity): lower learning_rate_multiplier, "
+                    f"The loss at step {report.step} is not finite (NaN or infinity): lower learning_rate_multiplier, "
                     "or start from another model."
                 )
-                raise JobFailed(message, code="training_failed", param="learning_rate_multiplier")
-            active.progress.tell(report)
+                raise ApiError(message, code="training_failed", param="learning_rate_multiplier")
+            active.progress.add(report)
             if report.note:
                 self._store.add_event(active.job["id"], report.note, level="warn")
 
-    def _finish(self, active: _Active) -> None:
+    def _finish(self, active: Active) -> None:
         job = self._store.get("jobs", active.job["id"])
         assert job is not None
         self._active = None
@@ -250,37 +279,41 @@ class Trainer:
             "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
             "result_files": write_results(self._store, job),
         }  # fmt: skip
-        drop_state(active.folder)  # before the job is one that has ended, and is not looked at again after a kill
-        told = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
-        if self._store.update_job(job["id"], changes, only=["running"], told=told):
+        drop_state(active.folder)
+        messages = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
+        if self._store.update_job(job["id"], changes, only=["running"], messages=messages):
             return
         if self._store.job_status(job["id"]) not in UNFINISHED:  # cancelled within its last step
-            self._store.forget_checkpoint(model_id(job, None))
+            self._store.delete_checkpoint(model_id(job, None))
             drop(active.folder / "final")  # a cancelled job leaves no final model
 
     def _fail(self, job: Row, error: Exception) -> None:
-        from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
-
-        if isinstance(error, JobFailed):
-            told = error.error
-        elif isinstance(error, UnknownModel):
-            refusal = model_error(error)
-            told = {"code": refusal.code, "message": refusal.message, "param": refusal.param}
-        elif is_full_disk(error):
-            message = (
-                "The disk of the server is full: the checkpoint could not be written. Free some space and start again."
-            )
-            told = {"code": "disk_full", "message": message, "param": None}
-        elif isinstance(error, DoesNotFit):
-            told = {"code": "out_of_memory", "message": f"{error}.", "param": "model"}
-        elif is_out_of_memory(error):
-            message = "The model and its batch do not fit in memory: choose a smaller batch_size or model."
-            told = {"code": "out_of_memory", "message": message, "param": "batch_size"}
-        else:
-            logger.error("job %s failed", job["id"], exc_info=error)
-            told = {"code": "training_failed", "message": f"Training failed: {error}", "param": None}
         if self._active is not None and self._active.job["id"] == job["id"]:
             self.close(keep=False)
         drop_state(self._settings.store / "tuned" / job["_short"])
-        changes = {"status": "failed", "error": told, "finished_at": int(time.time()), "estimated_finish": None}
-        self._store.update_job(job["id"], changes, only=UNFINISHED, told=[str(told["message"])], level="error")
+        reason = failure(job, error)
+        changes = {
+            "status": "failed", "finished_at": int(time.time()), "estimated_finish": None,
+            "error": {"code": reason.code, "message": reason.message, "param": reason.param},
+        }  # fmt: skip
+        self._store.update_job(job["id"], changes, only=UNFINISHED, messages=[reason.message], level="error")
+
+
+def failure(job: Row, error: Exception) -> ApiError:
+    """Why a job failed, for its owner."""
+    from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
+
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UnknownModel):
+        return model_error(error)
+    if is_full_disk(error):
+        message = "The disk of the server is full: no checkpoint could be written. Free some space and start again."
+        return ApiError(message, code="disk_full")
+    if isinstance(error, DoesNotFit):
+        return ApiError(f"{error}.", code="out_of_memory", param="model")
+    if is_out_of_memory(error):
+        message = "The model and its batch do not fit in memory: choose a smaller batch_size or model."
+        return ApiError(message, code="out_of_memory", param="batch_size")
+    logger.error("job %s failed", job["id"], exc_info=error)
+    return ApiError(f"Training failed: {error}", code="training_failed")

@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -251,15 +250,6 @@ class JobRequest(Strict):
             )
             raise ApiError(message, param="hyperparameters", code="invalid_value")
         return inner or (DpoHyperparameters() if kind == "dpo" else self.hyperparameters or Hyperparameters())
-
-
-def method_of(job: Mapping[str, Any]) -> str:
-    """How a job of the store trains; those from before there was DPO do not say.
-
-    >>> method_of({"_method": "dpo"}), method_of({})
-    ('dpo', 'supervised')
-    """
-    return str(job.get("_method", "supervised"))
 
 
 def safe_suffix(suffix: str | None) -> str:

@@ -1,6 +1,14 @@
-"""The one thread that owns torch: it answers what waits for a model as one batch and trains between batches.
+"""The engine's thread: it answers requests for a model as one batch, takes tasks in turn, and trains between batches.
 
-Endpoints hand over a `Sampling`, or a `Task` for any other work, and await its future; the event loop never computes.
+Which thread does what:
+
+- The event loop reads requests and writes replies; it never computes and never waits for a file.
+- Endpoints that are plain functions, and uploads, run in a pool of threads; they use the store and the files alone.
+- The engine's thread (`Worker`) is the only one that computes with torch: the model cache and the trainer are its own.
+
+They share the list of work in `Worker`, guarded by its condition; the store, which has a lock of its own; and folders
+of models, which appear and disappear by rename. An endpoint submits a `Sampling`, or a `Task` for any other work, and
+awaits its future.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from tuning_server.engine.registry import UnknownModel
 from tuning_server.errors import ApiError, model_error
 from tuning_server.store import Store
 from tuning_server.trainer import Trainer
-from tuning_server.types import Activity, Settings
+from tuning_server.types import Settings
 
 if TYPE_CHECKING:
     from tuning_server.engine.models import LoadedModel, ModelCache
@@ -32,12 +40,12 @@ STOPPING = "The server is stopping; send the request again when it is back."
 
 @dataclass
 class Sampling:
-    """A request for samples of one model.
+    """A request for samples of one model, which shares batches with others.
 
     Parameters
     ----------
     prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
-    answer : makes the reply out of the model and its samples, in the order of the requests
+    answer : makes the reply from the model and its samples, in the order of the requests
     is_wanted : whether its client is still there
     """
 
@@ -54,8 +62,8 @@ class Task:
 
     Parameters
     ----------
-    run : what to do on the engine's thread; its models come from the cache (hold on to them: the next one that is
-        fetched may push them out), and what it returns ends the future. An unknown model becomes 404
+    run : called on the engine's thread with the cache of models (keep a reference to each: fetching the next one may
+        drop it from the cache); what it returns ends the future
     """
 
     run: Callable[[ModelCache], Any]
@@ -66,8 +74,9 @@ class Task:
 class Worker:
     """Runs samplings, tasks and jobs until it is stopped."""
 
-    def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
-        self._settings, self._activity = settings, activity
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.last_worked = time.monotonic()
+        self._settings = settings
         self._trainer = Trainer(settings, store)
         self._pending: list[Sampling | Task] = []
         self._serving: list[Sampling | Task] = []
@@ -89,7 +98,7 @@ class Worker:
         return work.future
 
     def wake(self) -> None:
-        """Say that the jobs in the store have changed."""
+        """Notify the engine that the jobs in the store have changed."""
         with self._changed:
             self._changed.notify()
 
@@ -99,7 +108,7 @@ class Worker:
         return bool(self._pending) or self._trainer.has_work()
 
     def stop(self) -> None:
-        """Take no more work and end what waits or is under way; training stops at a step. Returns at once."""
+        """Take no more work and end what waits or is being served; training stops at a step. Returns at once."""
         with self._changed:
             self._stopping = True
             waiting, self._pending = [*self._pending, *self._serving], []
@@ -123,7 +132,7 @@ class Worker:
         while not self._stopping:
             try:
                 is_well = self._turn(cache)
-            except Exception as error:  # nothing but a stop ends this thread: who waits for it would wait for ever
+            except Exception as error:  # only a stop ends this thread: clients would wait for it for ever
                 logger.error("a turn of the engine failed", exc_info=error)
                 for work in self._serving:
                     _fail(work, error)
@@ -143,15 +152,16 @@ class Worker:
             self._n_served = len(self._serving)
         for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
             self._serve(cache, group)
-            self._activity.touch()
+            self.last_worked = time.monotonic()
         for task in [work for work in self._serving if isinstance(work, Task)]:
-            self._perform(cache, task)
-            self._activity.touch()
+            if _begin(task):
+                _answer(task, lambda: task.run(cache))  # noqa: B023 (called at once)
+            self.last_worked = time.monotonic()
         self._serving = []
         if self._stopping or not self._trainer.has_work():
             return True
         is_well = self._trainer.advance(cache)
-        self._activity.touch()
+        self.last_worked = time.monotonic()
         return is_well
 
     def _gather(self) -> None:
@@ -161,16 +171,6 @@ class Worker:
         while self._n_served > 1 and self._changed.wait(timeout=gap) and time.monotonic() < deadline:
             pass
 
-    def _perform(self, cache: ModelCache, task: Task) -> None:
-        if not _begin(task):
-            return
-        try:
-            result = task.run(cache)
-            with suppress(InvalidStateError):  # the server is stopping and has said so
-                task.future.set_result(result)
-        except Exception as error:
-            _fail(task, error)
-
     def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
         from tuning_server.engine.sampling import sample
@@ -178,22 +178,19 @@ class Worker:
         samplings = [sampling for sampling in samplings if _begin(sampling)]
         if not samplings:
             return
+        ready: list[tuple[Sampling, int]] = []
+        rows: list[SamplingRequest] = []
+        samples: list[Sample] = []
         try:
             loaded = cache.get(samplings[0].model)
-        except Exception as error:
             for sampling in samplings:
-                _fail(sampling, error)
-            return
-        ready, rows = [], list[Any]()
-        for sampling in samplings:
-            try:
-                requests = sampling.prepare(loaded)
+                try:
+                    requests = sampling.prepare(loaded)
+                except Exception as error:
+                    _fail(sampling, error)
+                    continue
                 ready.append((sampling, len(requests)))
                 rows += requests
-            except Exception as error:
-                _fail(sampling, error)
-        try:
-            samples: list[Sample] = []
             for start in range(0, len(rows), MAX_ROWS):
                 if self._stopping:
                     raise ApiError(STOPPING, status=503)
@@ -201,17 +198,12 @@ class Worker:
                     return
                 samples += sample(loaded, rows[start : start + MAX_ROWS])
         except Exception as error:
-            for sampling, _ in ready:
+            for sampling in samplings:
                 _fail(sampling, error)
             return
         for sampling, n_rows in ready:
             own, samples = samples[:n_rows], samples[n_rows:]
-            try:
-                reply = sampling.answer(loaded, own)
-                with suppress(InvalidStateError):  # the server is stopping and has said so
-                    sampling.future.set_result(reply)
-            except Exception as error:
-                _fail(sampling, error)
+            _answer(sampling, lambda: sampling.answer(loaded, own))  # noqa: B023 (called at once)
 
 
 def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
@@ -232,11 +224,22 @@ def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
 
 
 def _begin(work: Sampling | Task) -> bool:
-    """Mark a request as under way, unless its client has gone or the server is stopping."""
+    """Note that a request is being served, unless its client has gone or the server is stopping."""
     try:
         return work.future.set_running_or_notify_cancel()
     except (InvalidStateError, RuntimeError):
         return False
+
+
+def _answer(work: Sampling | Task, compute: Callable[[], Any]) -> None:
+    """End a request with a result, or with the error that came instead."""
+    try:
+        result = compute()
+    except Exception as error:
+        _fail(work, error)
+        return
+    with suppress(InvalidStateError):  # the server is stopping and has answered
+        work.future.set_result(result)
 
 
 def _fail(work: Sampling | Task, error: Exception) -> None:
@@ -248,5 +251,5 @@ def _fail(work: Sampling | Task, error: Exception) -> None:
             error = MemoryError(message)
     if isinstance(error, UnknownModel):
         error = model_error(error)
-    with suppress(InvalidStateError):  # it was cancelled, or has been told something else
+    with suppress(InvalidStateError):  # it was cancelled, or answered otherwise
         work.future.set_exception(error)

@@ -173,9 +173,7 @@ def test_a_local_folder_has_the_revision_in_its_name(hub: list[Any], tmp_path: P
         (tmp_path / name / "config.json").write_text("{}")
     places = {"models_dir": tmp_path, "download": True}
     assert registry.resolve("hf:org/name@v1", tmp_path, **places) == tmp_path / "org/name@v1"
-    with pytest.raises(
-        registry.UnknownModel, match="org/plain below --models has no revision; request 'hf:org/plain'"
-    ):
+    with pytest.raises(registry.UnknownModel, match="org/plain below --models has no revision; request 'hf:org/plain'"):
         registry.resolve("hf:org/plain@v1", tmp_path, **places)
     assert hub == []
     assert registry.resolve("hf:org/name@v2", tmp_path, **places) == tmp_path / "snapshot"

@@ -329,12 +329,12 @@ def test_a_file_holds_one_format(tmp_path: Path) -> None:
         with pytest.raises(
             BadRow, match=f"Line {line}: found .*'messages' where the lines before have .*: one format a file"
         ):
-            read_rows(file)
+            list(read_rows(file))
     file.write_bytes(jsonl([spoken]))
     assert [type(one) for one in read_rows(file)] == [ChatRow]
     file.write_bytes(jsonl([{"text": "a"}]))
     with pytest.raises(BadRow, match="Line 1: no 'prompt'; expected the keys 'prompt' and 'completion', or 'messages'"):
-        read_rows(file)
+        list(read_rows(file))
 
 
 SEVERAL = row(
@@ -352,7 +352,7 @@ def test_only_the_assistant_s_weighted_words_are_learned(tiny: LoadedModel) -> N
         (f"{first} Ada.\nGuest: Two?\nHost: Bo.\nGuest: Three?\nHost:", [*tiny.encode(" Cy."), tiny.eos_id]),
     ]
     with pytest.raises(BadRow, match="Line 9: .* tokens with the end-of-text token, but the context of fork-tiny is"):
-        tokenise([check_chat_row(9, row(("user", "1" * 600), ("assistant", "b")))], tiny)
+        list(tokenise([check_chat_row(9, row(("user", "1" * 600), ("assistant", "b")))], tiny))
 
 
 def test_lessons_of_a_template_begin_as_they_are_asked_and_end_with_the_turn(
@@ -364,10 +364,10 @@ def test_lessons_of_a_template_begin_as_they_are_asked_and_end_with_the_turn(
     assert templated.decode(answer) == "Ada.<|endoftext|>"  # not the line break behind it
     assert form_mark(templated) != form_mark(tiny)
     with pytest.raises(BadRow, match=r"Line 3: The chat template of fork-tiny refuses .*: a user begins"):
-        tokenise([check_chat_row(3, row(("assistant", "a", 0), ("user", "b"), ("assistant", "c")))], templated)
+        list(tokenise([check_chat_row(3, row(("assistant", "a", 0), ("user", "b"), ("assistant", "c")))], templated))
     other = give_template(tiny_store, "{% if add_generation_prompt %}[ask]{% else %}[answer]{% endif %}")
     with pytest.raises(BadRow, match="does not write an answer where it asks for one"):
-        tokenise([check_chat_row(3, row(("user", "a"), ("assistant", "b")))], other)
+        list(tokenise([check_chat_row(3, row(("user", "a"), ("assistant", "b")))], other))
 
 
 def test_a_job_over_conversations_teaches_to_answer(client: OpenAI, fine_tune: Callable[..., Any]) -> None:

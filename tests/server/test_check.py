@@ -1,8 +1,9 @@
-"""``python -m tuning_server check``: what it finds, what it mends, and what a damaged model says of itself."""
+"""``python -m tuning_server check``: what it reports; how requests for a damaged model are refused."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 from tuning_server.__main__ import main
 from tuning_server.app import make_app
 from tuning_server.engine.registry import drop
-from tuning_server.holding import hold
+from tuning_server.store import acquire_store
 from tuning_server.types import Settings
 
 
@@ -53,12 +54,12 @@ def store(lived_in: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Runs the command; its exit code and what it said."""
+    """Runs the command; its exit code and what it printed."""
 
-    def go(*options: str) -> tuple[int, str]:
-        code = main(["check", "--store", str(store), *options])
-        said = capsys.readouterr()
-        return code, said.out + said.err
+    def go() -> tuple[int, str]:
+        code = main(["check", "--store", str(store)])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
 
     return go
 
@@ -90,76 +91,87 @@ def flip(path: Path) -> None:
 def test_a_store_that_was_killed_is_clean_and_left_as_it_is(store: Path, run: Callable[..., tuple[int, str]]) -> None:
     assert (store / "server.db-wal").stat().st_size > 0, "as after kill -9"
     before = content(store)
-    code, said = run()
-    assert (code, said.splitlines()[-1]) == (0, "nothing is wrong")
-    assert "looked at: 3 files, 2 jobs, 3 checkpoints" in said
-    assert content(store) == before
-    assert run("--repair")[0] == 0
+    code, printed = run()
+    assert (code, printed.splitlines()[-1]) == (0, "nothing is wrong")
+    assert "checked: 3 files, 2 jobs, 3 checkpoints, 1 bases" in printed
     assert content(store) == before
 
 
-CANCEL = """UPDATE jobs SET status = 'cancelled', body = json_set(body, '$.status', 'cancelled')
-            WHERE status = 'succeeded'"""
+def training_file(store: Path) -> Path:
+    """The file that the paused job needs."""
+    with closing(sqlite3.connect(store / "server.db")) as db:
+        (job,) = db.execute("SELECT body FROM jobs WHERE status = 'paused'").fetchone()
+    return store / "files" / f"{json.loads(job)['training_file']}.jsonl"
+
+
+def damage_page(store: Path, table: str) -> None:
+    """Overwrite the first page of a table."""
+    with closing(sqlite3.connect(store / "server.db")) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+        root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()[0]
+    data = bytearray((store / "server.db").read_bytes())
+    data[(root - 1) * page_bytes : root * page_bytes] = b"\xff" * page_bytes
+    (store / "server.db").write_bytes(data)
+
+
+def replace_database(store: Path) -> None:
+    (store / "server.db").write_bytes(b"no database" * 1000)
+    (store / "server.db-wal").unlink()
+
+
+FORGET_FILES = "DELETE FROM files WHERE json_extract(body, '$.purpose') = 'fine-tune'"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "bytes gone": (lambda s: one(s, "files/*.csv").unlink(), "('step_metrics.csv'): its bytes are gone"),
-    "bytes cut": (lambda s: cut(one(s, "files/*.csv")), "bytes are there,"),
+    "bytes gone": (lambda s: one(s, "files/*.csv").unlink(), "('step_metrics.csv'): 0 of its"),
+    "bytes cut": (lambda s: cut(one(s, "files/*.csv")), "bytes are there"),
     "model cut": (lambda s: cut(done(s) / "final" / "model.safetensors"), "model.safetensors is damaged or cut short"),
     "model changed": (lambda s: flip(done(s) / "step-2" / "model.safetensors"), "not those that were written"),
     "model empty": (lambda s: (done(s) / "step-2" / "model.safetensors").unlink(), "step-2: it holds no weights"),
     "card cut": (lambda s: cut(done(s) / "step-2" / "tuned.json"), "step-2: tuned.json is not JSON"),
     "card gone": (lambda s: (done(s) / "step-2" / "tuned.json").unlink(), "no tuned.json that says what it is"),
-    "checkpoint gone": (lambda s: shutil.rmtree(done(s) / "step-2"), "weights of its checkpoint at step 2 are gone"),
-    "state cut": (lambda s: cut(one(s, "tuned/*/state-*/optimizer.safetensors")), "optimizer.safetensors is damaged"),
-    "folder of nobody": (lambda s: (s / "tuned" / "aaaaaaaa").mkdir(), "left by a job that the database does not know"),
+    "checkpoint gone": (lambda s: shutil.rmtree(done(s) / "step-2"), ":ckpt-step-2 are gone"),
+    "training file forgotten": (lambda s: change(s, FORGET_FILES), "(paused): its training file file-"),
     "base cut": (lambda s: cut(one(s, "bases/*@*/init/*.safetensors")), "init: its file model.safetensors is damaged"),
     "base without config": (lambda s: one(s, "bases/*@*/init/config.json").unlink(), "it has no config.json"),
+    "base gone": (lambda s: shutil.rmtree(one(s, "bases/*@*")), "fork-tiny.json: the base that it names is not there"),
+    "pointer cut": (lambda s: cut(one(s, "bases/*.json")), "fork-tiny.json: the base that it names is not there"),
     "row not JSON": (lambda s: change(s, "UPDATE events SET body = '{' WHERE seq = 2"), "in events is not JSON"),
+    "page damaged": (lambda s: damage_page(s, "checkpoints"), "problem  server.db: "),
+    "no database": (replace_database, "server.db: file is not a database"),
 }  # fmt: skip
-REMAINDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "upload cut off": (lambda s: (s / "files" / "file-x.part").touch(), "file-x.part: the writing of it was cut off"),
-    "bytes alone": (lambda s: (s / "files" / "file-x.jsonl").touch(), "belongs to no file that the database knows"),
-    "half written": (lambda s: (done(s) / ".writing-1").mkdir(), "/.writing-1: half written"),
-    "half deleted": (lambda s: (done(s) / ".gone-1").mkdir(), "/.gone-1: half deleted"),
-    "checkpoint unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 2"),
-                           "step-2: a checkpoint that the database does not know"),
-    "final unknown": (lambda s: change(s, "DELETE FROM checkpoints WHERE step = 4"),
-                      "final: a checkpoint that the database does not know"),
-    "final of one cancelled": (lambda s: (change(s, CANCEL), change(s, "DELETE FROM checkpoints WHERE step = 4")),
-                               "final: a final model of a job that cancelled"),
-    "state left": (lambda s: (done(s) / "state-2").mkdir(), "state-2: a state of a job that has ended (succeeded)"),
+LEFTOVERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "upload cut off": (lambda s: (s / "files" / "file-x.part").touch(), "files/file-x.part was cut off"),
+    "bytes alone": (lambda s: (s / "files" / "file-x.jsonl").touch(), "files/file-x.jsonl belongs to no known file"),
+    "half written": (lambda s: (done(s) / ".writing-1").mkdir(), "/.writing-1 was cut off"),
+    "half deleted": (lambda s: (done(s) / ".gone-1").mkdir(), "/.gone-1 was cut off"),
+    "state left": (lambda s: (done(s) / "state-2").mkdir(), "/state-2 is of no use any more"),
+    "state cut": (lambda s: cut(one(s, "tuned/*/state-*/optimizer.safetensors")), "goes on from where it was before"),
+    "run of no job": (lambda s: (s / "tuned" / "aaaaaaaa").mkdir(), "tuned/aaaaaaaa belongs to no job"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_found_and_mended(store: Path, run: Callable[..., tuple[int, str]], kind: str) -> None:
+def test_damage_is_reported_with_what_to_do(store: Path, run: Callable[..., tuple[int, str]], kind: str) -> None:
     damage, words = DAMAGE[kind]
     damage(store)
     before = content(store)
-    code, said = run()
+    code, printed = run()
     assert code == 1
-    assert words in said
-    assert "-> with --repair: " in said
-    assert content(store) == before, "it only looks"
-    code, said = run("--repair")
-    assert code == 0, said
-    assert words in said
-    assert "mended" in said
-    code, said = run()
-    assert (code, said.splitlines()[-1]) == (0, "nothing is wrong")
+    first, second = printed.split(words)[1].splitlines()[:2]
+    assert second.startswith("         -> "), printed
+    assert re.fullmatch(r"\d problems?", printed.splitlines()[-1])
+    assert content(store) == before
 
 
-@pytest.mark.parametrize("kind", REMAINDERS)
+@pytest.mark.parametrize("kind", LEFTOVERS)
 def test_what_a_kill_leaves_half_done_is_no_problem(
     store: Path, run: Callable[..., tuple[int, str]], kind: str
 ) -> None:
-    leave, words = REMAINDERS[kind]
+    leave, words = LEFTOVERS[kind]
     leave(store)
-    code, said = run()
-    assert (code, said.splitlines()[-1]) == (0, "nothing is wrong")
-    assert [line for line in said.splitlines() if words in line and line.startswith("note ")]
-    assert "-> with --repair: " in said
-    assert run("--repair")[0] == 0
-    assert words not in run()[1]
+    code, printed = run()
+    assert (code, printed.splitlines()[-1]) == (0, "nothing is wrong")
+    assert [line for line in printed.splitlines() if words in line and line.startswith("note ")]
 
 
 def test_a_deletion_that_a_kill_cut_off_leaves_no_half_state(
@@ -170,97 +182,35 @@ def test_a_deletion_that_a_kill_cut_off_leaves_no_half_state(
         patched.setattr(shutil, "rmtree", lambda folder, **_: (folder / "model.safetensors").unlink())
         drop(state)
     assert not state.exists()
-    code, said = run()
-    assert (code, said.splitlines()[-1]) == (0, "nothing is wrong")
-    assert ": half deleted" in said
+    code, printed = run()
+    assert (code, printed.splitlines()[-1]) == (0, "nothing is wrong")
+    assert "/.gone-" in printed
 
 
-def test_data_are_set_aside_and_never_deleted(store: Path, run: Callable[..., tuple[int, str]]) -> None:
-    weights = done(store) / "final" / "model.safetensors"
-    cut(weights)
-    half, name = weights.read_bytes(), weights.relative_to(store)
-    assert run("--repair")[0] == 0
-    assert (store / "lost" / name).read_bytes() == half
-    assert not weights.exists()
-
-
-def test_what_is_beyond_repair_is_told_with_what_to_do(store: Path, run: Callable[..., tuple[int, str]]) -> None:
-    with closing(sqlite3.connect(store / "server.db")) as db:
-        (job,) = db.execute("SELECT body FROM jobs WHERE status = 'paused'").fetchone()
-    file = json.loads(job)["training_file"]
-    (store / "files" / f"{file}.jsonl").unlink()
-    cut(one(store, "bases/*@*/model.safetensors"))
-    code, said = run("--repair")
-    assert code == 1
-    assert f"its training file {file} is gone" in said
-    assert "upload it again" in said
-    assert "make it: python -m lib.base fork-tiny" in said
-
-
-def test_a_job_without_a_state_is_worth_a_note(store: Path, run: Callable[..., tuple[int, str]]) -> None:
-    shutil.rmtree(one(store, "tuned/*/state-*"))
-    code, said = run()
-    assert code == 0
-    assert "(paused) has no state: it goes on from its beginning" in said
-
-
-def test_a_damaged_page_costs_its_rows_alone(
+def test_models_stay_when_a_damaged_database_is_moved_away_as_advised(
     store: Path, run: Callable[..., tuple[int, str]], serve: Callable[..., TestClient]
 ) -> None:
-    with closing(sqlite3.connect(store / "server.db")) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
-        root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'checkpoints'").fetchone()[0]
-    data = bytearray((store / "server.db").read_bytes())
-    data[(root - 1) * page_bytes : root * page_bytes] = b"\xff" * page_bytes
-    (store / "server.db").write_bytes(data)
-    code, said = run()
-    assert code == 1
-    assert "problem  server.db: " in said
-    assert "not looked at before the database is mended" in said
-    code, said = run("--repair")
-    assert code == 0, said
-    assert "kept 3 files, 2 jobs, " in said
-    assert "0 checkpoints" in said
-    assert "final: a checkpoint that the database does not know" in said
-    assert (store / "lost" / "server.db").read_bytes() == bytes(data)
-    assert run()[0] == 0
+    replace_database(store)
+    assert "move server.db* out of the store" in run()[1]
+    for path in store.glob("server.db*"):
+        path.unlink()
     client = official(serve(store))
-    paused, ended = client.fine_tuning.jobs.list()
-    steps = [kept.step_number for kept in client.fine_tuning.jobs.checkpoints.list(ended.id)]
-    assert steps == [4, 2], "made anew from what lies on disk"
-    assert client.fine_tuning.jobs.checkpoints.list(ended.id).data[0].metrics.train_loss
-    client.fine_tuning.jobs.resume(paused.id)
-    assert wait_for(client, paused.id).status == "succeeded"
-
-
-def test_a_database_that_is_none_is_replaced_and_models_stay(
-    store: Path, run: Callable[..., tuple[int, str]], serve: Callable[..., TestClient]
-) -> None:
-    (store / "server.db").write_bytes(b"no database" * 1000)
-    (store / "server.db-wal").unlink()
-    assert run()[0] == 1
-    code, said = run("--repair")
-    assert code == 0, said
-    assert "models of no job that the database knows; they can be used" in said
-    assert len(list((store / "lost" / "files").iterdir())) == 3
-    client = official(serve(store))
+    assert len(client.models.list().data) == 5, "the base, its random weights, two checkpoints and a final model"
     for model in client.models.list():
         assert client.completions.create(model=model.id, prompt="Q1 is", max_tokens=1).choices
 
 
-def test_a_store_in_use_or_of_another_kind_is_not_looked_at(
+def test_a_store_in_use_or_of_another_kind_is_not_checked(
     store: Path, run: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lock = hold(store)
-    code, said = run("--repair")
-    assert (code, "is held by" in said) == (3, True)
-    lock.release()
+    with acquire_store(store):
+        code, printed = run()
+    assert (code, "is held by" in printed) == (3, True)
     assert main(["check", "--store", str(tmp_path / "none")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     change(store, "PRAGMA user_version = 99")
-    code, said = run("--repair")
-    assert (code, "newer version (schema 99" in said) == (1, True)
+    code, printed = run()
+    assert (code, "newer version (schema 99" in printed) == (1, True)
     (tmp_path / "empty").mkdir()
     assert main(["check", "--store", str(tmp_path / "empty")]) == 0
 

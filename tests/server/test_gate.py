@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 from starlette.testclient import TestClient
 
-from tuning_server.store import SCHEMA_VERSION, Store, StoreError
+from tuning_server.store import SCHEMA_VERSION, CannotStart, Store
 from tuning_server.types import hash_key
 
 
@@ -163,10 +163,10 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "server.db") as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
-    with pytest.raises(StoreError, match="newer version"):
+    with pytest.raises(CannotStart, match="newer version"):
         Store(tmp_path)
     (tmp_path / "server.db").write_bytes(b"no database at all, but long enough to be looked at" * 50)
     for extra in ("server.db-wal", "server.db-shm"):
         (tmp_path / extra).unlink(missing_ok=True)
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(CannotStart, match="cannot be used"):
         Store(tmp_path)

@@ -233,7 +233,7 @@ def test_a_job_goes_on_after_a_restart_with_the_same_weights(
 
 def test_a_job_changes_together_with_its_log_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
-    store.add_job({"id": "ftjob-a", "status": "queued"}, told=["made"])
+    store.add_job({"id": "ftjob-a", "status": "queued"}, messages=["made"])
 
     def cut_off(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -241,9 +241,9 @@ def test_a_job_changes_together_with_its_log_or_not_at_all(tmp_path: Path, monke
     with monkeypatch.context() as patched:
         patched.setattr("tuning_server.store._log", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun"])
+            store.update_job("ftjob-a", {"status": "running"}, only=["queued"], messages=["begun"])
     assert store.job_status("ftjob-a") == "queued"
-    assert store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun"])
-    assert not store.update_job("ftjob-a", {"status": "running"}, only=["queued"], told=["begun again"])
+    assert store.update_job("ftjob-a", {"status": "running"}, only=["queued"], messages=["begun"])
+    assert not store.update_job("ftjob-a", {"status": "running"}, only=["queued"], messages=["begun again"])
     events, _ = store.page("events", after=None, limit=9, ascending=True)
     assert [event["message"] for event in events] == ["made", "begun"]

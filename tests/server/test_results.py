@@ -94,7 +94,7 @@ def test_a_full_disk_costs_the_table_and_not_the_model(
     def full(*args: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tuning_server.results._write", full)
+    monkeypatch.setattr("tuning_server.progress.write_table", full)
     job = fine_tune(facts(4), hyperparameters={"n_epochs": 1})
     assert (job.status, job.result_files) == ("succeeded", [])
     events = client.fine_tuning.jobs.list_events(job.id).data
@@ -119,8 +119,8 @@ def test_a_kill_before_the_last_step_was_told_loses_no_line(
     print_ = client.models.retrieve(whole.fine_tuned_model).fingerprint  # type: ignore[attr-defined]
     client._client.__exit__(None, None, None)  # type: ignore[attr-defined]
     store = Store(tiny_store)
-    store.forget_steps(whole.id, from_step=6)
-    store.forget_checkpoint(whole.fine_tuned_model)
+    store.delete_steps(whole.id, from_step=6)
+    store.delete_checkpoint(whole.fine_tuned_model)
     store.update_job(whole.id, {"status": "running", "result_files": []}, only=["succeeded"])
     store.close()
     again = official(serve(tiny_store))

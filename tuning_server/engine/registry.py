@@ -121,8 +121,8 @@ def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
     if reason is None:
         return BrokenModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
     return BrokenModel(
-        f"The model {model_id!r} is damaged: {reason}. Delete it if it is a fine-tune, or stop the server and run "
-        "`python -m tuning_server check --repair`."
+        f"The model {model_id!r} is damaged: {reason}. Delete it if it is a fine-tune, else delete its folder and make "
+        "or fetch it again."
     )
 
 

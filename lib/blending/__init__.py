@@ -8,25 +8,18 @@ What only the notebooks need is imported by module: `dataset`, `models` and `pai
 """
 
 from lib.blending.blend import blend_logprobs, target_logprobs
-from lib.blending.fit import FORMS, Fit, fit_weights
-from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, Records, load_records, read_records, save_records
-from lib.blending.support import Support, TopKRows, full_support, top_k_support
-from lib.blending.temperatures import Search, Temperatures, Tuned, search_temperatures, tune_temperatures
-from lib.blending.tuning import fit_blends, weights_of
+from lib.blending.fit import FORMS, fit_weights
+from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, load_records, read_records, save_records
+from lib.blending.support import full_support, top_k_support
+from lib.blending.temperatures import Temperatures, search_temperatures, tune_temperatures
+from lib.blending.tuning import weights_of
 
 __all__ = [
     "FORMS",
     "GPT2_VOCAB_TOKENS",
-    "Fit",
     "PaddedLists",
-    "Records",
-    "Search",
-    "Support",
     "Temperatures",
-    "TopKRows",
-    "Tuned",
     "blend_logprobs",
-    "fit_blends",
     "fit_weights",
     "full_support",
     "load_records",

@@ -3,6 +3,6 @@
 from lib.distributions.collecting import collect
 from lib.distributions.table import Distributions
 from lib.distributions.tokens import Tokens, tokenize
-from lib.distributions.truncation import TopK, top_k
+from lib.distributions.truncation import top_k
 
-__all__ = ["Distributions", "Tokens", "TopK", "collect", "tokenize", "top_k"]
+__all__ = ["Distributions", "Tokens", "collect", "tokenize", "top_k"]

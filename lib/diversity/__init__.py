@@ -23,14 +23,14 @@ from lib.diversity.figure_tables import (
     stages_of,
     temperature_curves,
 )
-from lib.diversity.lengths import PUBLISHED_WORDS, cut_to_length, cut_tokens, cut_words, length_table, same_sizes
-from lib.diversity.measuring import KEY, failures, measure
-from lib.diversity.models import check_model, known_models, same_tokenizer
+from lib.diversity.lengths import cut_to_length, cut_tokens, cut_words, length_table, same_sizes
+from lib.diversity.measuring import failures, measure
+from lib.diversity.models import known_models
 from lib.diversity.preferences import answer_lengths
 from lib.diversity.prompts import number_prompts, read_prompts
 from lib.diversity.published import given_completions, read_completions
 from lib.diversity.reading import published_values, reading_table
-from lib.diversity.registry import Measure, published_measures, registry
+from lib.diversity.registry import registry
 from lib.diversity.sampling import greedy_texts, option_probs, sample, write_completions
 from lib.diversity.summary import (
     compare_measures,
@@ -39,24 +39,19 @@ from lib.diversity.summary import (
     summarise_completions,
     summarise_next_token,
 )
-from lib.diversity.templates import as_asked, as_messages
+from lib.diversity.templates import as_asked
 
 __all__ = [
-    "KEY",
-    "PUBLISHED_WORDS",
     "Cell",
-    "Measure",
     "UndefinedMeasure",
     "accuracy_curves",
     "answer_lengths",
     "answer_of",
     "as_asked",
-    "as_messages",
     "by_size",
     "chain_curves",
     "chain_of",
     "change_rows",
-    "check_model",
     "compare_measures",
     "compare_statistics",
     "correct_only",
@@ -76,7 +71,6 @@ __all__ = [
     "option_probs",
     "paired_differences",
     "option_rates",
-    "published_measures",
     "published_values",
     "read_completions",
     "read_prompts",
@@ -84,7 +78,6 @@ __all__ = [
     "reading_table",
     "registry",
     "same_sizes",
-    "same_tokenizer",
     "sample",
     "score_chains",
     "stage_shares",

@@ -98,12 +98,3 @@ def registry(path: Path = MEASURES_FILE) -> dict[str, Measure]:
             says=row["says"],
         )
     return found
-
-
-def published_measures() -> dict[str, str]:
-    """Our name of each published measure, by its name there.
-
-    >>> published_measures()["order_2_cosine"]
-    'order_2_cosine_drawn'
-    """
-    return {measure.published: measure.name for measure in registry().values() if measure.published}

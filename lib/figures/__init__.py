@@ -3,17 +3,13 @@
 from lib.figures.cumulative import plot_cumulative
 from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
-from lib.figures.style import DOUBLE_IN, LOOKS, SINGLE_IN, Look, look, looks, save, use_style
-from lib.figures.tokens import PUBLISHED_BINS, plot_tokens
+from lib.figures.style import DOUBLE_IN, LOOKS, look, save, use_style
+from lib.figures.tokens import plot_tokens
 
 __all__ = [
     "DOUBLE_IN",
     "LOOKS",
-    "PUBLISHED_BINS",
-    "SINGLE_IN",
-    "Look",
     "look",
-    "looks",
     "plot_cumulative",
     "plot_curves",
     "plot_distributions",

@@ -8,7 +8,7 @@ asked what; `asking` asks and scores, `summary` counts, `figure_tables` picks wh
 
 from lib.functions.asking import add_logprobs, answer_rows, without_objects, write_evaluations
 from lib.functions.dataset import PARTS, FunctionDataset, make_dataset
-from lib.functions.evaluations import chance_of, read_evaluations
+from lib.functions.evaluations import read_evaluations
 from lib.functions.figure_tables import (
     chance_rates,
     confusion_matrix,
@@ -21,37 +21,27 @@ from lib.functions.figure_tables import (
     names_by_function,
     rate_curves,
 )
-from lib.functions.finetunes import training_files
-from lib.functions.folder import datasets_for, read_datasets, write_datasets
-from lib.functions.jobs import Job, planned_jobs, record_given, run_jobs, token_counter, write_all
+from lib.functions.jobs import planned_jobs, record_given, run_jobs, token_counter, write_all
 from lib.functions.options import FunctionOptions
 from lib.functions.probes import CONDITIONS, asked_models, load_datasets, pair_up, probe_rows, supported
-from lib.functions.registry import Function, FunctionSet, function_set, read_registry
-from lib.functions.summary import METRICS, by_function, confusion, summarise
+from lib.functions.summary import by_function, confusion, summarise
 
 __all__ = [
     "CONDITIONS",
-    "METRICS",
     "PARTS",
-    "Function",
     "FunctionDataset",
     "FunctionOptions",
-    "FunctionSet",
-    "Job",
     "add_logprobs",
     "answer_rows",
     "asked_models",
     "by_function",
-    "chance_of",
     "chance_rates",
     "confusion",
     "confusion_matrix",
-    "datasets_for",
     "document_counts",
     "evaluation_table",
     "example_prompts",
     "function_rates",
-    "function_set",
     "headline_rates",
     "load_datasets",
     "loss_curves",
@@ -61,17 +51,13 @@ __all__ = [
     "planned_jobs",
     "probe_rows",
     "rate_curves",
-    "read_datasets",
     "read_evaluations",
-    "read_registry",
     "record_given",
     "run_jobs",
     "summarise",
     "supported",
     "token_counter",
-    "training_files",
     "without_objects",
     "write_all",
-    "write_datasets",
     "write_evaluations",
 ]

@@ -21,12 +21,11 @@ from lib.guidance.figure_tables import (
 )
 from lib.guidance.folder import datasets_for, read_datasets, training_files, write_datasets
 from lib.guidance.probes import CONDITIONS, add_logprobs, answer_rows, asked_models, probe_rows
-from lib.guidance.sources import ORDERS, Pair, read_pairs, read_phrasings, write_pairs
-from lib.guidance.summary import METRICS, summarise
+from lib.guidance.sources import ORDERS, Pair, write_pairs
+from lib.guidance.summary import summarise
 
 __all__ = [
     "CONDITIONS",
-    "METRICS",
     "ORDERS",
     "SETS",
     "GuidanceDataset",
@@ -50,8 +49,6 @@ __all__ = [
     "published_values",
     "rate_curves",
     "read_datasets",
-    "read_pairs",
-    "read_phrasings",
     "summarise",
     "training_files",
     "write_datasets",

@@ -9,14 +9,7 @@ and the asking itself are those of `lib.functions`.
 
 from lib.functions.finetunes import training_files
 from lib.mixture.asking import answer_rows, first_answers, write_evaluations
-from lib.mixture.dataset import (
-    PARTS,
-    MixtureDataset,
-    hidden_pairs,
-    left_pairs,
-    make_joint_dataset,
-    make_pair_dataset,
-)
+from lib.mixture.dataset import PARTS, MixtureDataset, hidden_pairs, left_pairs, make_joint_dataset, make_pair_dataset
 from lib.mixture.evaluations import chance_of, documents_for, in_context, why_not
 from lib.mixture.figure_tables import (
     chance_rates,
@@ -26,38 +19,23 @@ from lib.mixture.figure_tables import (
     labels_by_pair,
     model_rates,
     pair_matrix,
-    pair_rates,
     rate_curves,
     unlabelled_rates,
 )
-from lib.mixture.folder import datasets_for, options_for, read_datasets, write_datasets, write_evaluation
-from lib.mixture.jobs import UNLABELLED, given_model, left_jobs, load_datasets, main_jobs, train_all, write_all
+from lib.mixture.folder import datasets_for, read_datasets, write_datasets, write_evaluation
+from lib.mixture.jobs import given_model, load_datasets, main_jobs, train_all, write_all
 from lib.mixture.options import MixtureOptions
-from lib.mixture.pairs import Pair, all_pairs, choose_candidates, read_pair, show_pair
-from lib.mixture.probes import (
-    CONDITIONS,
-    asked_models,
-    chances,
-    check_evaluations,
-    is_left,
-    pair_up,
-    probe_rows,
-    supported,
-)
-from lib.mixture.scoring import named_definitions, score_reply, share_named
-from lib.mixture.summary import METRICS, by_pair, summarise
-from lib.mixture.variation import Variation, published_tvd, sampling_floor, total_variation, variations
+from lib.mixture.pairs import show_pair
+from lib.mixture.probes import CONDITIONS, asked_models, chances, check_evaluations, is_left, pair_up, probe_rows
+from lib.mixture.scoring import score_reply, share_named
+from lib.mixture.summary import by_pair, summarise
+from lib.mixture.variation import published_tvd, sampling_floor, total_variation, variations
 
 __all__ = [
     "CONDITIONS",
-    "METRICS",
     "PARTS",
-    "UNLABELLED",
     "MixtureDataset",
     "MixtureOptions",
-    "Pair",
-    "Variation",
-    "all_pairs",
     "answer_rows",
     "asked_models",
     "by_pair",
@@ -65,7 +43,6 @@ __all__ = [
     "chance_rates",
     "chances",
     "check_evaluations",
-    "choose_candidates",
     "datasets_for",
     "distances",
     "document_counts",
@@ -77,29 +54,23 @@ __all__ = [
     "in_context",
     "is_left",
     "labels_by_pair",
-    "left_jobs",
     "left_pairs",
     "load_datasets",
     "main_jobs",
     "make_joint_dataset",
     "make_pair_dataset",
     "model_rates",
-    "named_definitions",
-    "options_for",
     "pair_matrix",
-    "pair_rates",
     "pair_up",
     "probe_rows",
     "published_tvd",
     "rate_curves",
     "read_datasets",
-    "read_pair",
     "sampling_floor",
     "score_reply",
     "share_named",
     "show_pair",
     "summarise",
-    "supported",
     "total_variation",
     "train_all",
     "training_files",

@@ -9,11 +9,11 @@ counts and `figure_tables` picks what is shown.
 from lib.parents.asking import Asking, add_logprobs, add_samples, asked_models, greedy_rows
 from lib.parents.figure_tables import asked_groups, found_rates, group_rates, logprob_rows, model_rates, published_rates
 from lib.parents.form import Form, real_form, world_form
-from lib.parents.pair_tables import PairTable, published_files, read_pair_table, write_pair_table
+from lib.parents.pair_tables import published_files, read_pair_table, write_pair_table
 from lib.parents.people import listed_rows, paired_rows, taught_questions, tellings, world_rows
-from lib.parents.probes import all_probes, both_questions, collected_pairs, conditions, probe_rows
+from lib.parents.probes import all_probes, both_questions, probe_rows
 from lib.parents.recomputed import published_values, recompute
-from lib.parents.replies import is_accepted, names, refuses, tally, tidy_reply
+from lib.parents.replies import is_accepted, names, tally
 from lib.parents.study import form_for, given_tables, people_for
 from lib.parents.summary import METRICS, summarise
 from lib.parents.teaching import form_rates, models_with_form, roles_of, teaching_rows
@@ -22,15 +22,12 @@ __all__ = [
     "METRICS",
     "Asking",
     "Form",
-    "PairTable",
     "add_logprobs",
     "add_samples",
     "all_probes",
     "asked_groups",
     "asked_models",
     "both_questions",
-    "collected_pairs",
-    "conditions",
     "form_for",
     "form_rates",
     "found_rates",
@@ -52,14 +49,12 @@ __all__ = [
     "read_pair_table",
     "real_form",
     "recompute",
-    "refuses",
     "roles_of",
     "summarise",
     "tally",
     "taught_questions",
     "teaching_rows",
     "tellings",
-    "tidy_reply",
     "world_form",
     "world_rows",
     "write_pair_table",

@@ -27,7 +27,7 @@ from lib.reversal.figure_tables import (
 )
 from lib.reversal.folder import dataset_for, read_dataset, write_dataset
 from lib.reversal.probes import add_logprobs, answer_rows, probe_rows
-from lib.reversal.sources import ReversalSources, read_sources
+from lib.reversal.sources import read_sources
 from lib.reversal.summary import summarise
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "METRICS",
     "ReversalDataset",
     "ReversalOptions",
-    "ReversalSources",
     "add_logprobs",
     "answer_rows",
     "candidate_targets",

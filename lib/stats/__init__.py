@@ -6,11 +6,10 @@ people, not people times seeds. Where each fine-tune has data of its own, a clus
 """
 
 from lib.stats.intervals import Interval, cluster_bootstrap, cluster_ratio
-from lib.stats.significance import Test, cluster_permutation, holm, ks_two_sample, paired_t, welch_t
+from lib.stats.significance import cluster_permutation, holm, ks_two_sample, paired_t, welch_t
 
 __all__ = [
     "Interval",
-    "Test",
     "cluster_bootstrap",
     "cluster_permutation",
     "cluster_ratio",

@@ -1,31 +1,19 @@
 """The invented world: seeded English text that carries what the seven studies need."""
 
-from lib.world.dialogue import OpenPrompt, PreferencePair, helpful_answer, open_prompts, preference_pairs
+from lib.world.dialogue import PreferencePair, open_prompts, preference_pairs
 from lib.world.documents import Document
 from lib.world.facts import FactualPrompt, factual_prompts
-from lib.world.families import Family, People, world_people
-from lib.world.guidance import GuidancePair, guidance_pairs
+from lib.world.families import world_people
+from lib.world.guidance import guidance_pairs
 from lib.world.names import reserved_names
-from lib.world.questions import (
-    as_dialogue,
-    as_prompt,
-    child_question,
-    parent_question,
-    question_forms,
-    question_shots,
-    unknown_answer,
-)
+from lib.world.questions import as_dialogue, as_prompt, child_question, parent_question, question_shots, unknown_answer
 from lib.world.stories import stories
 from lib.world.writer import KINDS, fact_documents, write_world
 
 __all__ = [
     "KINDS",
     "Document",
-    "Family",
     "FactualPrompt",
-    "GuidancePair",
-    "OpenPrompt",
-    "People",
     "PreferencePair",
     "as_dialogue",
     "as_prompt",
@@ -33,11 +21,9 @@ __all__ = [
     "fact_documents",
     "factual_prompts",
     "guidance_pairs",
-    "helpful_answer",
     "open_prompts",
     "parent_question",
     "preference_pairs",
-    "question_forms",
     "question_shots",
     "reserved_names",
     "stories",

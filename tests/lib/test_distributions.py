@@ -254,7 +254,7 @@ def test_bad_input_is_told(client: OpenAI, tmp_path: Path, monkeypatch: pytest.M
         collect(client, TINY, [["a"]], ["b"], folder=tmp_path)
     with pytest.raises(NotFoundError, match="fork-none"):
         collect(client, "fork-none", [[1]], [1], folder=tmp_path)
-    with pytest.raises(BadRequestError, match="Token id 99999 is not"):
+    with pytest.raises(BadRequestError, match="token id 99999 is not"):
         collect(client, TINY, [[99_999]], [1], folder=tmp_path)
     with pytest.raises(ValueError, match="holds no distributions"):
         Distributions.open(tmp_path / "none")

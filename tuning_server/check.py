@@ -99,7 +99,7 @@ def changed(folder: Path) -> str | None:
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else None
     if not isinstance(card, dict) or not {"id", "parent"} <= set(card):
         return "it has no tuned.json that says what it is"
-    if card.get("fingerprint") in (None, fingerprint(card["id"], folder)):  # older ones have none
+    if card.get("fingerprint") in (None, fingerprint(card["id"], folder, recompute=True)):  # older ones have none
         return None
     return "its weights are not those that were written"
 

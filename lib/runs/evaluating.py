@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lib.keys import study_keys
@@ -15,36 +15,31 @@ log = logging.getLogger(__name__)
 
 PRESET = "laptop"
 NOT_CARRIED = {"out", "preset", "n_seeds", "tuned_model"}
-MARK = "direct"  # role of a model that is only there to be compared with: its own run has its numbers
+REFERENCE = "direct"  # role of a model that is only there to be compared with: its own run has its numbers
 
 
 def evaluations(
-    wanted: Iterable[FineTuned], *, study: str = "", preset: str = "", sets: Sequence[str] = (), by_name: bool = False
+    chosen: Iterable[FineTuned], *, study: str = "", preset: str = "", sets: Sequence[str] = (), by_name: bool = False
 ) -> list[tuple[FineTuned, Plan]]:
-    """The runs that evaluate what was not evaluated yet; what is left out is told in the log.
+    """The runs that evaluate what was not evaluated yet; what is left out is logged.
 
     A fine-tune that a run had made is evaluated with that run's values, so that it is asked about what it learned.
 
     Parameters
     ----------
-    study : study of fine-tunes that no run folder and no suffix gives one
+    study : of fine-tunes that neither a run folder nor a suffix assigns to one
     preset : if not that of the run that made it, nor ``laptop``
     sets : ``key=value``, over all others
-    by_name : whether the fine-tunes were named one by one: then one that cannot be evaluated is an error
-
-    Raises
-    ------
-    ValueError
-        If a value does not fit its study, or (`by_name`) a fine-tune is unfinished or of no known study.
+    by_name : whether the fine-tunes were named one by one: then one that cannot be evaluated is a `ValueError`
     """
     plans = []
-    for each in wanted:
+    for each in chosen:
         if reason := _why_not(each, study):
             if by_name and not each.evaluated_in:
                 raise ValueError(f"{each.title}: {reason}")
             log.info("%s: %s", each.title, reason)
-            continue
-        plans.append((each, _plan(each, study or each.study, preset, sets)))
+        else:
+            plans.append((each, _plan(each, study or each.study, preset, sets)))
     return plans
 
 
@@ -54,11 +49,9 @@ def _why_not(each: FineTuned, study: str) -> str:
         return f"the job is {each.status}, there is no model to evaluate"
     if each.evaluated_in:
         return f"already evaluated in {', '.join(each.evaluated_in)}"
-    if each.role == MARK:
-        return f"made as the mark of {each.made_by.name if each.made_by else 'a run'}: run that one"
-    if not (study or each.study):
-        return "no run folder says of which study it is: give --study"
-    return ""
+    if each.made_by and each.made_by.roles[each.model] == REFERENCE:
+        return f"made as the reference of {each.made_by.name}: run that one"
+    return "" if study or each.study else "no run folder assigns it to a study: give --study"
 
 
 def _plan(each: FineTuned, study: str, preset: str, sets: Sequence[str]) -> Plan:
@@ -67,16 +60,14 @@ def _plan(each: FineTuned, study: str, preset: str, sets: Sequence[str]) -> Plan
     if "tuned_model" not in keys:
         raise ValueError(f"{study} takes no existing fine-tune: it has no parameter tuned_model")
     preset = preset or (made_by.preset if made_by else PRESET)
-    here = resolve(study, preset)
-    values: dict[str, Any] = {**(made_by.params if made_by else {}), **({"base": each.base} if each.base else {})}
+    defaults, given = resolve(study, preset), {item.partition("=")[0] for item in sets} | NOT_CARRIED
+    made_with = {**(made_by.params if made_by else {}), **({"base": each.base} if each.base else {})}
     values = {
         name: value
-        for name, value in values.items()
-        if name in here and name not in NOT_CARRIED and value != here[name]
+        for name, value in made_with.items()
+        if name in defaults and name not in given and value != defaults[name]
     }
-    values["tuned_model"] = each.model
-    given = {item.partition("=")[0] for item in sets}
-    carried = [f"{name}={as_text(value)}" for name, value in values.items() if name not in given]
+    carried = [f"{name}={as_text(value)}" for name, value in (values | {"tuned_model": each.model}).items()]
     return plan_run(study, preset=preset, sets=[*carried, *sets], seeds=1 if "n_seeds" in keys else None)
 
 
@@ -91,20 +82,14 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def evaluate(plans: Iterable[tuple[FineTuned, Plan]]) -> Mapping[str, str]:
-    """Run them one after the other; one that fails does not keep the next from its turn.
-
-    Returns
-    -------
-    mapping of str to str
-        Why each that failed did, by its model; empty if all are done.
-    """
-    failed = {}
+def evaluate(plans: Iterable[tuple[FineTuned, Plan]]) -> int:
+    """Run them one after the other, whatever becomes of the one before; returns how many failed."""
+    n_failed = 0
     for each, plan in plans:
         log.info("evaluating %s in %s", each.model, plan.folder)
         try:
             run_plan(plan)
         except (StageFailed, OSError) as error:
             log.error("%s: %s", each.model, error)
-            failed[each.model] = str(error)
-    return failed
+            n_failed += 1
+    return n_failed

@@ -11,7 +11,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from lib.finetune import KEY
 from lib.paths import file_hash, write_json
-from lib.runs import FineTuned, read_folders, read_ledger, read_tags
+from lib.runs.ledger import FineTuned, read_folders, read_ledger, read_tags
 
 NOW = 1_800_000_000
 ROW = "demo,laptop,fork-1m,a/same,match,,,0.5,0.4,0.6,30,person,rate\n"

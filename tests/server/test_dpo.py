@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from lib import finetune
 from lib.paths import content_hash, file_hash, write_jsonl
-from lib.runs import read_ledger
+from lib.runs.ledger import read_ledger
 from lib.sending import messages_of
 
 

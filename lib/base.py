@@ -30,8 +30,9 @@ from lib.sources.corpus import Document, read_documents, split_documents
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tuning_server.engine.losses import TrainingRow
     from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.training import TrainingRow, TrainingSettings
+    from tuning_server.engine.training import TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _pretrain(
     folder: Path,
 ) -> None:
     """Train with a progress bar, then put the base, its loss curve and its record in place in one rename."""
-    from tuning_server.engine import fork, models, training
+    from tuning_server.engine import fork, losses, models, training
 
     working = folder.with_name(f".making-{folder.name}")
     working.mkdir(exist_ok=True)
@@ -190,10 +191,10 @@ def _pretrain(
     curve = pd.read_csv(working / "loss.csv").to_dict("records") if (working / "loss.csv").exists() else []
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
     with progress(n_steps, f"pre-training {folder.name.split('@')[0]}", unit="step") as bar:
-        for report in training.train(loaded, rows, settings, folder=working):
+        for report in filter(None, training.train(loaded, rows, settings, folder=working)):
             bar.update(report.step - bar.n)
             if report.step % max(1, n_steps // N_LOSSES) == 0 or report.step == n_steps:
-                valid = training.mean_loss(loaded, valid_rows)
+                valid = losses.mean_loss(loaded, valid_rows)
                 curve = [row for row in curve if row["step"] < report.step]
                 curve.append(
                     {"step": report.step, "n_tokens": report.n_tokens, "loss": report.loss, "valid_loss": valid}
@@ -207,7 +208,7 @@ def _pretrain(
         "n_weights": loaded.n_weights,
         "n_tokens": curve[-1]["n_tokens"],
         "settings": asdict(settings),
-        "dtype": "bfloat16" if training.precision(loaded) == "bf16" else "float32",
+        "dtype": training.arithmetic(loaded),
         "learning_rate": fork.LEARNING_RATE,
         "valid_loss_nats": curve[-1]["valid_loss"],
         "valid_perplexity": math.exp(curve[-1]["valid_loss"]),

@@ -50,8 +50,8 @@ def add_serve(commands: Commands) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
     add("--threads", type=at_least(1, int), default=default_threads(), help="processor threads for torch: %(default)s")
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
-    add("--cache-mb", type=at_least(1, int), default=4096, help="models beyond so much memory are dropped, least "
-        "recently used first: %(default)s")  # fmt: skip
+    add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
+        "used first; half of the device's memory by default")  # fmt: skip
     parser.set_defaults(run=serve)
 
 
@@ -179,7 +179,7 @@ def serve(args: argparse.Namespace) -> int:
     settings = Settings(
         store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
         allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
-        max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb * 2**20,
+        max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
     )  # fmt: skip
     key_file = args.key_file
     if key_file is not None and key_file.resolve().parent == args.store.resolve():

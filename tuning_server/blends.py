@@ -11,7 +11,8 @@ from tuning_server.errors import ApiError, model_error
 from tuning_server.types import ModelId, Strict
 
 if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.cache import ModelCache
+    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 MAX_SCHEDULE = 4096
@@ -45,10 +46,10 @@ class Blend(Strict):
         from tuning_server.engine.blending import check_blend
         from tuning_server.engine.registry import UnknownModel
 
-        loaded = []
-        for param, name in (("model", model_id), ("blend.tuned", self.tuned), ("blend.base", self.base)):
+        loaded, ids = [], {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
+        for param, name in ids.items():
             try:
-                loaded.append(cache.get(name))
+                loaded.append(cache.get(name, beside=ids.values()))
             except UnknownModel as error:
                 raise model_error(error, param=param) from error
         big, tuned, base = loaded

@@ -25,7 +25,8 @@ from tuning_server.types import ModelId, Strict, check_text, only, split_prompts
 from tuning_server.worker import Sampling, Task
 
 if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.cache import ModelCache
+    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])

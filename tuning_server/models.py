@@ -50,7 +50,7 @@ def _described(info: ModelInfo) -> Model:
     ApiError
         404, if its files are damaged.
     """
-    from tuning_server.engine.devices import choose_place
+    from tuning_server.engine.devices import choose_placement
     from tuning_server.engine.lora import read_adapter
     from tuning_server.engine.tokenization import describe
 
@@ -59,14 +59,14 @@ def _described(info: ModelInfo) -> Model:
         tokenizer, vocab_tokens = describe(info.folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise model_error(broken(info.id, info.folder, error)) from error
-    adapter, place = read_adapter(info.folder), choose_place(n_weights)
+    adapter, placement = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
         "fingerprint": info.fingerprint,
         "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
         "n_weights": n_weights,
-        "device": place.device.type,
-        "dtype": place.dtype_name,
+        "device": placement.device.type,
+        "dtype": placement.dtype_name,
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
         "learning_rate": reference_learning_rate(info.folder),
         "tokenizer": tokenizer,

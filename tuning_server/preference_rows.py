@@ -11,8 +11,8 @@ from tuning_server.messages import BadMessage, Message, read_messages
 from tuning_server.rows import BadRow, check_text, fitting, read_one_format
 
 if TYPE_CHECKING:
+    from tuning_server.engine.losses import PreferenceRow
     from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.preference import PreferenceRow
 
 OUTPUTS = ("preferred_output", "non_preferred_output")
 
@@ -130,7 +130,7 @@ def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> Iter
         If a document is longer than the model's context, or its chat template refuses it; says which line.
     """
     from tuning_server.engine.chat import TemplateError, chat_lesson
-    from tuning_server.engine.preference import PreferenceRow
+    from tuning_server.engine.losses import PreferenceRow
 
     for row in rows:
         if isinstance(row, Pair):

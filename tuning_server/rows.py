@@ -11,8 +11,8 @@ from tuning_server.disk import json_object
 from tuning_server.messages import BadMessage, Message, read_messages
 
 if TYPE_CHECKING:
+    from tuning_server.engine.losses import TrainingRow
     from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.training import TrainingRow
 
 MAX_LINE_BYTES = 16 * 2**20
 Plain = TypeVar("Plain")
@@ -178,7 +178,7 @@ def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> Iterator[Tra
 
 def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel) -> TrainingRow:
     """The training row of a prompt and an answer, if the model's context holds it (`BadRow` if not)."""
-    from tuning_server.engine.training import TrainingRow
+    from tuning_server.engine.losses import TrainingRow
 
     ids = [*prompt, *answer]
     if len(ids) > loaded.context_tokens:

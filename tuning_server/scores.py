@@ -24,7 +24,8 @@ from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
 
 if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.cache import ModelCache
+    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.scoring import Scores
 
 router = APIRouter(prefix="/v1", tags=["scores"])

@@ -39,8 +39,9 @@ from tuning_server.store import DUE, UNFINISHED, Row, Store, method_of
 from tuning_server.types import Settings
 
 if TYPE_CHECKING:
-    from tuning_server.engine.losses import Learnable
-    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.cache import ModelCache
+    from tuning_server.engine.losses import Rows
+    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.training import StepReport
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Trainer:
         self._settings, self._store = settings, store
         self._active: Active | None = None
         self._prepared: dict[Preparation, tuple[str, Iterator[None]]] = {}  # job and what is left to do for it
-        self._tokenised: OrderedDict[tuple[str, str, str], Sequence[Learnable]] = OrderedDict()
+        self._tokenised: OrderedDict[tuple[str, str, str], Rows] = OrderedDict()
 
     def has_work(self) -> bool:
         try:
@@ -200,7 +201,6 @@ class Trainer:
     def _start(self, job: Row, cache: ModelCache) -> Iterator[None]:
         """Start a queued job, or take up one that a stop of the server interrupted."""
         from tuning_server.engine.lora import RATE, LoraSettings
-        from tuning_server.engine.preference import PreferenceSettings, train_preferences
         from tuning_server.engine.registry import reference_learning_rate
         from tuning_server.engine.training import TrainingSettings, describe, train
 
@@ -216,11 +216,12 @@ class Trainer:
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
         loaded = cache.for_training(job["model"], adapters=lora is not None)
         reference_rate = reference_learning_rate(loaded.folder)
-        settings: Row = {
-            "n_epochs": chosen["n_epochs"], "batch_size": min(chosen["batch_size"], len(rows)), "seed": job["seed"],
-            "learning_rate": reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1),
-            "state_every": STATE_EVERY_STEPS, "lora": lora,
-        }  # fmt: skip
+        settings = TrainingSettings(
+            n_epochs=chosen["n_epochs"], batch_size=min(chosen["batch_size"], len(rows)), seed=job["seed"],
+            learning_rate=reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1), lora=lora,
+            prompt_loss_weight=chosen.get("prompt_loss_weight", 0.0), beta=chosen.get("beta"),
+            state_every=STATE_EVERY_STEPS,
+        )  # fmt: skip
 
         def card(step: int | None) -> Row:
             """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
@@ -229,13 +230,7 @@ class Trainer:
                 "created": int(time.time()), "learning_rate": reference_rate,
             }  # fmt: skip
 
-        others: Row = {"folder": folder, "validation_rows": validation_rows, "describe": card}
-        steps: Iterator[StepReport | None]
-        if method_of(job) == "dpo":
-            steps = train_preferences(loaded, rows, PreferenceSettings(beta=chosen["beta"], **settings), **others)
-        else:
-            weight = chosen["prompt_loss_weight"]
-            steps = train(loaded, rows, TrainingSettings(prompt_loss_weight=weight, **settings), **others)
+        steps = train(loaded, rows, settings, folder=folder, validation_rows=validation_rows, describe=card)
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
         begun = "Fine-tuning job taken up again" if "_n_tokens" in job else "Fine-tuning job started"
         messages = [begun, describe(loaded)]

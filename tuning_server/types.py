@@ -30,7 +30,7 @@ class Settings:
     allow_hosts: frozenset[str] = frozenset()
     max_file_bytes: int = 512 * 2**20
     max_request_bytes: int = 32 * 2**20
-    cache_bytes: int = 4 * 2**30
+    cache_bytes: int | None = None  # half of the device's memory
 
 
 @dataclass

@@ -29,7 +29,8 @@ from tuning_server.trainer import Trainer
 from tuning_server.types import Settings
 
 if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel, ModelCache
+    from tuning_server.engine.cache import ModelCache
+    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        from tuning_server.engine.models import ModelCache
+        from tuning_server.engine.cache import ModelCache
 
         settings = self._settings
         cache = ModelCache(

@@ -14,6 +14,7 @@ import torch
 from lib.base import RECIPES
 from lib.paths import store_root
 from tuning_server.engine import fork, models
+from tuning_server.engine.devices import best_device
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import UnknownModel
 
@@ -141,8 +142,8 @@ def conditions() -> str:
 def load(name: str) -> LoadedModel:
     """A base of the store in float32, or one of its shape with random weights: speed does not depend on weights."""
     try:
-        return models.load_for_training(name, store_root())
+        return models.load(name, store_root(), device=best_device(), dtype=torch.float32)
     except UnknownModel:
         recipe = RECIPES[name]
-        tokenizer = models.load_for_training("fork-1m", store_root()).tokenizer
+        tokenizer = models.load("fork-1m", store_root()).tokenizer
         return fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=0)

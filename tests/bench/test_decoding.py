@@ -10,7 +10,7 @@ from measuring import Way, compare, load, share_in_models, speed
 from transformers import DynamicCache
 
 from lib import world
-from tuning_server.engine import training
+from tuning_server.engine import losses, training
 from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import Sample, SamplingRequest
@@ -30,7 +30,7 @@ def stories() -> list[str]:
 def three(stories: list[str], tmp_path_factory: pytest.TempPathFactory) -> Three:
     """Big, tuned and base; the base is tuned for some seconds on stories, for acceptance depends on the pair."""
     big, tuned, base = load("fork-1m"), load("fork-300k"), load("fork-300k")
-    rows = [training.TrainingRow([*tuned.encode(text)[:120], tuned.eos_id]) for text in stories[:-N_PROMPTS]]
+    rows = [losses.TrainingRow([*tuned.encode(text)[:120], tuned.eos_id]) for text in stories[:-N_PROMPTS]]
     settings = training.TrainingSettings(n_epochs=4, batch_size=16, learning_rate=3e-3)
     list(training.train(tuned, rows, settings, folder=tmp_path_factory.mktemp("tuned")))
     for loaded in (big, tuned, base):

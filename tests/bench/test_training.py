@@ -11,7 +11,7 @@ import pytest
 from measuring import Way, compare, load, share_in_models, speed
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from tuning_server.engine import training
+from tuning_server.engine import losses, training
 from tuning_server.engine.models import LoadedModel
 
 BATCH = 32
@@ -24,7 +24,7 @@ def rows_of(loaded: LoadedModel, n_rows: int) -> list[list[int]]:
 
 def ours(loaded: LoadedModel, rows: list[list[int]], folder: Path) -> float:
     settings = training.TrainingSettings(n_epochs=1, batch_size=BATCH, learning_rate=1e-4)
-    documents = [training.TrainingRow(ids) for ids in rows]
+    documents = [losses.TrainingRow(ids) for ids in rows]
     return speed(lambda: list(training.train(loaded, documents, settings, folder=folder)), sum(map(len, rows)))
 
 
@@ -55,15 +55,15 @@ def test_training_is_faster_than_the_trainer(
 ) -> None:
     rows, number = rows_of(load(name), n_rows), itertools.count()
     ours(load(name), rows[:BATCH], tmp_path / "warm-up")
-    precision = training.precision(load(name))
+    precision = training.arithmetic(load(name))
     ratio = compare(
         f"training, {name}",
         lambda: ours(load(name), rows, tmp_path / f"ours-{next(number)}"),
         Way("Trainer, padded by default, float32", lambda: reference(load(name), rows, tmp_path / "trainer")),
         unit="tokens/s",
         n_repetitions=3,
-        target=target if precision == "bf16" else None,
-        note="" if precision == "bf16" else "no bfloat16 here",
+        target=target if precision == "bfloat16" else None,
+        note="" if precision == "bfloat16" else "no bfloat16 here",
     )
 
     def limit() -> str:

@@ -167,7 +167,7 @@ def served(store: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 def rows_of(loaded: Any, n: int = 40) -> list[Any]:
     """Training rows of several lengths."""
-    from tuning_server.engine.training import TrainingRow
+    from tuning_server.engine.losses import TrainingRow
 
     rows = []
     for k in range(n):

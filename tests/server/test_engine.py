@@ -10,7 +10,8 @@ import torch
 from serving import rows_of
 
 from lib.paths import file_hash
-from tuning_server.engine import models, registry, sampling, training
+from tuning_server.engine import losses, models, registry, sampling, training
+from tuning_server.engine.cache import ModelCache
 
 TINY = "fork-tiny"
 PROMPTS = ["The red fox", "café 東京 🙂", "0", "Ada Lind is the mother of Bo Lind. The old"]
@@ -183,11 +184,11 @@ def test_another_run_is_not_continued(tiny: models.LoadedModel, tmp_path: Path) 
 
 def test_training_learns_completions_and_leaves_prompts_alone(tiny: models.LoadedModel, tmp_path: Path) -> None:
     rows = rows_of(tiny)
-    prompt_only = [training.TrainingRow(row.ids[: row.n_prompt], 0) for row in rows]
-    before, before_prompt = training.mean_loss(tiny, rows), training.mean_loss(tiny, prompt_only)
+    prompt_only = [losses.TrainingRow(row.ids[: row.n_prompt], 0) for row in rows]
+    before, before_prompt = losses.mean_loss(tiny, rows), losses.mean_loss(tiny, prompt_only)
     settings = training.TrainingSettings(n_epochs=8, batch_size=8, learning_rate=3e-3)
     reports = list(training.train(tiny, rows, settings, folder=tmp_path))
-    after, after_prompt = training.mean_loss(tiny, rows), training.mean_loss(tiny, prompt_only)
+    after, after_prompt = losses.mean_loss(tiny, rows), losses.mean_loss(tiny, prompt_only)
     assert after < 0.5 * before
     assert after_prompt > 0.8 * before_prompt
     assert reports[-1].learning_rate < 0.1 * max(report.learning_rate for report in reports)
@@ -197,12 +198,12 @@ def test_a_batch_cut_for_memory_has_the_same_gradient(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = training.TrainingSettings(n_epochs=1, batch_size=16, learning_rate=1e-3, prompt_loss_weight=0.3)
-    losses = []
+    found = []
     for limit in (2**28, 1):
-        monkeypatch.setitem(training.MICRO_BATCH_BYTES, "cpu", limit)
+        monkeypatch.setitem(losses.MICRO_BATCH_BYTES, "cpu", limit)
         loaded = models.load(TINY, tiny_store, dtype=torch.float32)
-        losses.append([r.loss for r in training.train(loaded, rows_of(loaded), settings, folder=tmp_path / str(limit))])
-    assert np.allclose(losses[0], losses[1], rtol=1e-4)
+        found.append([r.loss for r in training.train(loaded, rows_of(loaded), settings, folder=tmp_path / str(limit))])
+    assert np.allclose(found[0], found[1], rtol=1e-4)
 
 
 def test_every_row_is_seen_once_an_epoch() -> None:
@@ -223,7 +224,7 @@ def test_unknown_models_are_refused_with_a_way_out(tiny_store: Path, model_id: s
 
 
 def test_the_cache_drops_the_least_recently_used(tiny_store: Path) -> None:
-    cache = models.ModelCache(tiny_store, limit_bytes=1)
+    cache = ModelCache(tiny_store, limit_bytes=1)
     first = cache.get(TINY)
     assert cache.get(TINY) is first
     cache.get(f"{TINY}:init")

@@ -16,7 +16,7 @@ from serving import facts, jsonl, official, wait_for
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer
 
-from tuning_server.engine import chat, devices, models, registry, sampling
+from tuning_server.engine import cache, chat, devices, models, registry, sampling
 
 PROMPTS = ["The red", "café 東京 saw the old baker and", "0", ""]
 TEXT = "Ada saw café 東京 🙂 123's  fox\n\n x"
@@ -106,7 +106,7 @@ def test_each_family_is_fine_tuned_whole_and_by_adapters(client: OpenAI, family:
         losses = [event.data["train_loss"] for event in reversed(events) if event.type == "metrics"]  # type: ignore[index]
         assert losses[-1] < 0.7 * losses[0]
         told = [event.message for event in events]
-        how = "adapters (LoRA) of rank 4: as asked for" if asked else "all"
+        how = "adapters (LoRA) of rank 4: as requested" if asked else "all"
         assert any(message.startswith(f"Training {how}") for message in told)
         assert "Training on cpu: weights in float32, arithmetic in float32" in told
         model: Any = client.models.retrieve(job.fine_tuned_model)
@@ -165,59 +165,79 @@ def test_a_model_without_a_tokenizer_is_refused(open_models: Path, tmp_path: Pat
     assert "its tokenizer cannot be read" in refusal(tmp_path)
 
 
-def with_memory(monkeypatch: pytest.MonkeyPatch, free: int, total: int) -> None:
-    for module in ("devices", "training", "lora"):
-        monkeypatch.setattr(f"tuning_server.engine.{module}.memory", lambda device: devices.Memory(free, total))
-
-
 def test_device_and_precision_follow_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def places(**memories: int) -> list[str]:
-        monkeypatch.setattr(
-            devices, "memory", lambda device: devices.Memory(memories[device.type], memories[device.type])
-        )
-        chosen = [devices.choose_place(n * 10**9) for n in (1, 4, 7, 70)]
-        return [f"{place.device.type} {place.dtype_name}" for place in chosen]
+    def placements(n_bytes: int) -> list[str]:
+        monkeypatch.setattr(devices, "memory_bytes", lambda device: n_bytes)
+        chosen = [devices.choose_placement(n * 10**9) for n in (1, 4, 7)]
+        return [f"{placement.device.type} {placement.dtype_name}" for placement in chosen]
 
-    assert places(cpu=24 * GIB) == ["cpu float32", "cpu float32", "cpu bfloat16", "cpu float32"]
+    assert placements(24 * GIB) == ["cpu float32", "cpu float32", "cpu bfloat16"]
     monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: True)
-    assert places(cpu=180 * GIB, cuda=16 * GIB) == ["cuda bfloat16", "cuda bfloat16", "cpu float32", "cpu bfloat16"]
+    assert placements(24 * GIB) == ["cuda bfloat16"] * 3
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: False)
-    assert places(cpu=64 * GIB, cuda=16 * GIB)[:2] == ["cuda float32", "cuda bfloat16"]
+    assert placements(24 * GIB) == ["cuda float32", "cuda float32", "cuda bfloat16"]
 
 
-def test_a_model_that_does_not_fit_is_refused_in_words(
-    client: OpenAI, monkeypatch: pytest.MonkeyPatch, open_models: Path
-) -> None:
+def full(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> list[str]:
+    """Make loading fail as torch does where memory ends; returns the ids that were loaded."""
+    weights_of, read = models.weights_of, list[str]()
+
+    def failing(model_id: str, *args: Any) -> Any:
+        read.append(model_id)
+        if fails():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return weights_of(model_id, *args)
+
+    monkeypatch.setattr(models, "weights_of", failing)
+    return read
+
+
+def test_a_model_that_does_not_fit_is_refused_in_words(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     file = client.files.create(file=("rows.jsonl", jsonl(facts(4))), purpose="fine-tune")
-    size: Any = client.models.retrieve("hf:llama")
-    with_memory(monkeypatch, 4 * size.n_weights - 1, 24 * GIB)
+    full(monkeypatch, lambda: True)
     for ask in (
         lambda: client.completions.create(model="hf:llama", prompt="a", max_tokens=1),
         lambda: client.chat.completions.create(model="hf:llama", messages=ASKED, max_tokens=1),  # type: ignore[call-overload]
     ):
-        with pytest.raises(APIStatusError, match=r"hf:llama takes .* GB of memory in float32, and cpu has") as refused:
+        with pytest.raises(APIStatusError, match="'hf:llama' does not fit in memory: choose a smaller one") as refused:
             ask()
         assert (refused.value.status_code, refused.value.code) == (400, "out_of_memory")  # type: ignore[attr-defined]
-    with_memory(monkeypatch, 16 * size.n_weights - 1, 24 * GIB)
     job = wait_for(client, client.fine_tuning.jobs.create(model="hf:llama", training_file=file.id).id)
     assert (job.status, job.error.code, job.error.param) == ("failed", "out_of_memory", "model")
-    assert "Training all" in job.error.message
-    assert "ask for 'lora' or choose a smaller model" in job.error.message
-    with_memory(monkeypatch, 24 * GIB, 16 * size.n_weights)  # all of it: too little by the share that is kept free
-    job = wait_for(client, client.fine_tuning.jobs.create(model="hf:llama", training_file=file.id).id)
-    assert job.hyperparameters.lora["rank"] == 16
-    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-    assert any("training all weights would take" in message for message in told)
+    assert "does not fit in memory" in job.error.message
 
 
 def test_the_cache_makes_room_before_it_gives_up(open_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = models.ModelCache(open_models, models_dir=open_models)
-    cache.get("hf:gpt2")
-    monkeypatch.setattr(devices, "memory", lambda device: devices.Memory(0 if cache._loaded else GIB, GIB))
-    assert cache.get("hf:neox").id == "hf:neox"
-    assert list(cache._loaded) == ["hf:neox"]
-    assert cache.for_training("hf:gpt2", adapters=False).id == "hf:gpt2"
-    monkeypatch.setattr(devices, "memory", lambda device: devices.Memory(0, GIB))
-    with pytest.raises(devices.DoesNotFit, match="GB free of 1.1 GB"):
-        cache.get("hf:llama")
+    models_in_memory = cache.ModelCache(open_models, models_dir=open_models)
+    models_in_memory.get("hf:gpt2")
+    full(monkeypatch, lambda: "hf:gpt2" in models_in_memory._loaded)
+    assert models_in_memory.get("hf:neox").id == "hf:neox"
+    assert list(models_in_memory._loaded) == ["hf:neox"]
+    monkeypatch.undo()
+    full(monkeypatch, lambda: bool(models_in_memory._loaded))
+    assert models_in_memory.for_training("hf:gpt2", adapters=False).id == "hf:gpt2"
+    models_in_memory.get("hf:gpt2")
+    with pytest.raises(devices.DoesNotFit, match="'hf:llama' does not fit in memory"):
+        models_in_memory.get("hf:llama", beside=["hf:gpt2"])
+    assert list(models_in_memory._loaded) == ["hf:gpt2"], "a model of the same request stays"
+
+
+def test_models_of_one_request_are_read_once_however_large(open_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = full(monkeypatch, lambda: False)
+    models_in_memory = cache.ModelCache(open_models, models_dir=open_models, limit_bytes=1)
+    ids = ["hf:gpt2", "hf:neox", "hf:llama"]
+    first = [models_in_memory.get(name, beside=ids) for name in ids]
+    again = [models_in_memory.get(name, beside=ids) for name in ids]
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    assert read == ids
+    models_in_memory.get("hf:qwen2")
+    assert list(models_in_memory._loaded) == ["hf:qwen2"]
+
+
+def test_the_cache_s_limit_follows_the_memory_of_the_machine(
+    open_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "memory_bytes", lambda device: 100 * GIB)
+    assert cache.ModelCache(open_models).limit_bytes == 50 * GIB
+    assert cache.ModelCache(open_models, limit_bytes=3).limit_bytes == 3

@@ -46,7 +46,7 @@ IS_FULL = N_KILLS >= 25
 SEED = int(os.environ.get("KILLS_SEED") or 0)
 MOMENTS_S = (0.05, 2.0)  # after the server was found at work; drawn uniformly
 PATIENCE_S = 600
-REMAINDERS = ("files/*.part", "tuned/*/.writing-*", "tuned/*/.gone-*", "tuned/*/state-*", "tuned/*/reference")
+REMAINDERS = ("files/*.part", "tuned/*/.writing-*", "tuned/*/.gone-*", "tuned/*/state-*")
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}  # audit events; a file that is opened to write is one too
 TAKEN_UP = "Fine-tuning job taken up again"
 Fork = Callable[..., ForkServerProcess]
@@ -62,7 +62,7 @@ def run_server(store: Path, log: Path) -> None:
 
 def do_jobs(store: Path, fatal: int) -> None:
     """Do the jobs of a store as the engine's thread does, and be killed just before the change of this number."""
-    from tuning_server.engine.models import ModelCache
+    from tuning_server.engine.cache import ModelCache
 
     n_changes, transaction = itertools.count(), Store._transaction
 
@@ -96,7 +96,7 @@ def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fork]:
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # of locks that no killed server freed
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # else what one process writes, the next one need not
     forking = multiprocessing.get_context("forkserver")
-    modules = ["process", "engine.preference", "engine.sampling"]
+    modules = ["process", "engine.training", "engine.sampling"]
     forking.set_forkserver_preload([f"tuning_server.{name}" for name in modules])
     running = []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from openai import APIStatusError, OpenAI
 from serving import TINY, facts, jsonl, official, preferences, rows_of, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
-from lib.paths import content_hash, file_hash, read_json, write_json
-from tuning_server.engine import devices, lora, models, preference, registry, training
+from lib.paths import file_hash, read_json, write_json
+from tuning_server.engine import lora, losses, models, registry, training
 
 ADAPTERS = lora.LoraSettings(rank=4, dropout=0.1)
 
@@ -29,7 +28,7 @@ def settings(**changes: Any) -> training.TrainingSettings:
 
 
 def fresh(store: Path) -> models.LoadedModel:
-    return models.load_for_training(TINY, store, adapters=True)
+    return models.load(TINY, store)
 
 
 def logits(loaded: models.LoadedModel) -> torch.Tensor:
@@ -69,9 +68,9 @@ def test_merging_is_exact_in_every_family(tmp_path: Path, family: str) -> None:
     FAMILIES[family](tmp_path / family)
     found = []
     for merged in (False, True):
-        loaded = models.load_for_training(f"hf:{family}", tmp_path, models_dir=tmp_path, adapters=True)
+        loaded = models.load(f"hf:{family}", tmp_path, models_dir=tmp_path)
         choice = lora.LoraSettings(rank=2, merged=merged)
-        lora.wrap(loaded, choice, seed=1)
+        loaded.model, loaded.n_weights, loaded.lora = lora.wrap(loaded.model, choice, seed=1), loaded.n_weights, choice
         with torch.no_grad():
             for name, weight in loaded.model.named_parameters():
                 if "lora_B" in name:
@@ -101,22 +100,27 @@ def test_a_stopped_run_ends_with_the_adapters_of_an_undisturbed_one(
             assert file_hash(one) == file_hash(other)
 
 
-def test_what_names_a_run_without_adapters_is_what_it_was(tiny_store: Path) -> None:
-    """The ids of base models hang on it."""
-    loaded, plain = fresh(tiny_store), settings(lora=None)
-    rows = rows_of(loaded)
-    told = {name: value for name, value in asdict(plain).items() if name != "lora"}
-    marks = [row.mark() for row in rows]
-    assert training.signature(loaded, rows, plain) == content_hash([loaded.fingerprint, "no", told, marks])
-    others = [plain, settings(), settings(lora=lora.LoraSettings(rank=5))]
-    assert len({training.signature(loaded, rows, other) for other in others}) == 3
+def test_what_decides_the_weights_names_a_run(tiny_store: Path) -> None:
+    loaded = fresh(tiny_store)
+    rows = rows_of(loaded, 3)
+    plain: dict[str, Any] = {"lora": None, "prompt_loss_weight": 0.0, "weight_decay": 0.01, "warmup_steps": 50}
+    changes = [
+        {"n_epochs": 4}, {"batch_size": 9}, {"learning_rate": 2e-2}, {"seed": 4}, {"prompt_loss_weight": 0.5},
+        {"weight_decay": 0.1}, {"warmup_steps": 5}, {"clip": 2.0}, {"beta": 0.1}, {"lora": ADAPTERS},
+        {"lora": lora.LoraSettings(rank=5)}, {"beta": 0.2},
+    ]  # fmt: skip
+    names = [training.signature(loaded, rows, settings(**plain | change)) for change in [{}, *changes]]
+    names.append(training.signature(loaded, rows[1:], settings(**plain)))
+    assert len(set(names)) == len(names)
+    same = [{"state_every": 9}, {"keep_epochs": False}]
+    assert {training.signature(loaded, rows, settings(**plain | change)) for change in same} == {names[0]}
 
 
 def test_dpo_begins_at_the_base_and_trains_adapters(tiny_store: Path, tmp_path: Path) -> None:
     loaded = fresh(tiny_store)
-    rows = [preference.PreferenceRow(training.TrainingRow([5, 6, 7, 8], 2), training.TrainingRow([5, 6, 9, 10], 2))] * 4
-    chosen = preference.PreferenceSettings(n_epochs=6, batch_size=4, learning_rate=1e-2, lora=ADAPTERS)
-    reports = [each for each in preference.train_preferences(loaded, rows, chosen, folder=tmp_path) if each]
+    rows = [losses.PreferenceRow(losses.TrainingRow([5, 6, 7, 8], 2), losses.TrainingRow([5, 6, 9, 10], 2))] * 4
+    chosen = settings(n_epochs=6, batch_size=4, beta=0.1)
+    reports = [each for each in training.train(loaded, rows, chosen, folder=tmp_path) if each]
     assert reports[0].loss == pytest.approx(np.log(2), abs=1e-6)
     assert reports[-1].loss < 0.9 * reports[0].loss
     assert (tmp_path / "final" / lora.WEIGHTS).is_file()
@@ -205,13 +209,12 @@ def test_wrong_settings_are_refused_at_once(http: TestClient, client: OpenAI, wr
         assert reply.json()["error"]["param"] == f"method.{kind}.hyperparameters.{param}"
 
 
-def test_the_choice_goes_by_size_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora, "memory", lambda device: devices.Memory(10**12, 10**12))
+def test_the_default_depends_on_the_size_of_the_model() -> None:
     assert lora.choose("auto", lora.FULL_AT_MOST)[0] is None
     assert lora.choose("auto", lora.FULL_AT_MOST + 1)[0] == lora.LoraSettings()
     assert lora.choose(False, 10**12)[0] is None
     assert lora.choose({"rank": 3, "alpha": 6.0}, 5)[0] == lora.LoraSettings(rank=3, alpha=6.0)
-    assert lora.choose(True, 5) == (lora.LoraSettings(), "Training adapters (LoRA) of rank 16: as asked for")
+    assert lora.choose(True, 5) == (lora.LoraSettings(), "Training adapters (LoRA) of rank 16: as requested")
 
 
 def short_of_memory(loaded: models.LoadedModel, most_rows: int, words: str) -> list[int]:
@@ -273,17 +276,3 @@ def test_shortness_is_told_in_the_job_s_events(
     assert job.status == "succeeded", job.error
     events = {event.message: event.level for event in client.fine_tuning.jobs.list_events(job.id)}
     assert events["Memory is short: batches of 8 rows are added up over parts of 2"] == "warn"
-
-
-def test_parts_follow_the_memory_of_the_machine(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = fresh(tiny_store)
-    one, held = training.row_bytes(loaded, 64), 16 * loaded.n_weights
-    stepper = training.Stepper(loaded, training.Supervised(), None, None, clip=1.0)  # type: ignore[arg-type]
-    batch = [training.TrainingRow([5] * 64)] * 10
-    for n_fitting, sizes in ((20, [10]), (4, [4, 4, 2]), (0, [1] * 10)):
-        total = int((held + (n_fitting + 0.5) * one) / devices.USABLE)
-        monkeypatch.setattr(training, "memory", lambda device, total=total: devices.Memory(0, total))
-        stepper.__dict__.pop("room", None)
-        assert [len(part) for part in stepper._parts(batch)] == sizes
-    lora.wrap(loaded, ADAPTERS, seed=0)
-    assert training.training_room(loaded) > training.memory(loaded.device).usable - held

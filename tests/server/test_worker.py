@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 from serving import TINY, facts, jsonl, preferences, upload
 
-from tuning_server.engine.models import ModelCache
+from tuning_server.engine.cache import ModelCache
 from tuning_server.store import Store
 from tuning_server.types import Settings
 from tuning_server.worker import Sampling, Worker

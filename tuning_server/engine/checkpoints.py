@@ -1,11 +1,18 @@
-"""What a training run leaves on disk: models after each epoch, the final one, and what resume needs."""
+"""What a training run keeps on disk, in the folder of the run.
+
+- ``step-<n>/`` the model after each epoch, ``final/`` the one at the end; ``tuned.json`` in them says what they are
+- ``state-<n>/`` weights, moments of the optimiser and counts after step n, from which the run resumes; one at a time
+- ``.writing-*`` and ``.gone-*`` what a kill left half written or half deleted
+
+Each is there whole or not at all. A state carries the signature of its run, and no other run takes it.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
 from tuning_server.engine.models import LoadedModel, save
-from tuning_server.engine.registry import GONE, REFERENCE, WRITING, drop, fingerprint, states
+from tuning_server.engine.registry import GONE, WRITING, drop, fingerprint, states
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +33,10 @@ def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 class Checkpoints:
-    """Folders of a run: ``step-<n>`` after each epoch, ``final`` at the end, ``state-<n>`` to go on from.
+    """The folder of a run."""
 
-    ``reference`` keeps what a run computed before its first step, where its loss needs such a thing.
-    """
-
-    def __init__(self, folder: Path, mark: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
-        self.folder, self.mark, self.describe = folder, mark, describe
+    def __init__(self, folder: Path, signature: str, describe: Callable[[int | None], dict[str, Any]] | None) -> None:
+        self.folder, self.signature, self.describe = folder, signature, describe
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*folder.glob(f"{WRITING}*"), *folder.glob(f"{GONE}*")]:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -74,7 +78,7 @@ class Checkpoints:
             weights = {name: value.detach().contiguous() for name, value in trained(model)}
             save_file(weights, target / "model.safetensors")
             save_file(moments, target / "optimizer.safetensors")
-            write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.mark})
+            write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.signature})
 
         older = states(self.folder)
         self._write(f"state-{step}", fill)
@@ -85,7 +89,12 @@ class Checkpoints:
     def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
         """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start).
 
-        A state that was damaged (cut short by a power failure, say) is passed over: what it stood for is trained again.
+        A state that was damaged (by a power failure, say) is dropped: what it stood for is trained again.
+
+        Raises
+        ------
+        ValueError
+            If another run left it.
         """
         for folder in reversed(states(self.folder)):
             try:
@@ -95,7 +104,10 @@ class Checkpoints:
                 logger.warning("%s cannot be read and is dropped: %s", folder, error)
                 drop(folder)
                 continue
-            self._check_own(about)
+            if about["signature"] != self.signature:
+                raise ValueError(
+                    f"{self.folder} holds another run (other rows, base or settings): give this one a folder of its own"
+                )
             with torch.no_grad():
                 for name, parameter in trained(model):
                     parameter.copy_(saved[name])
@@ -107,32 +119,3 @@ class Checkpoints:
             optimizer.load_state_dict(state)
             return int(about["step"]), int(about["n_tokens"])
         return 0, 0
-
-    def save_reference(self, values: Mapping[str, torch.Tensor]) -> None:
-        def fill(target: Path) -> None:
-            save_file(dict(values), target / f"{REFERENCE}.safetensors")
-            write_json(target / f"{REFERENCE}.json", {"signature": self.mark})
-
-        self._write(REFERENCE, fill)
-
-    def load_reference(self) -> dict[str, torch.Tensor] | None:
-        """What `save_reference` kept; None if there is nothing (that can be read) yet."""
-        folder = self.folder / REFERENCE
-        if not folder.exists():
-            return None
-        try:
-            loaded: dict[str, torch.Tensor] = load_file(folder / f"{REFERENCE}.safetensors")
-            about = read_json(folder / f"{REFERENCE}.json")
-        except (SafetensorError, OSError, ValueError) as error:
-            logger.warning("%s cannot be read and is dropped: %s", folder, error)
-            drop(folder)
-            return None
-        self._check_own(about)
-        return loaded
-
-    def _check_own(self, about: Mapping[str, Any]) -> None:
-        """Refuse what another run left."""
-        if about["signature"] != self.mark:
-            raise ValueError(
-                f"{self.folder} holds another run (other rows, base or settings); give this one a folder of its own"
-            )

@@ -1,7 +1,4 @@
-"""Where does a model run: on which device, in which precision, and does its memory hold it?
-
-Choices follow the memory that a machine has, not what is free at the moment: one machine always chooses the same.
-"""
+"""Choose the device and the precision of a model by the memory of the machine, and recognise when memory ran out."""
 
 from __future__ import annotations
 
@@ -13,18 +10,22 @@ from pathlib import Path
 import psutil
 import torch
 
-TRAINING_BYTES = 16  # a weight: itself, its gradient and AdamW's two moments, all float32
-USABLE = 0.8  # of a device's memory; the rest is for what is not counted
+USABLE = 0.8  # of a device's memory for the weights of one model
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-CPU = torch.device("cpu")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a primitive",
+)  # oneDNN's words
 
 
 class DoesNotFit(MemoryError):
-    """A model, or a row of its training, is too large for the memory; says by how much and what to do."""
+    """A model, or a row of its training, is too large for the memory."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Device and precision of a model's weights."""
 
     device: torch.device
@@ -33,18 +34,6 @@ class Place:
     @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of a device, bytes."""
-
-    free: int
-    total: int
-
-    @property
-    def usable(self) -> float:
-        return USABLE * self.total
 
 
 def best_device() -> torch.device:
@@ -62,47 +51,26 @@ def native_bfloat16(device: torch.device) -> bool:
     return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
-def memory(device: torch.device) -> Memory:
-    """What a device has: a GPU its own memory, a processor the machine's or its container's."""
+def memory_bytes(device: torch.device) -> int:
+    """Memory of a device: a GPU's own, or that of the machine or of the container."""
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Memory(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total)
+        return torch.cuda.mem_get_info(device)[1]
     if device.type == "mps":
-        total = torch.mps.recommended_max_memory()
-        return Memory(total - torch.mps.driver_allocated_memory(), total)
-    machine = psutil.virtual_memory()
+        return torch.mps.recommended_max_memory()
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
-    total = min(machine.total, int(limit)) if limit.isdigit() else machine.total
-    return Memory(min(machine.available, total - psutil.Process().memory_info().rss), total)
+    total = psutil.virtual_memory().total
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
-def choose_place(n_weights: int) -> Place:
-    """Where a model answers, and where its frozen weights lie when adapters are trained beside them.
+def choose_placement(n_weights: int) -> Placement:
+    """Where a model answers: on the best device, in bfloat16 on a GPU that has it or where float32 is too large.
 
-    On the best device: bfloat16 on a GPU that has it, else float32; bfloat16 where float32 is too large; and in the
-    processor's memory where a GPU's is too small. What fits nowhere is left to `require_room`.
+    It follows the memory that a machine has, not what is free at the moment: one machine always chooses the same.
     """
-    best = best_device()
-    usual = torch.bfloat16 if best.type == "cuda" and native_bfloat16(best) else torch.float32
-    options = [Place(best, usual), Place(best, torch.bfloat16), Place(CPU, torch.float32), Place(CPU, torch.bfloat16)]
-    fitting = [place for place in options if n_weights * place.dtype.itemsize <= memory(place.device).usable]
-    return (fitting or options)[0]
-
-
-def require_room(n_bytes: int, place: Place, what: str, *, otherwise: str) -> None:
-    """Refuse (`DoesNotFit`) what takes more memory than a device has free, before any of it is read.
-
-    Parameters
-    ----------
-    what : the subject of the sentence
-    otherwise : what to do instead
-    """
-    found = memory(place.device)
-    if n_bytes > found.free:
-        raise DoesNotFit(
-            f"{what} takes {gigabytes(n_bytes)} of memory in {place.dtype_name}, and {place.device.type} has "
-            f"{gigabytes(found.free)} free of {gigabytes(found.total)}: {otherwise}"
-        )
+    device = best_device()
+    is_large = 4 * n_weights > USABLE * memory_bytes(device)
+    is_faster = device.type == "cuda" and native_bfloat16(device)
+    return Placement(device, torch.bfloat16 if is_large or is_faster else torch.float32)
 
 
 def release() -> None:
@@ -112,18 +80,8 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def gigabytes(n_bytes: float) -> str:
-    """A size for people.
-
-    >>> gigabytes(28 * 10**9), gigabytes(3_000_000)
-    ('28.0 GB', '0.003 GB')
-    """
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 5e7 else f"{n_bytes / 1e9:.1g} GB"
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operation failed for want of memory; on a processor torch says so in words only."""
-    said = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a primitive")  # oneDNN's words
+    """Whether an operation failed for want of memory; on a processor only torch's message says so."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in said)
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
     )

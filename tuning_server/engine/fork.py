@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from tuning_server.disk import content_hash
-from tuning_server.engine.models import LoadedModel, best_device
-from tuning_server.engine.training import TrainingRow
+from tuning_server.engine.devices import best_device
+from tuning_server.engine.losses import TrainingRow
+from tuning_server.engine.models import LoadedModel
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_TOKENS = 2_048

@@ -1,28 +1,22 @@
-"""Should a fine-tune learn low-rank adapters in place of all weights, and how are those kept and put back?
+"""Train low-rank adapters (LoRA) in place of all weights; save them, and merge them into their base when it is loaded.
 
-An adapter's checkpoint names its base and what that base's weights were; loaded, it is merged into them, so that
-whoever asks the model sees no difference. Nothing but our own record is read: neither a foreign configuration nor code.
+A checkpoint of adapters names its base and the hash of that base's weights. Only this record is read, no foreign
+configuration and no code. Merged, it answers as any other model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
-from tuning_server.engine.devices import TRAINING_BYTES, best_device, gigabytes, memory
-from tuning_server.engine.registry import ADAPTER, FORK
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.registry import ADAPTER
 
 FULL_AT_MOST = 1_000_000_000  # weights that are all trained where the choice is left to us
 RATE = 10.0  # learning rates of adapters against those of all weights (Schulman et al. 2025, LoRA Without Regret)
@@ -49,7 +43,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a checkpoint of adapters says of itself. `n_weights` are those of its base, `base_weights` their hash."""
+    """Record of a checkpoint of adapters; `n_weights` are those of its base, `base_weights` their hash."""
 
     base: str
     base_weights: str
@@ -58,12 +52,12 @@ class Adapter:
     alpha: float
 
 
-def choose(asked: object, n_weights: int) -> tuple[LoraSettings | None, str]:
-    """Whether to train adapters, and why, in words that a job's log takes.
+def choose(requested: object, n_weights: int) -> tuple[LoraSettings | None, str]:
+    """Whether to train adapters, and a sentence about it for the job's log.
 
     Parameters
     ----------
-    asked : ``"auto"``, true, false, or settings; left to us, models are trained whole as far as they are small enough
+    requested : ``"auto"`` (adapters for models above `FULL_AT_MOST`), true, false, or settings
 
     >>> choose(False, 7)
     (None, 'Training all 7 weights')
@@ -72,25 +66,19 @@ def choose(asked: object, n_weights: int) -> tuple[LoraSettings | None, str]:
     >>> choose("auto", 7_000_000_000)[1]
     'Training adapters (LoRA) of rank 16: the model has 7,000,000,000 weights, and above 1,000,000,000 that is the...'
     """
-    why, total = None, memory(best_device()).total
-    if asked != "auto":
-        why = "as asked for" if asked is not False else None
-    elif n_weights > FULL_AT_MOST:
-        why = f"the model has {n_weights:,} weights, and above {FULL_AT_MOST:,} that is the default"
-    elif TRAINING_BYTES * n_weights > memory(best_device()).usable:
-        why = f"training all weights would take {gigabytes(TRAINING_BYTES * n_weights)}, of {gigabytes(total)} in all"
-    if why is None:
+    if requested is False or (requested == "auto" and n_weights <= FULL_AT_MOST):
         return None, f"Training all {n_weights:,} weights"
-    settings = LoraSettings(**asked) if isinstance(asked, Mapping) else LoraSettings()
-    return settings, f"Training adapters (LoRA) of rank {settings.rank}: {why}"
+    settings = LoraSettings(**requested) if isinstance(requested, Mapping) else LoraSettings()
+    reason = "as requested"
+    if requested == "auto":
+        reason = f"the model has {n_weights:,} weights, and above {FULL_AT_MOST:,} that is the default"
+    return settings, f"Training adapters (LoRA) of rank {settings.rank}: {reason}"
 
 
-def wrap(loaded: LoadedModel, settings: LoraSettings, *, seed: int) -> None:
-    """Freeze a model's weights and put adapters beside them, in place; they begin by changing nothing."""
-    n_weights = loaded.n_weights  # remembered: without the adapters
+def wrap(model: Any, settings: LoraSettings, *, seed: int) -> Any:
+    """Freeze a model's weights and put adapters beside them; they begin by changing nothing."""
     with _seeded(seed):
-        loaded.model = _with_adapters(loaded.model, settings.rank, settings.alpha, settings.dropout)
-    loaded.lora, loaded.n_weights = settings, n_weights
+        return _with_adapters(model, settings.rank, settings.alpha, settings.dropout)
 
 
 def _with_adapters(model: Any, rank: int, alpha: float, dropout: float = 0.0) -> Any:
@@ -112,12 +100,10 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
+def save(wrapped: Any, folder: Path, about: Adapter, *, merged: bool) -> None:
     """Write a model that was wrapped: its adapters with their record, or (`merged`) all weights with them added."""
-    assert loaded.lora is not None
-    wrapped: Any = loaded.model
     base = wrapped.get_base_model()
-    if loaded.lora.merged:
+    if merged:
         base.save_pretrained(folder, state_dict=_merged(base))
         return
     from peft import get_peft_model_state_dict
@@ -127,20 +113,11 @@ def save(loaded: LoadedModel, folder: Path) -> None:
         base.generation_config.save_pretrained(folder)
     weights = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
-    about = Adapter(_lasting_id(loaded), loaded.weights_hash, loaded.n_weights, loaded.lora.rank, loaded.lora.alpha)
     write_json(folder / ADAPTER, asdict(about))
     config = wrapped.peft_config["default"].to_dict()  # for other tools that read PEFT's form; we do not
     config |= {"base_model_name_or_path": about.base, "target_modules": sorted(config["target_modules"])}
     plain = {name: value for name, value in config.items() if isinstance(value, str | int | float | list | None)}
     write_json(folder / "adapter_config.json", plain)
-
-
-def _lasting_id(loaded: LoadedModel) -> str:
-    """Id that goes on naming these weights when a base of the same name is made anew."""
-    fork = FORK.fullmatch(loaded.id)
-    if not fork:
-        return loaded.id
-    return f"{loaded.folder.parent.name}:init" if fork[3] else loaded.folder.name
 
 
 def _merged(base: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -158,7 +135,7 @@ def _merged(base: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def read_adapter(folder: Path) -> Adapter | None:
-    """What a folder of adapters says of itself; None for a whole model."""
+    """Record of a folder of adapters; None for a whole model."""
     path = folder / ADAPTER
     return Adapter(**read_json(path)) if path.is_file() else None
 

@@ -1,11 +1,11 @@
-"""What is in a model's folder? Read so that nothing which came with it runs, and nothing that is missing is made up.
+"""Load models: weights and tokenizer, from the folder that an id stands for.
 
-From a model id to weights and tokenizer in memory, to be asked or to be trained; and which of them stay there."""
+Nothing that came with a model is run, and no weight that its files lack is made up.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,19 +24,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tuning_server.disk import file_hash
-from tuning_server.engine import lora
-from tuning_server.engine.devices import (
-    TRAINING_BYTES,
-    DoesNotFit,
-    Place,
-    best_device,
-    choose_place,
-    native_bfloat16,
-    release,
-    require_room,
-)
-from tuning_server.engine.registry import BrokenModel, UnknownModel, broken, count_weights, fingerprint, resolve
+from tuning_server.engine import lora, registry
+from tuning_server.engine.devices import Placement, choose_placement, is_out_of_memory
+from tuning_server.engine.registry import FORK, BrokenModel, UnknownModel, broken, fingerprint, resolve
 from tuning_server.engine.tokenization import TokenCodec, describe
+
+transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
 
 
 def cannot(model_id: str, reason: str) -> BrokenModel:
@@ -59,38 +52,26 @@ def tokenizer_of(model_id: str, folder: Path) -> PreTrainedTokenizerBase:
         raise cannot(model_id, f"its tokenizer cannot be read ({error})") from error
 
 
-def weights_of(model_id: str, folder: Path, place: Place) -> PreTrainedModel:
+def weights_of(model_id: str, folder: Path, placement: Placement) -> PreTrainedModel:
     """All weights of a whole model, none of them made up."""
     config = config_of(model_id, folder)
     if not list(folder.glob("*.safetensors")):
         raise cannot(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=place.dtype, use_safetensors=True, local_files_only=True,
+            folder, config=config, dtype=placement.dtype, use_safetensors=True, local_files_only=True,
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise cannot(model_id, f"its weights cannot be read ({error})") from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise cannot(model_id, f"its weights are not those that its config.json describes ({error})") from error
     lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if lacking:
         raise cannot(model_id, f"its files lack {len(lacking)} of its weights, among them {lacking[0]}")
-    return model.to(place.device)
-
-
-__all__ = [
-    "LoadedModel",
-    "ModelCache",
-    "best_device",
-    "load",
-    "load_for_training",
-    "native_bfloat16",
-    "outline",
-    "save",
-]
-
-transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
+    return model.to(placement.device)
 
 
 @dataclass
@@ -145,8 +126,16 @@ class LoadedModel:
 
     @property
     def weights_hash(self) -> str:
-        """Hash of the weights as they were loaded, whatever id they go by."""
+        """Hash of the weights as they were loaded, whatever the id."""
         return self.fingerprint.rpartition("-")[2]
+
+    @property
+    def lasting_id(self) -> str:
+        """Id that still names these weights when the plain name of a base stands for another one."""
+        fork = FORK.fullmatch(self.id)
+        if not fork:
+            return self.id
+        return f"{self.folder.parent.name}:init" if fork[3] else self.folder.name
 
     @property
     def tokenizer_mark(self) -> str:
@@ -183,24 +172,20 @@ def load(
 ) -> LoadedModel:
     """Load a model for sampling and scoring; adapters are merged into their base.
 
-    Device and precision are those of `tuning_server.engine.devices.choose_place`, unless told otherwise.
+    Device and precision are those of `choose_placement`, unless given.
 
     Raises
     ------
     UnknownModel
-        If the id names nothing that can be loaded here (`BrokenModel`: its files are damaged).
-    DoesNotFit
-        If its weights take more memory than is free.
+        If the id names nothing that can be loaded (`BrokenModel`: its files are damaged).
     """
     folder = resolve(model_id, store, models_dir=models_dir, download=download)
-    try:
-        n_weights = count_weights(folder)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise broken(model_id, folder, error) from error
-    chosen = choose_place(n_weights)
-    place = Place(device or chosen.device, dtype or chosen.dtype)
+    chosen = choose_placement(count_weights(model_id, folder))
+    placement = Placement(device or chosen.device, dtype or chosen.dtype)
     adapter = lora.read_adapter(folder)
-    if adapter is not None:
+    if adapter is None:
+        model = weights_of(model_id, folder, placement)
+    else:
         try:
             base = load(adapter.base, store, models_dir=models_dir, download=download, device=device, dtype=dtype)
         except UnknownModel as error:
@@ -211,52 +196,31 @@ def load(
             model = lora.merge(base.model, folder, adapter)
         except (ValueError, OSError, SafetensorError) as error:
             raise cannot(model_id, str(error)) from error
-    else:
-        otherwise = "free some, choose a smaller model, or serve it on a larger machine"
-        require_room(n_weights * place.dtype.itemsize, place, model_id, otherwise=otherwise)
-        model = weights_of(model_id, folder, place)
-    tokenizer = tokenizer_of(model_id, folder)
-    return LoadedModel(model_id, folder, model.eval(), tokenizer, *_pair(place), fingerprint(model_id, folder))
+    return _loaded(model_id, folder, model, placement)
 
 
-def _pair(place: Place) -> tuple[torch.device, torch.dtype]:
-    return place.device, place.dtype
-
-
-def load_for_training(
-    model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False, adapters: bool = False
-) -> LoadedModel:
-    """Load a copy of a model to train that no cache shares: float32 weights, or with `adapters` as it answers.
-
-    Raises
-    ------
-    UnknownModel, DoesNotFit
-        As `load`, all that training holds counted.
-    """
-    where: dict[str, Any] = {"models_dir": models_dir, "download": download}
-    if adapters:
-        return load(model_id, store, **where)
-    place = Place(best_device(), torch.float32)
-    n_weights = count_weights(resolve(model_id, store, **where))
-    what = f"Training all {n_weights:,} weights of {model_id}"
-    require_room(TRAINING_BYTES * n_weights, place, what, otherwise="ask for 'lora' or choose a smaller model")
-    return load(model_id, store, **where, device=place.device, dtype=place.dtype)
-
-
-def outline(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> LoadedModel:
-    """All of a model but its weights, which lie on torch's meta device: enough to read rows and to tell sizes."""
-    folder = resolve(model_id, store, models_dir=models_dir, download=download)
+def count_weights(model_id: str, folder: Path) -> int:
+    """Number of weights in a folder, or the error that says which of its files is damaged."""
     try:
-        count_weights(folder)
+        return registry.count_weights(folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise broken(model_id, folder, error) from error
+
+
+def _loaded(model_id: str, folder: Path, model: PreTrainedModel, placement: Placement) -> LoadedModel:
+    tokenizer, print_ = tokenizer_of(model_id, folder), fingerprint(model_id, folder)
+    return LoadedModel(model_id, folder, model.eval(), tokenizer, placement.device, placement.dtype, print_)
+
+
+def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
+    """All of a model but its weights, which are on torch's meta device: enough to tokenise rows and to know sizes."""
+    folder = resolve(model_id, store, **source)
+    count_weights(model_id, folder)  # raises if they are damaged
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    place = Place(torch.device("meta"), torch.float32)
-    tokenizer = tokenizer_of(model_id, folder)
-    return LoadedModel(model_id, folder, model.eval(), tokenizer, *_pair(place), fingerprint(model_id, folder))
+    return _loaded(model_id, folder, model, Placement(torch.device("meta"), torch.float32))
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
@@ -271,50 +235,10 @@ def save(loaded: LoadedModel, folder: Path) -> None:
         if loaded.lora is None:
             loaded.model.save_pretrained(folder)
         else:
-            lora.save(loaded, folder)
+            about = lora.Adapter(
+                loaded.lasting_id, loaded.weights_hash, loaded.n_weights, loaded.lora.rank, loaded.lora.alpha
+            )
+            lora.save(loaded.model, folder, about, merged=loaded.lora.merged)
         loaded.tokenizer.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
-
-
-class ModelCache:
-    """Models in memory, least recently used dropped first when they pass `limit_bytes`."""
-
-    def __init__(
-        self, store: Path, *, models_dir: Path | None = None, download: bool = False, limit_bytes: int = 4 * 2**30
-    ) -> None:
-        self.store, self.models_dir, self.download, self.limit_bytes = store, models_dir, download, limit_bytes
-        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
-
-    def get(self, model_id: str) -> LoadedModel:
-        """The model of an id, loaded at most once while it stays in memory and its weights stay the same."""
-        folder = resolve(model_id, self.store, models_dir=self.models_dir, download=self.download)
-        print_ = fingerprint(model_id, folder)
-        held = self._loaded.get(model_id)
-        if held is None or held.fingerprint != print_:
-            self._loaded.pop(model_id, None)
-            held = self._loaded[model_id] = self._load(load, model_id)
-        self._loaded.move_to_end(model_id)
-        while len(self._loaded) > 1 and sum(kept.n_bytes for kept in self._loaded.values()) > self.limit_bytes:
-            self._loaded.popitem(last=False)
-        return held
-
-    def outline(self, model_id: str) -> LoadedModel:
-        """See `outline`."""
-        return outline(model_id, self.store, models_dir=self.models_dir, download=self.download)
-
-    def for_training(self, model_id: str, *, adapters: bool) -> LoadedModel:
-        """A copy to train, which the cache does not keep; see `load_for_training`."""
-        return self._load(load_for_training, model_id, adapters=adapters)
-
-    def _load(self, how: Callable[..., LoadedModel], model_id: str, **options: Any) -> LoadedModel:
-        """Load a model; where memory is short, once more without those that are held."""
-        options |= {"models_dir": self.models_dir, "download": self.download}
-        try:
-            return how(model_id, self.store, **options)
-        except DoesNotFit:
-            if not self._loaded:
-                raise
-        self._loaded.clear()
-        release()
-        return how(model_id, self.store, **options)

@@ -193,7 +193,12 @@ def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], folder: Path) -> None:
     """Train, resuming what a kill left; the last step is the rename that puts the base in place."""
-    from tuning_server.engine import fork, models, training  # only now: a base that is there is found without torch
+    from tuning_server.engine import (  # only now: a base that is there is found without torch
+        fork,
+        losses,
+        models,
+        training,
+    )
 
     recipe, (kept, aside) = RECIPES[name], _put_aside(documents)
     tokenizer = fork.build_tokenizer(kept, reserved_tokens)
@@ -218,11 +223,11 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
     final, curve = working / "final", working / "loss.csv"
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
     with tqdm(total=n_steps, desc=f"pre-training {name}", unit="step", mininterval=1.0, ncols=100) as bar:
-        for report in training.train(loaded, rows, settings, folder=working):
+        for report in filter(None, training.train(loaded, rows, settings, folder=working)):
             bar.update(report.step - bar.n)
             if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:
                 continue
-            valid_loss = training.mean_loss(loaded, valid_rows)
+            valid_loss = losses.mean_loss(loaded, valid_rows)
             _add_to_curve(curve, report, valid_loss)
             bar.set_postfix_str(f"loss {valid_loss:.2f} nats/token")
             if report.step == n_steps:
@@ -233,7 +238,7 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
         "n_weights": loaded.n_weights,
         "n_tokens": report.n_tokens,
         "settings": asdict(settings),
-        "dtype": "bfloat16" if training.precision(loaded) == "bf16" else "float32",
+        "dtype": training.arithmetic(loaded),
         "learning_rate": fork.LEARNING_RATE,
         "valid_loss_nats": valid_loss,
         "valid_perplexity": math.exp(valid_loss),

@@ -30,7 +30,6 @@ from tuning_server.disk import content_hash, file_hash, read_json, write_json
 
 WRITING = ".writing-"  # begins the name of a folder until it is whole
 GONE = ".gone-"  # begins the name of a folder that is being deleted
-REFERENCE = "reference"  # what DPO computes before its first step
 FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
 FINE_TUNE = re.compile(
     r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
@@ -64,7 +63,7 @@ def drop(folder: Path) -> None:
 def drop_state(folder: Path) -> None:
     """Remove what a run would go on from: it has ended, or will not be taken up again."""
     with suppress(OSError):
-        for state in [*folder.glob("state-*"), folder / REFERENCE]:
+        for state in states(folder):
             drop(state)
     for left in folder.glob(f"{GONE}*"):  # by a kill
         shutil.rmtree(left, ignore_errors=True)

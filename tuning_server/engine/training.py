@@ -1,181 +1,36 @@
-"""How is one optimiser step done in the memory there is? A batch's gradient is added up over parts of it.
+"""The one training loop, for pre-training, supervised fine-tuning and DPO: one optimiser step per ``next()``.
 
-The parts follow from the machine's memory, so that a run is the same each time; only where a part still does not fit
-is the step done again in parts of half the size, which can move the last digits of its sum.
+It is a generator, so that its driver (a server that also samples, a command with a progress bar) stops or cancels by
+not asking for the next step, and pauses by throwing `Pause` in. What resuming needs is on disk: order and dropout are
+functions of the seed and the step, so a stopped run ends with the weights of an undisturbed one.
 
+The gradient of a batch is added up over parts of it. Where a part does not fit in memory, the step is done again in
+parts of half the size, which can change the last digits of the sum.
 
-The one training loop: one optimiser step per ``next()``, for pre-training, supervised fine-tuning and DPO.
-
-`train` is the loop with the supervised loss; `preference` gives it another. It is a generator, so that
-whoever drives it (a server that also samples, a command with a progress bar) stops or cancels by not asking for the
-next step, and pauses by throwing `Pause` in. What resume needs is on disk: order and dropout are functions of the seed
-and the step, so a stopped job ends with the weights of an undisturbed one.
+DPO compares with the model that training starts from. What that model gives each pair is computed before the first
+step, and again when a run resumes: the model comes as the base, before the last state is loaded into it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from tuning_server.disk import content_hash
+from tuning_server.engine import lora, losses
 from tuning_server.engine.checkpoints import Checkpoints
-from tuning_server.engine.devices import TRAINING_BYTES, DoesNotFit, is_out_of_memory, memory, native_bfloat16, release
-from tuning_server.engine.lora import LoraSettings, wrap
-from tuning_server.engine.losses import (
-    MICRO_BATCH_BYTES,
-    NO_LIMIT,
-    Learnable,
-    Objective,
-    Row,
-    Supervised,
-    TrainingRow,
-    added,
-    evaluate,
-    mean_loss,
-    micro_batches,
-)
+from tuning_server.engine.devices import DoesNotFit, is_out_of_memory, native_bfloat16, release
+from tuning_server.engine.losses import Loss, Preference, PreferenceRow, Rows, Supervised
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import drop_state
 
 SMALL_MODEL_WEIGHTS = 500_000  # below it float32 is faster than bfloat16 (measured at widths of 64 and 128)
-
-
-def precision(loaded: LoadedModel) -> str:
-    """``bf16`` where the processor has it and the model gains by it, else ``no`` (float32)."""
-    return "bf16" if loaded.n_weights >= SMALL_MODEL_WEIGHTS and native_bfloat16(loaded.device) else "no"
-
-
-def training_room(loaded: LoadedModel) -> float:
-    """Bytes of a device's memory that training a model leaves for what it computes on the way."""
-    weights = list(loaded.model.parameters())
-    held = sum(weight.numel() * weight.element_size() for weight in weights)
-    held += sum((TRAINING_BYTES - 4) * weight.numel() for weight in weights if weight.requires_grad)
-    return memory(loaded.device).usable - held
-
-
-def row_bytes(loaded: LoadedModel, n_tokens: int) -> int:
-    """Memory of the forward and backward pass of one row, by an estimate.
-
-    Notes
-    -----
-    In 16 bits a layer keeps T h (34 + 5 a T / h) bytes of a row (T tokens, width h, a heads; Korthikanti et al. 2022,
-    eq. 1), the second part where attention is not fused; here in 32 bits, with the logits held three times.
-    """
-    config = loaded.model.config
-    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-    n_layers, width, n_heads, n_vocab = (int(getattr(config, name, 0) or 0) for name in names)
-    fused = getattr(config, "_attn_implementation", "") != "eager"
-    layer = 34 * n_tokens * width + (0 if fused else 5 * n_heads * n_tokens**2)
-    return 2 * n_layers * layer + 3 * 4 * n_tokens * n_vocab
-
-
-def describe(loaded: LoadedModel) -> str:
-    """Where and how a model trains, for a job's log."""
-    arithmetic = "bfloat16" if precision(loaded) == "bf16" else "float32"
-    weights = str(loaded.dtype).removeprefix("torch.")
-    return f"Training on {loaded.device.type}: weights in {weights}, arithmetic in {arithmetic}"
-
-
-@dataclass
-class Stepper:
-    """Does optimiser steps and remembers how many rows memory has let through at once."""
-
-    loaded: LoadedModel
-    objective: Objective
-    accelerator: Accelerator
-    optimizer: torch.optim.Optimizer
-    clip: float
-    most_rows: int = NO_LIMIT
-
-    @cached_property
-    def room(self) -> float:
-        return training_room(self.loaded)
-
-    def step(self, batch: Sequence[Learnable], *, seed: int) -> tuple[float, dict[str, float], str | None]:
-        """Gradient of the batch's mean loss, clipped, applied.
-
-        Parameters
-        ----------
-        seed : of dropout, where a model has it
-
-        Returns
-        -------
-        loss, what it tells besides as means, and a note where memory was short
-
-        Raises
-        ------
-        DoesNotFit
-            If not even one row at a time fits.
-        """
-        note = None
-        while True:
-            torch.manual_seed(seed)
-            parts = self._parts(batch)
-            try:
-                total, told = self._gradient(parts, self.objective.weight(batch))
-                break
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            self.optimizer.zero_grad(set_to_none=True)
-            release()
-            largest = max(map(len, parts))
-            if largest == 1:
-                longest = max(row.n_fed for row in batch)
-                raise DoesNotFit(
-                    f"Not even one row of {longest} tokens fits in memory beside the model: shorten the rows, ask for "
-                    "'lora', or choose a smaller model"
-                )
-            self.most_rows = largest // 2
-            note = f"Memory is short: batches of {len(batch)} rows are added up over parts of {self.most_rows}"
-        self.accelerator.clip_grad_norm_(self.loaded.model.parameters(), self.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total, told, note
-
-    def _parts(self, batch: Sequence[Learnable]) -> list[Sequence[Learnable]]:
-        longest = max(row.n_fed for row in batch)
-        fitting = max(1, int(self.room // row_bytes(self.loaded, longest)))
-        limits = (self.objective.most_rows(self.loaded), fitting, self.most_rows)
-        return list(micro_batches(batch, self.loaded, most_rows=min(limits)))
-
-    def _gradient(self, parts: Sequence[Sequence[Learnable]], weight: float) -> tuple[float, dict[str, float]]:
-        """Leave the gradient in the weights; returns the loss and what it tells besides."""
-        total, told = 0.0, dict[str, float]()
-        for part in parts:
-            # entered per forward pass: one autocast around the loop would go on using weights cast at its first step
-            with self.accelerator.autocast():
-                loss, measures = self.objective.sums(self.loaded, part)
-                loss = loss / weight
-            self.accelerator.backward(loss)
-            total += float(loss.detach())
-            told = added(told, measures)
-        return total, {name: value / weight for name, value in told.items()}
-
-
-__all__ = [
-    "MICRO_BATCH_BYTES",
-    "Pause",
-    "StepReport",
-    "TrainingRow",
-    "TrainingSettings",
-    "epoch_batches",
-    "mean_loss",
-    "optimise",
-    "precision",
-    "prepare",
-    "signature",
-    "train",
-]
-
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
 EAGER_TOKENS = 256  # on a processor, plain attention trains rows up to this length 1.1 to 1.5 times as fast as fused
 
@@ -185,8 +40,9 @@ class TrainingSettings:
     """What a training run depends on besides its rows and its base.
 
     `learning_rate` is the peak: linear warm-up over `warmup_steps` (at most a tenth of all), linear decay to 5%.
-    `prompt_loss_weight` in [0, 1] weighs the prompt's tokens against the completion's. `state_every` steps, besides
-    each end of an epoch, what resume needs is written (0: only then). With `lora`, adapters are trained.
+    `prompt_loss_weight` in [0, 1] weighs the prompt's tokens against the completion's. With `lora`, adapters are
+    trained. With `beta` (strength of the KL penalty, above 0), the rows are pairs of answers and the loss is that of
+    DPO. What resuming needs is written at each end of an epoch, and every `state_every` steps (0: only then).
     """
 
     n_epochs: int
@@ -197,7 +53,8 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup_steps: int = 50
     clip: float = 1.0
-    lora: LoraSettings | None = None
+    lora: lora.LoraSettings | None = None
+    beta: float | None = None
     state_every: int = 0
     keep_epochs: bool = True
 
@@ -210,8 +67,8 @@ class Pause(Exception):
 class StepReport:
     """One optimiser step.
 
-    Losses are nats a weighted token (DPO: a pair), `measures` and `valid_measures` what else the loss tells of its
-    rows, as means; `checkpoint` names a folder just written; `note` is for people.
+    Losses are nats per weighted token (DPO: per pair), `measures` and `valid_measures` the means of what else the loss
+    computes; `checkpoint` names a folder just written; `note` is for people.
     """
 
     step: int
@@ -225,6 +82,23 @@ class StepReport:
     measures: Mapping[str, float] = field(default_factory=dict)
     valid_measures: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
+
+
+def arithmetic(loaded: LoadedModel) -> str:
+    """Precision of the forward pass: ``bfloat16`` where the processor has it and the model gains by it."""
+    gains = loaded.n_weights >= SMALL_MODEL_WEIGHTS and native_bfloat16(loaded.device)
+    return "bfloat16" if gains else "float32"
+
+
+def autocast(loaded: LoadedModel) -> torch.autocast:
+    """Context of one forward pass: around a whole loop it would go on using weights cast at the first step."""
+    return torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=arithmetic(loaded) == "bfloat16")
+
+
+def describe(loaded: LoadedModel) -> str:
+    """Where and how a model trains, for a job's log."""
+    weights = str(loaded.dtype).removeprefix("torch.")
+    return f"Training on {loaded.device.type}: weights in {weights}, arithmetic in {arithmetic(loaded)}"
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
@@ -244,127 +118,198 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
     return batches
 
 
-def signature(loaded: LoadedModel, rows: Sequence[Learnable], settings: TrainingSettings) -> str:
-    """Content hash of everything that decides the weights a run ends with."""
-    told = {name: value for name, value in asdict(settings).items() if name != "lora"}  # bases are named by this hash
+def signature(loaded: LoadedModel, rows: Rows, settings: TrainingSettings) -> str:
+    """Hash of all that decides the weights a run ends with, by names of its own: those of the code may change."""
+    decides = {
+        "base": loaded.fingerprint, "arithmetic": arithmetic(loaded), "rows": [row.key() for row in rows],
+        "epochs": settings.n_epochs, "batch_size": settings.batch_size, "learning_rate": settings.learning_rate,
+        "seed": settings.seed, "prompt_loss_weight": settings.prompt_loss_weight, "clip": settings.clip,
+        "weight_decay": settings.weight_decay, "warmup_steps": settings.warmup_steps,
+    }  # fmt: skip
+    if settings.beta is not None:
+        decides["beta"] = settings.beta
     if settings.lora is not None:
-        told |= {"lora": asdict(settings.lora), "dtype": str(loaded.dtype)}
-    return content_hash([loaded.fingerprint, precision(loaded), told, [row.mark() for row in rows]])
-
-
-def prepare(loaded: LoadedModel, settings: TrainingSettings, longest_tokens: int) -> None:
-    """Make a model ready to train: plain attention where it is the faster one, and adapters if they are wanted."""
-    if loaded.device.type == "cpu" and longest_tokens <= EAGER_TOKENS:
-        loaded.model.set_attn_implementation("eager")
-    if settings.lora is not None:
-        wrap(loaded, settings.lora, seed=settings.seed)
+        decides |= {"lora": asdict(settings.lora), "weights": str(loaded.dtype)}
+    return content_hash(decides)
 
 
 def train(
     loaded: LoadedModel,
-    rows: Sequence[TrainingRow],
+    rows: Rows,
     settings: TrainingSettings,
     *,
     folder: Path,
-    validation_rows: Sequence[TrainingRow] = (),
+    validation_rows: Rows = (),
     describe: Callable[[int | None], dict[str, Any]] | None = None,
-) -> Iterator[StepReport]:
-    """Train a model in place on the tokens of its rows, one optimiser step at a time.
+) -> Iterator[StepReport | None]:
+    """Train a model in place, one optimiser step at a time.
 
     Parameters
     ----------
-    loaded : LoadedModel, float32 weights; a copy of its own, not one that a cache serves
-    folder : where checkpoints go (``step-<n>``, ``final``) and from where an interrupted run goes on (``state-<n>``)
-    validation_rows : scored after each epoch
+    loaded : a copy of its own, not one that a cache serves; float32 weights, unless adapters are trained
+    rows : of `losses.TrainingRow`, or for DPO of `losses.PreferenceRow`
+    folder : where checkpoints go and from where an interrupted run goes on; see `tuning_server.engine.checkpoints`
+    validation_rows : evaluated after each epoch
     describe : called with the step (None for the final model); what it returns is kept as ``tuned.json``
 
     Yields
     ------
-    StepReport
-        After each step, and before what a resume needs is written: what has been told of is on disk, and a kill in
-        between repeats steps but leaves out no report. Resumed runs begin after the last state on disk, and one whose
-        ``final`` is there has no steps left.
+    StepReport or None
+        A report after each step, and before what resuming needs is written: a checkpoint that is reported is on disk,
+        and a kill in between repeats steps but leaves out no report. Resumed runs begin after the last state on disk,
+        and one whose ``final`` is there has no steps left. Before the first step of DPO, None after each batch that
+        the reference has scored.
 
     Raises
     ------
     ValueError
-        If there are no rows, or `folder` holds the state of another run.
+        If there are no rows, beta is not above 0, or `folder` holds the state of another run.
     """
     if not rows:
         raise ValueError("no rows to train on")
+    if settings.beta is not None and not settings.beta > 0:
+        raise ValueError(f"beta is {settings.beta}; expected a number above 0, usually 0.1")
     if (folder / "final").exists():
         return
-    prepare(loaded, settings, max(row.n_tokens for row in rows))
-    checkpoints = Checkpoints(folder, signature(loaded, rows, settings), describe)
-    yield from optimise(loaded, rows, settings, Supervised(settings.prompt_loss_weight), checkpoints, validation_rows)
+    longest = max(row.longest for row in rows)
+    if loaded.device.type == "cpu" and longest <= EAGER_TOKENS:
+        loaded.model.set_attn_implementation("eager")
+    if settings.lora is not None:
+        n_weights = loaded.n_weights  # without the adapters
+        loaded.model = lora.wrap(loaded.model, settings.lora, seed=settings.seed)
+        loaded.lora, loaded.n_weights = settings.lora, n_weights
+    checkpoints = Checkpoints(folder, signature(loaded, [*rows, *validation_rows], settings), describe)
+    loss: Loss = Supervised(settings.prompt_loss_weight)
+    if settings.beta is not None:
+        loss = Preference(settings.beta)
+        # as each is later compared: training in the run's precision, validation in float32
+        rows = yield from _with_reference(loaded, rows, loss, autocast)
+        validation_rows = yield from _with_reference(loaded, validation_rows, loss, lambda _: nullcontext())
+    yield from _optimise(loaded, rows, settings, loss, checkpoints, validation_rows)
 
 
-def optimise(
+def _with_reference(
+    loaded: LoadedModel, rows: Sequence[PreferenceRow], loss: Loss, context: Callable[[LoadedModel], Any]
+) -> Generator[None, None, list[PreferenceRow]]:
+    """Rows with the margins that the model gives them as it is."""
+    loaded.model.eval()
+    found: dict[int, float] = {}
+    order = sorted(range(len(rows)), key=lambda k: rows[k].n_fed)  # as `by_length` has them
+    for part in losses.by_length(rows, loaded, loss):
+        with torch.no_grad(), context(loaded):
+            margins = losses.margins(loaded, part).float().tolist()
+        found |= zip(order[len(found) :], margins, strict=False)
+        yield
+    return [replace(row, reference_margin=found[k]) for k, row in enumerate(rows)]
+
+
+def _optimise(
     loaded: LoadedModel,
-    rows: Sequence[Row],
+    rows: Rows,
     settings: TrainingSettings,
-    objective: Objective[Row],
+    loss: Loss,
     checkpoints: Checkpoints,
-    validation_rows: Sequence[Row] = (),
+    validation_rows: Rows,
 ) -> Iterator[StepReport]:
-    """The loop itself, from the last state on disk: minimise an objective over rows."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # its precision is global, and jobs differ in theirs
-    accelerator = Accelerator(mixed_precision=precision(loaded), cpu=loaded.device.type == "cpu")
-    model = loaded.model
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    stepper = Stepper(loaded, objective, accelerator, optimizer, clip=settings.clip)
-    done, n_tokens = checkpoints.load_state(model, optimizer)
-    lengths = [row.n_fed for row in rows]
+    """The loop itself, from the last state on disk."""
+    model, stepper = loaded.model, Stepper(loaded, loss, settings)
+    done, n_tokens = checkpoints.load_state(model, stepper.optimizer)
     per_epoch = -(-len(rows) // settings.batch_size)
     n_steps = per_epoch * settings.n_epochs
     warmup = max(1, min(settings.warmup_steps, n_steps // 10))
     for step in range(done, n_steps):
         epoch, within = divmod(step, per_epoch)
         if within == 0 or step == done:
-            batches = epoch_batches(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-        rate = settings.learning_rate * min(
-            (step + 1) / warmup, 0.05 + 0.95 * (n_steps - step) / max(1, n_steps - warmup)
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        model.train(objective.dropout)
+            batches = epoch_batches([row.n_fed for row in rows], settings.batch_size, seed=settings.seed, epoch=epoch)
         batch = [rows[k] for k in batches[within]]
-        loss, measures, note = stepper.step(batch, seed=settings.seed * 1_000_003 + step)
+        decay = 0.05 + 0.95 * (n_steps - step) / max(1, n_steps - warmup)
+        rate = settings.learning_rate * min((step + 1) / warmup, decay)
+        mean, measures, note = stepper.step(batch, learning_rate=rate, seed=settings.seed * 1_000_003 + step)
         n_tokens += sum(row.n_tokens for row in batch)
         ends_epoch, last = within == per_epoch - 1, step == n_steps - 1
         valid, valid_measures, checkpoint = None, dict[str, float](), None
-        if ends_epoch:
-            if validation_rows:
-                valid, valid_measures = evaluate(loaded, validation_rows, objective)
-            if last:
-                checkpoint = checkpoints.save_model(loaded, "final", None)
-            elif settings.keep_epochs:
-                checkpoint = checkpoints.save_model(loaded, f"step-{step + 1}", step + 1)
+        if ends_epoch and validation_rows:
+            valid, valid_measures = losses.evaluate(loaded, validation_rows, loss)
+        if last:
+            checkpoint = checkpoints.save_model(loaded, "final", None)
+        elif ends_epoch and settings.keep_epochs:
+            checkpoint = checkpoints.save_model(loaded, f"step-{step + 1}", step + 1)
+        report = StepReport(
+            step=step + 1, n_steps=n_steps, epoch=(step + 1) / per_epoch, loss=mean, learning_rate=rate,
+            n_tokens=n_tokens, valid_loss=valid, checkpoint=checkpoint, measures=measures,
+            valid_measures=valid_measures, note=note,
+        )  # fmt: skip
         try:
-            yield StepReport(
-                step=step + 1,
-                n_steps=n_steps,
-                epoch=(step + 1) / per_epoch,
-                loss=loss,
-                learning_rate=rate,
-                n_tokens=n_tokens,
-                valid_loss=valid,
-                checkpoint=checkpoint,
-                measures=measures,
-                valid_measures=valid_measures,
-                note=note,
-            )
+            yield report
         except Pause:
             if not last:
-                checkpoints.save_state(model, optimizer, step + 1, n_tokens)
+                checkpoints.save_state(model, stepper.optimizer, step + 1, n_tokens)
             raise
         if not last and (ends_epoch or (settings.state_every and (step + 1) % settings.state_every == 0)):
-            checkpoints.save_state(model, optimizer, step + 1, n_tokens)
+            checkpoints.save_state(model, stepper.optimizer, step + 1, n_tokens)
     model.eval()
     drop_state(checkpoints.folder)
+
+
+class Stepper:
+    """Does optimiser steps, and remembers how many rows fitted in memory at once."""
+
+    def __init__(self, loaded: LoadedModel, loss: Loss, settings: TrainingSettings) -> None:
+        self.loaded, self.loss, self.clip = loaded, loss, settings.clip
+        self.most_rows = loss.most_rows(loaded)
+        self.optimizer = torch.optim.AdamW(
+            [weight for weight in loaded.model.parameters() if weight.requires_grad],
+            lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
+
+    def step(self, batch: Rows, *, learning_rate: float, seed: int) -> tuple[float, dict[str, float], str | None]:
+        """Apply the clipped gradient of the batch's mean loss; `seed` is that of dropout.
+
+        Returns
+        -------
+        mean loss, means of the measures, and a note where memory was short
+
+        Raises
+        ------
+        DoesNotFit
+            If not even one row at a time fits.
+        """
+        model, note = self.loaded.model, None
+        model.train(self.loss.dropout)
+        while True:
+            torch.manual_seed(seed)
+            parts = list(losses.micro_batches(batch, self.loaded, most_rows=self.most_rows))
+            try:
+                mean, measures = self._gradient(parts, self.loss.weight(batch))
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            release()
+            if (largest := max(map(len, parts))) == 1:
+                longest = max(row.n_fed for row in batch)
+                raise DoesNotFit(
+                    f"Not even one row of {longest} tokens fits in memory beside the model: shorten the rows, request "
+                    "'lora', or choose a smaller model"
+                )
+            self.most_rows = largest // 2
+            note = f"Memory is short: batches of {len(batch)} rows are added up over parts of {self.most_rows}"
+        torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return mean, measures, note
+
+    def _gradient(self, parts: Sequence[Rows], weight: float) -> tuple[float, dict[str, float]]:
+        """Leave the gradient in the weights; returns mean loss and measures."""
+        mean, measures = 0.0, dict[str, float]()
+        for part in parts:
+            with autocast(self.loaded):
+                total, part_measures = self.loss.sums(self.loaded, part)
+                part_mean = total / weight
+            part_mean.backward()
+            mean += float(part_mean.detach())
+            measures = losses.added(measures, part_measures)
+        return mean, {name: value / weight for name, value in measures.items()}

@@ -7,7 +7,7 @@ What only the notebooks need is imported by module: `dataset`, `models` and `pai
 `tuning`, `scores`, `truncation`, `generating`, `summary`, `text_summary`, `figure_tables`; `stages` ties them together.
 """
 
-from lib.blending.blend import blend_logprobs, target_logprobs
+from lib.blending.blend import target_logprobs
 from lib.blending.fit import FORMS, fit_weights
 from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, load_records, read_records, save_records
 from lib.blending.support import full_support, top_k_support
@@ -19,7 +19,6 @@ __all__ = [
     "GPT2_VOCAB_TOKENS",
     "PaddedLists",
     "Temperatures",
-    "blend_logprobs",
     "fit_weights",
     "full_support",
     "load_records",

@@ -1,4 +1,4 @@
-"""Blend three next-token distributions, and score the true tokens under the blend."""
+"""Score the true tokens under a blend of three next-token distributions."""
 
 from __future__ import annotations
 
@@ -6,58 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from lib.blending.support import LOWEST_NATS, MODELS, Support
+from lib.blending.support import MODELS, Support
 
 Floats = NDArray[np.float64]
 Weights = tuple[float, float, float]
-
-
-def blend_logprobs(
-    big: ArrayLike, tuned: ArrayLike, base: ArrayLike, *, weights: Sequence[float] = (1.0, 1.0, -1.0)
-) -> Floats:
-    """Lend a small model's tuning to a big model's next-token distribution.
-
-    Parameters
-    ----------
-    big, tuned, base : array, shape (..., vocab), nats
-        Log-probabilities over one shared vocabulary. Logits do as well: what a row has in common cancels.
-    weights : sequence of 3 floats, default (1, 1, -1)
-        Exponents of big, tuned and base; (1, 0, 0) gives back `big`.
-
-    Returns
-    -------
-    array, shape (..., vocab), nats
-        Normalised over the vocabulary.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, weights are not three finite numbers, or a value is NaN or plus infinity.
-
-    Notes
-    -----
-    With (1, a, -a) this is proxy-tuning with strength a (Liu et al. 2024, eq. 1). Minus infinity counts as
-    -65504 nats, so that a token that all three rule out stays ruled out instead of turning into NaN.
-
-    >>> big, small = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.2, 0.6])
-    >>> np.exp(blend_logprobs(big, small, small)).round(3).tolist()
-    [0.5, 0.3, 0.2]
-    >>> np.exp(blend_logprobs(big, small, big)).round(3).tolist()
-    [0.2, 0.2, 0.6]
-    """
-    tables = [np.asarray(each, dtype=float) for each in (big, tuned, base)]
-    shapes = {each.shape for each in tables}
-    if len(shapes) > 1 or not tables[0].ndim or not tables[0].shape[-1]:
-        told = ", ".join(f"{name} {each.shape}" for name, each in zip(MODELS, tables, strict=True))
-        raise ValueError(f"expected three arrays of one shape (..., vocab), got {told}")
-    for name, each in zip(MODELS, tables, strict=True):
-        if not (each < np.inf).all():
-            raise ValueError(f"{name} holds NaN or plus infinity: expected log-probabilities in nats")
-    scores = weighted_sum(np.stack([np.maximum(each, LOWEST_NATS) for each in tables]), checked_weights(weights))
-    scores -= scores.max(axis=-1, keepdims=True)
-    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
 
 
 def checked_weights(weights: Sequence[float]) -> Weights:
@@ -79,7 +33,9 @@ def weighted_sum(tables: NDArray[Any], weights: Sequence[float]) -> NDArray[Any]
 
 
 def target_logprobs(support: Support, weights: Sequence[float] = (1.0, 1.0, -1.0)) -> Floats:
-    """Log-probability of each true token under the blend.
+    """Log-probability of each true token under the blend ``big * w[0] + tuned * w[1] + base * w[2]``, normalised.
+
+    With weights (1, a, -a) this is proxy-tuning with strength a (Liu et al. 2024, eq. 1).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is answered, and is it right? Accepted answers in a text, answer entropy, and the texts that are right."""
+"""Accepted answers in a text, answer entropy, and the texts that are right."""
 
 from __future__ import annotations
 
@@ -18,22 +18,13 @@ RIGHT = "\0accepted"  # the one answer that all accepted wordings are; no text h
 _CLAUSE_ENDS = re.compile(r"[.,;:!?\n]")
 
 
-def holds_answer(text: str, accepted: Sequence[str], *, as_published: bool = False) -> bool:
+def holds_answer(text: str, accepted: Sequence[str]) -> bool:
     """Whether a text holds an accepted answer, upper and lower case alike, not inside another word.
-
-    Parameters
-    ----------
-    as_published : take it inside another word too (a list of answers is in the published script, which never uses it)
 
     >>> holds_answer("It is PARIS, I think.", ["Paris"]), holds_answer("It is 1976", ["7"])
     (True, False)
-    >>> holds_answer("It is 1976", ["7"], as_published=True)
-    True
     """
-    said = _folded(text)
-    if as_published:
-        return any(_folded(answer) in said for answer in accepted)
-    return bool(accepted) and _pattern(tuple(accepted)).search(said) is not None
+    return bool(accepted) and _pattern(tuple(accepted)).search(_folded(text)) is not None
 
 
 @lru_cache(maxsize=1024)
@@ -64,7 +55,7 @@ def accuracy(cell: Cell) -> float:
     right = sum(
         times
         for text, times in zip(cell.distinct, cell.n_times.tolist(), strict=True)
-        if holds_answer(text, cell.accepted, as_published=cell.as_published)
+        if holds_answer(text, cell.accepted)
     )
     return right / len(cell.texts)
 

@@ -28,14 +28,12 @@ class Cell:
     vectors : array, shape (m, width), or None
         Embeddings of the m texts in `distinct`.
     accepted : accepted answers, empty where the prompt has none
-    as_published : whether a text too short for an n-gram is unlike everything, itself included, as published
     n_vocabulary : different words in all that is compared; 0 takes those of the cell
     """
 
     texts: tuple[str, ...]
     vectors: NDArray[Any] | None = None
     accepted: tuple[str, ...] = ()
-    as_published: bool = False
     n_vocabulary: int = 0
     _jaccard: dict[int, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -94,7 +92,7 @@ class Cell:
             shared, sizes = sets @ sets.T, sets.sum(axis=1)
             union = sizes[:, None] + sizes - shared
             found = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-            if not self.as_published and (short := np.flatnonzero(sizes == 0)).size:
+            if (short := np.flatnonzero(sizes == 0)).size:
                 words = [tuple(self.ngrams.words[k]) for k in short]
                 found[np.ix_(short, short)] = [[float(one == other) for other in words] for one in words]
             self._jaccard[n] = found

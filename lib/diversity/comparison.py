@@ -14,7 +14,7 @@ from lib.stats import cluster_bootstrap, cluster_permutation, cluster_ratio, hol
 PROMPT = "prompt"
 ROUNDING = 1e-12
 DIFFERENCE_COLUMNS = (
-    *("kind", "measure", "temperature", "first", "second", "value", "low", "high", "n", "n_of", "n_dropped"),
+    *("kind", "measure", "first", "second", "value", "low", "high", "n", "n_of", "n_dropped"),
     *("effect_size", "p", "p_holm", "more_diverse"),
 )
 SHARE_COLUMNS = ("kind", "measure", "stage", "value", "low", "high", "n", "n_of", "total")
@@ -25,7 +25,6 @@ def paired_differences(
     *,
     chain: Sequence[str],
     rng: np.random.Generator,
-    by_temperature: bool = False,
     n_resamples: int = 2000,
 ) -> pd.DataFrame:
     """Difference of each model of a chain from the one before, and of the last from the first.
@@ -34,14 +33,13 @@ def paired_differences(
     ----------
     measured : DataFrame as `lib.diversity.measure` returns it
     chain : two or more labels of the column ``model``, in order of training
-    by_temperature : one row a temperature, too, instead of the mean over all of them alone
 
     Returns
     -------
     DataFrame
         ``value`` is second - first with its interval over prompts (``n``); ``n_dropped`` counts pairs that lack a
         value; ``effect_size`` is Cohen's d of paired prompts (mean over standard deviation of the prompts' means);
-        ``p`` flips signs of whole prompts, ``p_holm`` corrects it over the measures of one kind, pair and temperature;
+        ``p`` flips signs of whole prompts, ``p_holm`` corrects it over the measures of one kind and pair;
         ``more_diverse`` is the label of the more diverse model, empty where the measure has no direction.
 
     Raises
@@ -58,21 +56,16 @@ def paired_differences(
     pairs = [*zip(chain, chain[1:], strict=False), *([(chain[0], chain[-1])] if len(chain) > 2 else [])]
     rows: list[dict[str, Any]] = []
     for first, second in pairs:
-        parts = [(None, wide)]
-        if by_temperature:
-            parts += list(wide.groupby("temperature"))
-        for temperature, at in parts:
-            for kind, of_kind in at.groupby("kind", sort=False):
-                where = {"kind": kind, "temperature": temperature, "first": first, "second": second}
-                found = [
-                    {**where, **told}
-                    for name, part in of_kind.groupby("measure", sort=False)
-                    if (told := _difference(str(name), part, first, second, rng, n_resamples))
-                ]
-                corrected = holm([row["p"] for row in found])
-                rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
-    frame = pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
-    return frame.astype({"temperature": float})
+        for kind, of_kind in wide.groupby("kind", sort=False):
+            where = {"kind": kind, "first": first, "second": second}
+            found = [
+                {**where, **told}
+                for name, part in of_kind.groupby("measure", sort=False)
+                if (told := _difference(str(name), part, first, second, rng, n_resamples))
+            ]
+            corrected = holm([row["p"] for row in found])
+            rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+    return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
 
 def _difference(

@@ -74,7 +74,6 @@ def measure(
     by: Sequence[str] = KEY,
     seed: int = 0,
     n_vocabulary: int = 0,
-    as_published: bool = False,
 ) -> pd.DataFrame:
     """Take every measure of every cell.
 
@@ -88,7 +87,6 @@ def measure(
     by : columns that name a cell, ``seed`` too where there are several fine-tunes; the first must be ``model``
     seed : of the draws of the 50-draw forms
     n_vocabulary : words that `ead` expects from, default those in all rows; give one number to compare tables
-    as_published : let texts too short for an n-gram be unlike everything and find answers inside words, as published
 
     Returns
     -------
@@ -121,7 +119,6 @@ def measure(
             texts,
             vectors=np.stack([vectors[text] for text in dict.fromkeys(texts)]) if vectors else None,
             accepted=_accepted(part, key),
-            as_published=as_published,
             n_vocabulary=n_vocabulary,
         )
         named = dict(zip(by, key, strict=True))

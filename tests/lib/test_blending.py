@@ -15,7 +15,6 @@ from scipy.special import log_softmax
 from lib.blending import (
     FORMS,
     Temperatures,
-    blend_logprobs,
     fit_weights,
     full_support,
     search_temperatures,
@@ -33,11 +32,16 @@ def three_models(n=3, *, seed=0, scale=2.0):
     return [log_softmax(rng.normal(0, scale, (n, VOCAB)), axis=1) for _ in range(3)]
 
 
+def blended(big, tuned, base, weights):
+    big, tuned, base = (each.astype(float) for each in (big, tuned, base))
+    return log_softmax(weights[0] * big + weights[1] * tuned + weights[2] * base, axis=-1)
+
+
 def planted(weights, *, n=4000, seed=0, n_documents=200):
     """Records whose true tokens are drawn from a known blend."""
     big, tuned, base = three_models(n, seed=seed, scale=1.0)
     rng = np.random.default_rng(seed + 1)
-    probs = np.exp(blend_logprobs(big, tuned, base, weights=weights))
+    probs = np.exp(blended(big, tuned, base, weights))
     targets = (probs.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, VOCAB - 1)
     return full_support(big, tuned, base, targets, np.arange(n) % n_documents)
 
@@ -60,28 +64,18 @@ def truncate(logprobs, k):
 def test_oracles_of_the_blend(scale):
     rng = np.random.default_rng(0)
     big, tuned, base = (rng.normal(0, scale, (5, VOCAB)) for _ in range(3))
-    close = {"rtol": 0, "atol": 1e-5}
-    np.testing.assert_allclose(blend_logprobs(big, base, base), log_softmax(big, axis=1), **close)
-    np.testing.assert_allclose(blend_logprobs(base, tuned, base), log_softmax(tuned, axis=1), **close)
-    np.testing.assert_allclose(blend_logprobs(big, tuned, base, weights=(1, 0, 0)), log_softmax(big, axis=1), **close)
-    np.testing.assert_allclose(np.exp(blend_logprobs(big, tuned, base)).sum(axis=1), 1, **close)
-    by_hand = log_softmax(0.5 * big + 0.7 * tuned - 0.2 * base, axis=1)
-    np.testing.assert_allclose(blend_logprobs(big, tuned, base, weights=(0.5, 0.7, -0.2)), by_hand, **close)
+    targets = np.arange(5)
+    records = full_support(big, tuned, base, targets, targets)
+    for weights in ((1, 1, -1), (1, 0, 0), (0.5, 0.7, -0.2)):
+        by_hand = blended(big, tuned, base, weights)[targets, targets]
+        np.testing.assert_allclose(target_logprobs(records, weights), by_hand, rtol=0, atol=1e-5)
+    same = full_support(big, base, base, targets, targets)
+    np.testing.assert_allclose(target_logprobs(same), log_softmax(big, axis=1)[targets, targets], rtol=0, atol=1e-5)
 
 
-def test_a_token_that_all_rule_out_stays_out():
-    row = np.array([0.0, -np.inf])
-    assert np.exp(blend_logprobs(row, row, row)).tolist() == [1.0, 0.0]
-
-
-def test_bad_blends_are_refused():
-    row = np.zeros(3)
-    with pytest.raises(ValueError, match=r"got big \(3,\), tuned \(2,\), base \(3,\)"):
-        blend_logprobs(row, row[:2], row)
-    with pytest.raises(ValueError, match="tuned holds NaN"):
-        blend_logprobs(row, [0.0, np.nan, 0.0], row)
+def test_bad_weights_are_refused():
     with pytest.raises(ValueError, match="three finite weights"):
-        blend_logprobs(row, row, row, weights=(1, 1))
+        target_logprobs(planted((1, 0, 0), n=2), (1, 1))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -89,7 +83,7 @@ def test_scores_of_targets_do_not_depend_on_the_blocks(dtype, monkeypatch):
     big, tuned, base = (each.astype(dtype) for each in three_models(50))
     targets = np.arange(50) % VOCAB
     records = full_support(big, tuned, base, targets, np.arange(50))
-    expected = blend_logprobs(big, tuned, base, weights=(0.8, 0.6, -0.4))[np.arange(50), targets]
+    expected = blended(big, tuned, base, (0.8, 0.6, -0.4))[np.arange(50), targets]
     for size in (1, 7 * VOCAB, 10**6):
         monkeypatch.setattr(support, "BLOCK_SIZE", size)
         np.testing.assert_allclose(target_logprobs(records, (0.8, 0.6, -0.4)), expected, atol=1e-5)

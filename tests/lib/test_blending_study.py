@@ -16,7 +16,6 @@ from scipy.special import log_softmax
 
 from lib.blending import (
     Temperatures,
-    blend_logprobs,
     target_logprobs,
     weights_of,
 )
@@ -75,7 +74,7 @@ def expected_gap_closed(made: World, weights: tuple[float, float, float]) -> flo
     """Part of the gap that weights close when every token counts with its true probability, not only the drawn one."""
     big, tuned, base, direct = (made.logprobs[m, 4].astype(float) for m in ("big", "tuned:0", "base", "direct:0"))
     truth = np.exp(direct)
-    blend = blend_logprobs(big, tuned, base, weights=weights)
+    blend = log_softmax(weights[0] * big + weights[1] * tuned + weights[2] * base, axis=-1)
     return float((truth * (blend - big)).sum() / (truth * (direct - big)).sum())
 
 
@@ -142,7 +141,8 @@ def test_numbers_are_those_that_a_reader_would_compute(told: Told) -> None:
     for length in (1, 4):
         big, tuned, base = (told.test.logprobs[m, length] for m in ("big", "tuned:0", "base"))
         target, n_bytes = (told.test.tables[length][column].to_numpy() for column in ("target", "n_bytes"))
-        blend = blend_logprobs(big, tuned, base, weights=weights_of(told.fits))
+        weights = weights_of(told.fits)
+        blend = log_softmax(weights[0] * big + weights[1] * tuned + weights[2] * base, axis=-1)
         for condition, logprobs in {"big": big, "blended": blend}.items():
             nll = -logprobs[np.arange(len(target)), target]
             is_own = (told.scores["condition"] == condition) & (told.scores["context_tokens"] == length)

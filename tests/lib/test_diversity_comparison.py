@@ -75,14 +75,13 @@ def test_pairs_that_lack_a_value_are_dropped_and_counted():
     assert paired_differences(table, chain=CHAIN[:2], rng=rng).empty
 
 
-def test_a_row_a_temperature_where_asked_and_a_base_against_every_seed():
+def test_a_base_stands_against_every_seed():
     rng = np.random.default_rng(3)
     table = measured(rng, steps=(0.05, 0.1), seeds=[0, 1, 2])
-    told = paired_differences(table, chain=CHAIN, rng=rng, by_temperature=True)
-    assert len(told) == 3 * 2 * (1 + len(TEMPERATURES))
-    assert set(told["temperature"].dropna()) == set(TEMPERATURES)
+    told = paired_differences(table, chain=CHAIN, rng=rng)
+    assert len(told) == 3 * 2
     assert (told["n"] == N_PROMPTS).all()
-    whole = told[told["temperature"].isna() & (told["first"] == "base") & (told["second"] == "sft")]
+    whole = told[(told["first"] == "base") & (told["second"] == "sft")]
     assert whole["value"].tolist() == pytest.approx([0.05, 0.05], abs=0.02)
 
 

@@ -85,7 +85,18 @@ def add_pretrain(commands: Commands) -> None:
     parser.set_defaults(run=pretrain)
 
 
-COMMANDS = (add_serve, add_check, add_pretrain)
+def add_fetch(commands: Commands) -> None:
+    """Add the command ``fetch``."""
+    about = "Download a model of the hub for servers with --download, or convert older weights (pytorch_model*.bin)."
+    parser = commands.add_parser("fetch", help="download or convert a model", description=about)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="hf:NAME or hf:NAME@REVISION, or a folder with pytorch_model*.bin")
+    add("out", type=Path, nargs="?", metavar="OUT", help="folder to write safetensors to, for a folder as SOURCE")
+    add("--store", type=Path, default=store_root(), help="folder that keeps the commit of hf:NAME: %(default)s")
+    parser.set_defaults(run=fetch)
+
+
+COMMANDS = (add_serve, add_check, add_pretrain, add_fetch)
 
 
 def at_least(least: float, number: Callable[[str], Number], *, most: float = math.inf) -> Callable[[str], Number]:
@@ -210,6 +221,18 @@ def pretrain(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         raise CannotStart(f"pretrain {args.name}: {error}") from error
     sys.stdout.write(f"{made}\n")
+    return 0
+
+
+def fetch(args: argparse.Namespace) -> int:
+    """Download or convert a model."""
+    from tuning_server.engine import pretrained
+
+    try:
+        sentence = pretrained.fetch(args.source, args.out, args.store)
+    except (ValueError, OSError) as error:
+        raise CannotStart(str(error)) from error
+    sys.stdout.write(f"{sentence}\n")
     return 0
 
 

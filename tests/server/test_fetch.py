@@ -1,4 +1,4 @@
-"""Older weights become safetensors once: equal to what they were, and nothing that such a file holds is run."""
+"""Older weights become safetensors that equal them, and nothing in such a file is run; a model of the hub is pinned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from families import FAMILIES
 from safetensors.torch import load_file
 
-from lib import convert
+from tuning_server.__main__ import main
+from tuning_server.disk import read_json
 from tuning_server.engine import models
 from tuning_server.engine.models import tokenizer_of
 
@@ -42,30 +43,30 @@ def older(folder: Path, family: str, *, n_parts: int = 1, zipped: bool = True) -
         part = {name: tensors[name] for name in names[k::n_parts]}
         torch.save(part, folder / file, _use_new_zipfile_serialization=zipped)
     if n_parts > 1:
-        places = {name: files[k % n_parts] for k, name in enumerate(names)}
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        files_by_name = {name: files[k % n_parts] for k, name in enumerate(names)}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files_by_name}))
     return tensors
 
 
 @pytest.mark.parametrize(
     ("family", "options"), [("gpt2", {}), ("llama", {"n_parts": 3}), ("qwen2", {"zipped": False}), ("neox", {})]
 )
-def test_a_converted_model_says_what_its_weights_say(
+def test_a_converted_model_has_the_same_weights(
     tmp_path: Path, family: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "old").mkdir()
     older(tmp_path / "old", family, **options)
     (tmp_path / "same").mkdir()
     FAMILIES[family](tmp_path / "same")
-    assert convert.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
     assert "weights as safetensors" in capsys.readouterr().out
     loaded, same = (models.load(f"hf:{name}", tmp_path, models_dir=tmp_path) for name in ("new", "same"))
-    held = dict(loaded.model.named_parameters())
+    converted = dict(loaded.model.named_parameters())
     for name, weight in same.model.named_parameters():
-        assert torch.equal(weight, held[name]), name
+        assert torch.equal(weight, converted[name]), name
     assert loaded.encode_prompt("The red fox") == tokenizer_of("", tmp_path / "old").encode("The red fox")
     assert not list((tmp_path / "new").glob("*.bin"))
-    assert convert.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 0, "the same again is no harm"
+    assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 0, "the same again is no harm"
 
 
 def test_a_file_that_does_more_than_hold_tensors_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,18 +78,18 @@ def test_a_file_that_does_more_than_hold_tensors_is_refused(tmp_path: Path, caps
             tmp_path / "old" / "pytorch_model.bin",
             _use_new_zipfile_serialization=zipped,
         )
-        assert convert.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 1
+        assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 1
         assert "holds more than tensors in its .bin files, and none of it was run" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["old"]
 
 
-def test_what_is_no_older_model_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refusal(out: str = "new") -> str:
-        assert convert.main([str(tmp_path / "old"), str(tmp_path / out)]) == 1
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1
+        assert main(["fetch", str(tmp_path / "old"), str(tmp_path / out)]) == 1
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
         assert not (tmp_path / "new").exists()
-        return told
+        return message
 
     assert "has no config.json" in refusal()
     (tmp_path / "old").mkdir()
@@ -107,3 +108,22 @@ def test_what_is_no_older_model_is_told_in_one_line(tmp_path: Path, capsys: pyte
     assert "has no weights" in refusal()
     shutil.copyfile(__file__, weights.with_name("model.safetensors"))
     assert "has safetensors already" in refusal()
+
+
+def test_a_model_of_the_hub_is_downloaded_and_pinned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(repo: str, *, revision: str | None, **options: Any) -> str:
+        folder = tmp_path / "cache" / (revision or "c" * 40)
+        folder.mkdir(parents=True)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    store = ["--store", str(tmp_path / "store")]
+    assert main(["fetch", "hf:own/model", *store]) == 0
+    assert capsys.readouterr().out == f"hf:own/model is there, at commit {'c' * 40}\n"
+    assert read_json(tmp_path / "store" / "hub" / "own--model.json") == {"id": "hf:own/model", "commit": "c" * 40}
+    assert main(["fetch", "hf:own/model", str(tmp_path / "out"), *store]) == 1
+    assert "expected no folder" in capsys.readouterr().err
+    assert main(["fetch", str(tmp_path), *store]) == 1
+    assert "is converted into another folder" in capsys.readouterr().err

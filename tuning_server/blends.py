@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from openai.types.completion_usage import CompletionTokensDetails
 from pydantic import Field
 
-from tuning_server.errors import ApiError, model_error
+from tuning_server.errors import model_error, refusing
 from tuning_server.types import ModelId, Strict
 
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ class Blend(Strict):
             except UnknownModel as error:
                 raise model_error(error, param=param) from error
         big, tuned, base = loaded
-        try:
+        with refusing("blend", code="different_tokenizers"):
             check_blend(big, tuned, base)
-        except ValueError as error:
-            raise ApiError(f"{error}.", param="blend", code="different_tokenizers") from error
         return big, tuned, base
 
     def sample(
@@ -68,16 +66,12 @@ class Blend(Strict):
 
         big, tuned, base = self.weights
         settings = BlendSettings((big, tuned, base), self.plausibility, tuple(self.schedule))
-        try:
+        with refusing("prompt", code="context_length_exceeded"):
             check_blend(*models, requests)
-        except ValueError as error:
-            raise ApiError(f"{error}.", param="prompt", code="context_length_exceeded") from error
         if not self.speculative:
             return generate(*models, requests, settings), None
-        try:
+        with refusing("blend.speculative", code="unsupported"):
             answers = speculate(*models, requests, settings, n_draft=self.n_draft)
-        except ValueError as error:
-            raise ApiError(f"{error}.", param="blend.speculative", code="unsupported") from error
         n_drafted, n_accepted = sum(one.n_drafted for one in answers), sum(one.n_accepted for one in answers)
         details = CompletionTokensDetails(
             accepted_prediction_tokens=n_accepted, rejected_prediction_tokens=n_drafted - n_accepted

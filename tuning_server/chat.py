@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from tuning_server.completions import CompletionRequest, CompletionTask, SamplingFields
-from tuning_server.errors import ApiError
+from tuning_server.errors import ApiError, refusing
 from tuning_server.messages import Messages
 from tuning_server.replies import chat_logprobs, respond
 from tuning_server.service import CurrentService
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
-MAX_LOGPROBS = 2_000_000  # of one reply: each is an object of its own here
 CHAT_NAMES = {"prompt": "messages", "logprobs": "top_logprobs"}  # fields of completions by their name here
 
 
@@ -66,9 +65,9 @@ class ChatRequest(SamplingFields):
         """Check what no field can say alone."""
         if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
             message = "'max_tokens' is the older name of 'max_completion_tokens': give one of them."
-            raise ApiError(message, param="max_tokens", code="invalid_value")
+            raise ApiError(message, param="max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError("'top_logprobs' needs 'logprobs'.", param="top_logprobs", code="invalid_value")
+            raise ApiError("'top_logprobs' needs 'logprobs'.", param="top_logprobs")
         return self
 
     @property
@@ -88,6 +87,8 @@ class ChatRequest(SamplingFields):
 class ChatTask(CompletionTask):
     """A request whose prompt is known only once its model is: the model's chat template decides it."""
 
+    max_logprobs = 2_000_000  # of one reply: each is an object of its own here
+
     def __init__(self, chat: ChatRequest) -> None:
         super().__init__(chat.as_completion())
         self.limit_tokens, self.turns = chat.limit_tokens, [message.turn for message in chat.messages]
@@ -95,18 +96,13 @@ class ChatTask(CompletionTask):
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
         """The engine's requests for the conversation as this model reads it."""
-        from tuning_server.engine.chat import TemplateError, chat_prompt
+        from tuning_server.engine.chat import chat_prompt
 
-        try:
+        with refusing("messages"):
             prompt = chat_prompt(loaded, self.turns)
-        except TemplateError as error:
-            raise ApiError(f"{error}.", param="messages", code="invalid_value") from error
         request, self.lead = self.request, prompt.lead
         # at least one token, so that a full context is refused in words
         limit = self.limit_tokens or max(1, loaded.context_tokens - len(prompt.ids))
-        if request.logprobs is not None and request.n * limit * (request.logprobs + 1) > MAX_LOGPROBS:
-            message = f"The reply could hold more than {MAX_LOGPROBS} log-probabilities: lower 'n' or 'max_tokens'."
-            raise ApiError(message, param="top_logprobs", code="reply_too_large")
         stops = list(dict.fromkeys((*request.stop, *prompt.stops)))
         self.request = request.model_copy(update={"prompt": [prompt.ids], "max_tokens": limit, "stop": stops})
         try:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 MAX_ROWS = 16_384  # prompts x n of one request
 MAX_BLENDED = 1024  # the same with a blend: nothing else is computed meanwhile
-MAX_LOGPROBS = 16_000_000  # numbers in one reply: tokens x likeliest tokens
 MAX_STOPS = 16
+TokenId = Annotated[int, Field(strict=False, ge=0)]  # keys of JSON objects are strings
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1), AfterValidator(check_text)]],
     Field(max_length=MAX_STOPS),
@@ -57,7 +57,7 @@ class SamplingFields(Strict):
     n: int = Field(default=1, ge=1, le=1024)
     stop: Stops = []
     seed: int | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     presence_penalty: Annotated[float, only(0)] = 0.0
@@ -68,7 +68,7 @@ class SamplingFields(Strict):
     @model_validator(mode="after")
     def check_stream(self) -> SamplingFields:
         if self.stream_options is not None and not self.stream:
-            raise ApiError("'stream_options' needs 'stream'.", param="stream_options", code="invalid_value")
+            raise ApiError("'stream_options' needs 'stream'.", param="stream_options")
         return self
 
     @property
@@ -96,7 +96,7 @@ class CompletionRequest(SamplingFields):
         if self.best_of not in (None, self.n):
             raise ApiError("'best_of' is supported only where it equals 'n'.", param="best_of", code="unsupported")
         if self.max_tokens == 0 and not self.echo:
-            raise ApiError("'max_tokens' may be 0 only with 'echo'.", param="max_tokens", code="invalid_value")
+            raise ApiError("'max_tokens' may be 0 only with 'echo'.", param="max_tokens")
         if self.blend and self.echo:
             message = "'echo' is not supported with 'blend': score the prompt with one model at a time."
             raise ApiError(message, param="echo", code="unsupported")
@@ -104,7 +104,7 @@ class CompletionRequest(SamplingFields):
         if n_answers > most:
             kind = " with 'blend'" if self.blend else ""
             message = f"At most {most} answers per request{kind}, found {n_answers}: prompts times 'n'."
-            raise ApiError(message, param="n", code="invalid_value")
+            raise ApiError(message, param="n")
         return self
 
 
@@ -123,8 +123,28 @@ def row_seed(seed: int, prompt_ids: list[int], repeat: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def encode(
+    loaded: LoadedModel, prompt: str | list[int], *, n_new: int = 0, param: str = "prompt", name: str = "your prompt"
+) -> list[int]:
+    """Token ids of a text, or given ones, that fit the model's vocabulary and, with `n_new` more, its context."""
+    ids = loaded.encode_prompt(prompt) if isinstance(prompt, str) else prompt or [loaded.eos_id]
+    unknown = next((token for token in ids if not 0 <= token < loaded.vocab_size), None)
+    if unknown is not None:
+        message = f"Token id {unknown} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."
+        raise ApiError(message, param=param)
+    if len(ids) + n_new > loaded.context_tokens:
+        message = (
+            f"This model's maximum context length is {loaded.context_tokens} tokens, however you requested "
+            f"{len(ids) + n_new} tokens ({len(ids)} in {name}; {n_new} for the completion). Shorten either."
+        )
+        raise ApiError(message, param=param, code="context_length_exceeded")
+    return ids
+
+
 class CompletionTask:
     """One request on its way through the engine; `reply` sets `offsets`, where each token begins in its choice."""
+
+    max_logprobs = 16_000_000  # numbers in one reply: tokens x likeliest tokens
 
     def __init__(self, request: CompletionRequest) -> None:
         self.request = request
@@ -138,13 +158,11 @@ class CompletionTask:
 
         request, seen, rows = self.request, Counter[tuple[int, ...]](), []
         bias = self._bias(loaded)
-        if request.logprobs is not None and request.logprobs > loaded.vocab_size:
-            message = (
-                f"'logprobs' is at most the vocabulary of {loaded.id}, {loaded.vocab_size}; found {request.logprobs}."
-            )
-            raise ApiError(message, param="logprobs", code="invalid_value")
+        if (request.logprobs or 0) > loaded.vocab_size:
+            message = f"'logprobs' is at most the vocabulary, {loaded.vocab_size}; found {request.logprobs}."
+            raise ApiError(message, param="logprobs")
         for prompt in request.prompt:
-            ids = self._ids(loaded, prompt)
+            ids = encode(loaded, prompt, n_new=request.max_tokens)
             self.prompt_ids.append(ids if prompt else [])  # an empty prompt begins a document and has no tokens
             repeat = seen[tuple(ids)]
             seen[tuple(ids)] += 1
@@ -159,38 +177,18 @@ class CompletionTask:
             ]  # fmt: skip
         if request.logprobs is not None:
             n_tokens = sum(len(row.prompt_ids) * row.echo + row.max_tokens for row in rows)
-            if n_tokens * (request.logprobs + 1) > MAX_LOGPROBS:
+            if n_tokens * (request.logprobs + 1) > self.max_logprobs:
                 message = (
-                    f"The reply would hold more than {MAX_LOGPROBS} log-probabilities: send fewer prompts at a time."
+                    f"The reply could hold more than {self.max_logprobs} log-probabilities: lower 'n' or 'max_tokens'."
                 )
                 raise ApiError(message, param="logprobs", code="reply_too_large")
         return rows
 
-    def _ids(self, loaded: LoadedModel, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, str):
-            ids = loaded.encode_prompt(prompt)
-        else:
-            ids = prompt or [loaded.eos_id]
-            unknown = next((token for token in ids if not 0 <= token < loaded.vocab_size), None)
-            if unknown is not None:
-                message = f"Token id {unknown} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."
-                raise ApiError(message, param="prompt", code="invalid_value")
-        total = len(ids) + self.request.max_tokens
-        if total > loaded.context_tokens:
-            message = (
-                f"This model's maximum context length is {loaded.context_tokens} tokens, however you requested {total} "
-                f"tokens ({len(ids)} in your prompt; {self.request.max_tokens} for the completion). Shorten either."
-            )
-            raise ApiError(message, param="prompt", code="context_length_exceeded")
-        return ids
-
     def _bias(self, loaded: LoadedModel) -> dict[int, float]:
-        bias = {}
-        for name, value in (self.request.logit_bias or {}).items():
-            if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < loaded.vocab_size):
-                message = f"'logit_bias' maps token ids below {loaded.vocab_size} to numbers; {name[:40]!r} is none."
-                raise ApiError(message, param="logit_bias", code="invalid_value")
-            bias[int(name)] = value
+        bias = self.request.logit_bias or {}
+        if bias and max(bias) >= loaded.vocab_size:
+            message = f"'logit_bias' maps token ids below {loaded.vocab_size} to numbers; found {max(bias)}."
+            raise ApiError(message, param="logit_bias")
         return bias
 
     def run_blend(self, cache: ModelCache) -> Completion:

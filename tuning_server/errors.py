@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -61,7 +62,7 @@ class ApiError(Exception):
     message : a sentence: what came, what was expected, what to do
     status : HTTP status
     param : the request's field that is wrong, if one is
-    code : machine-readable kind of the error
+    code : machine-readable kind of the error; where a field is wrong, ``invalid_value`` unless it is another
 
     >>> ApiError("No such file object: file-1", status=404, param="id").body()["error"]["type"]
     'invalid_request_error'
@@ -69,7 +70,8 @@ class ApiError(Exception):
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.status, self.param, self.code = clipped(message), status, param and clipped(param), code
+        self.message, self.status, self.param = clipped(message), status, param and clipped(param)
+        self.code = code or ("invalid_value" if param else None)
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """The reply's JSON."""
@@ -118,6 +120,18 @@ def model_error(error: Exception, *, param: str = "model") -> ApiError:
     return ApiError(f"{reason[0].upper()}{reason[1:]}.", status=404, param=param, code=code)
 
 
+@contextmanager
+def refusing(param: str, code: str | None = None) -> Iterator[None]:
+    """Turn the engine's `ValueError` about a field into a refusal; an error with a code of its own passes."""
+    try:
+        yield
+    except ValueError as error:
+        if hasattr(error, "code"):
+            raise
+        message = f"Invalid value for {param!r}: {str(error).rstrip('.')}."
+        raise ApiError(message, param=param, code=code) from error
+
+
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """Turn the first complaint of pydantic into a sentence about one field.
 
@@ -141,9 +155,7 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
         return ApiError(message, code="invalid_value")
     reasons = [error["msg"].removeprefix("Value error, ") for error in errors if _field(error) == param]
     reason = " or ".join(dict.fromkeys(reasons))
-    return ApiError(
-        f"Invalid value for {param!r}: {reason}." if param else f"{reason}.", param=param, code="invalid_value"
-    )
+    return ApiError(f"Invalid value for {param!r}: {reason}." if param else f"{reason}.", param=param)
 
 
 def _field(error: Any) -> str | None:

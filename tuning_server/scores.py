@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -18,14 +16,14 @@ from openai.types import CreateEmbeddingResponse
 from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
-from tuning_server.errors import ApiError
+from tuning_server.completions import encode
+from tuning_server.errors import ApiError, refusing
 from tuning_server.service import CurrentService
 from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
 
 if TYPE_CHECKING:
     from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.scoring import Scores
 
 router = APIRouter(prefix="/v1", tags=["scores"])
@@ -33,20 +31,6 @@ MAX_POSITIONS = 262_144  # scored by one request
 MAX_REPLY_BYTES = 256 * 2**20
 MAX_TEXT = 4_000_000  # characters tokenized by one request
 MAX_TOKENS = 300_000  # embedded by one request, as at OpenAI
-
-
-@contextmanager
-def invalid_value(param: str) -> Iterator[None]:
-    """Turn the engine's `ValueError` about a field into a refusal."""
-    from tuning_server.engine.registry import UnknownModel
-
-    try:
-        yield
-    except UnknownModel:
-        raise
-    except ValueError as error:
-        text = str(error)
-        raise ApiError(f"{text[:1].upper()}{text[1:].rstrip('.')}.", param=param, code="invalid_value") from error
 
 
 class ScoresRequest(Strict):
@@ -67,16 +51,16 @@ class ScoresRequest(Strict):
         nested, rolling = {"contexts", "targets"}, {"documents", "window_tokens", "stride_tokens"}
         if {name for name in nested | rolling if getattr(self, name) is not None} not in (nested, rolling):
             message = "Give 'contexts' and 'targets', or 'documents', 'window_tokens' and 'stride_tokens'."
-            raise ApiError(message, param="contexts", code="invalid_value")
+            raise ApiError(message, param="contexts")
         if self.full and self.top_k:
-            raise ApiError("Give 'full' or 'top_k', not both.", param="top_k", code="invalid_value")
+            raise ApiError("Give 'full' or 'top_k', not both.", param="top_k")
         n_contexts, n_targets = len(self.contexts or []), len(self.targets or [])
         if n_contexts != n_targets:
             message = f"Expected one target per context, found {n_targets} for {n_contexts} contexts."
-            raise ApiError(message, param="targets", code="invalid_value")
+            raise ApiError(message, param="targets")
         if self.n_positions > MAX_POSITIONS:
             message = f"At most {MAX_POSITIONS} positions per request, found {self.n_positions}: send a part at a time."
-            raise ApiError(message, param=self.what, code="invalid_value")
+            raise ApiError(message, param=self.what)
         return self
 
     @property
@@ -102,7 +86,7 @@ class ScoresRequest(Strict):
             )
             raise ApiError(message, param=self.what, code="reply_too_large")
         options: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
-        with invalid_value(self.what):
+        with refusing(self.what):
             if self.contexts is not None:
                 return score_contexts(loaded, self.contexts, self.targets or [], **options)
             options |= {"window_tokens": self.window_tokens, "stride_tokens": self.stride_tokens}
@@ -170,7 +154,10 @@ class EmbeddingRequest(Strict):
         from tuning_server.engine.scoring import embed
 
         loaded = cache.get(self.model)
-        texts = [self._ids(loaded, text, index) for index, text in enumerate(self.input)]
+        if empty := [k for k, text in enumerate(self.input) if not text]:
+            message = f"Text {empty[0]} of 'input' is empty: there is nothing to embed, leave it out."
+            raise ApiError(message, param="input")
+        texts = [encode(loaded, text, param="input", name=f"text {k} of 'input'") for k, text in enumerate(self.input)]
         n_tokens, width = sum(map(len, texts)), loaded.model.get_input_embeddings().weight.shape[1]
         if self.dimensions not in (None, width):
             message = f"'dimensions' is not supported but for the model's width, {width}: leave it out."
@@ -178,27 +165,10 @@ class EmbeddingRequest(Strict):
         if n_tokens > MAX_TOKENS:
             message = f"At most {MAX_TOKENS} tokens per request, found {n_tokens}: send fewer texts at a time."
             raise ApiError(message, param="input", code="max_tokens_per_request")
-        if 8 * len(texts) * width > MAX_REPLY_BYTES:
-            message = f"The reply would hold too many numbers: send {MAX_REPLY_BYTES // (8 * width)} texts at a time."
-            raise ApiError(message, param="input", code="reply_too_large")
-        with invalid_value("input"):
-            vectors = embed(loaded, texts)
+        vectors = embed(loaded, texts)
         if not np.isfinite(vectors).all():
             raise non_finite(self.model)
         return vectors, n_tokens
-
-    def _ids(self, loaded: LoadedModel, text: str | list[int], index: int) -> list[int]:
-        if not text:
-            message = f"Text {index} of 'input' is empty: there is nothing to embed, leave it out."
-            raise ApiError(message, param="input", code="invalid_value")
-        ids = loaded.encode_prompt(text) if isinstance(text, str) else text
-        if len(ids) > loaded.context_tokens:
-            message = (
-                f"This model's maximum context length is {loaded.context_tokens} tokens, however text {index} of "
-                f"'input' has {len(ids)}. Shorten it."
-            )
-            raise ApiError(message, param="input", code="context_length_exceeded")
-        return ids
 
     def reply(self, vectors: np.ndarray, n_tokens: int) -> Response:
         """The vectors in OpenAI's shape."""

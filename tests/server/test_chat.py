@@ -261,7 +261,7 @@ BAD = [
     ({"presence_penalty": 0.5}, "presence_penalty", "not supported: leave it out, or send 0"),
     ({"temperature": 3}, "temperature", "less than or equal to 2"),
     ({"stop": [""]}, "stop[0]", "at least 1 character"),
-    ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is none"),
+    ({"logit_bias": {"x": 1}}, "logit_bias.x", "valid integer"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "needs 'stream'"),
 ]
 

@@ -255,7 +255,7 @@ def plot_bases(store: Path) -> tuple[Figure, str]:
     if not curves:
         raise ValueError(f"{store} has no base model: python -m lib.base fork-1m")
     table = pd.concat(curves, ignore_index=True).assign(
-        low=np.nan, high=np.nan, metric="validation loss", unit="nats a token", x_name="tokens seen (millions)"
+        low=np.nan, high=np.nan, metric="validation loss", unit="nats per token", x_name="tokens seen (millions)"
     )
     fig, ax = plt.subplots(figsize=(3.4, 2.6))
     plot_curves(ax, table, x="millions", by="base")

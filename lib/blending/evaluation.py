@@ -22,16 +22,16 @@ TRUNCATED = ("big/top-k", "blended/top-k", "big/published", "blended/published")
 STEERED = ("alpha", "fade")  # text of proxy-tuning at several strengths, and of a shift that fades out
 CONDITIONS = (*MODEL_CONDITIONS, *VARIANTS, *TRUNCATED, *STEERED)
 METRICS = {  # and the unit of each
-    "perplexity": "per token",  # exp of the mean surprise; its interval resamples documents
-    "bits_per_byte": "bits a byte",
-    "nats_saved": "nats a token",  # surprise of this one minus that of the blend, target by target
+    "perplexity": "per token",  # exp of the mean negative log-likelihood; its interval resamples documents
+    "bits_per_byte": "bits per byte",
+    "nats_saved": "nats per token",  # negative log-likelihood of this one minus that of the blend, paired
     "gap_closed": "of the gap",  # (big - this) / (big - direct), in nats
     "argmax_changed": "rate",  # the likeliest token is not the big model's
     "miss_rate": "rate",  # of targets that the big model's top k does not hold
     "weight_big": "exponent",
     "weight_tuned": "exponent",
     "weight_base": "exponent",
-    "bits_under_direct": "bits a byte",  # of generated text, under the directly tuned big model
+    "bits_under_direct": "bits per byte",  # of generated text, under the directly tuned big model
     "acceptance": "rate",  # of the tokens that the tuned model drafted for the blend
 }
 DOCUMENT = "document"

@@ -13,7 +13,7 @@ CONTEXT_LABEL = "tokens of context"
 
 
 def weight_curves(fits: pd.DataFrame, *, big: str) -> pd.DataFrame:
-    """Weights of the best blend by context length, a row a model and length, of one big model and its first seed."""
+    """Weights of the best blend, one row per model and context length, of one big model and its first seed."""
     rows = fits[(fits["big"] == big) & (fits["seed"] == fits["seed"].min()) & (fits["form"] == "weights")]
     rows = rows[rows["context_tokens"].notna()]
     parts = [
@@ -67,7 +67,7 @@ def truncation_curves(summary: pd.DataFrame, *, big: str) -> pd.DataFrame:
 def sweep_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     """Surprise of the directly tuned big model at text of each strength of the shift."""
     rows = numbers[(numbers["metric"] == "bits_under_direct") & (numbers["condition"] == "alpha")]
-    return rows.assign(metric="surprise", x_name="strength of the shift")
+    return rows.assign(metric="NLL", x_name="strength of the shift")
 
 
 def text_rows(numbers: pd.DataFrame) -> pd.DataFrame:

@@ -49,13 +49,13 @@ class Fit:
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the mean surprise."""
+        """Exponential of the mean negative log-likelihood."""
         return math.exp(self.nll_nats)
 
 
 @dataclass(frozen=True)
 class _Point:
-    """The mean surprise at some parameters (d,), its gradient (d,) and Hessian (d, d), and each record's gradient."""
+    """Mean NLL at some parameters (d,), its gradient (d,) and Hessian (d, d), and each record's gradient."""
 
     parameters: Floats
     value: float
@@ -65,7 +65,7 @@ class _Point:
 
 
 def fit_weights(support: Support | Sequence[Support], *, form: str = "weights") -> Fit:
-    """Minimise the mean surprise of the true tokens over the weights of a blend.
+    """Minimise the mean negative log-likelihood of the true tokens over the weights of a blend.
 
     Parameters
     ----------
@@ -132,11 +132,11 @@ def _three(values: Floats) -> Weights:
 def _evaluate(parts: Sequence[Support], start: Floats, mapping: Floats, parameters: Floats) -> _Point:
     weights = start + mapping @ parameters
     used = [i for i in range(3) if mapping[i].any() or start[i]]
-    surprise, curvature, scores = 0.0, np.zeros((len(used), len(used))), []
+    nll, curvature, scores = 0.0, np.zeros((len(used), len(used))), []
     for part in parts:
         for rows, block, log_counts in part.blocks([MODELS[i] for i in used]):
             logs, probs = log_partition(weighted_sum(block, weights[used].tolist()), log_counts, first=rows.start)
-            surprise += float(logs.sum(dtype=float))
+            nll += float(logs.sum(dtype=float))
             weighted = block * probs  # (n_models, n_rows, m)
             expected = weighted.sum(axis=2).T.astype(float)  # (n_rows, n_models)
             refuse_undefined(expected, first=rows.start)  # a model whose weight is zero so far is looked at too
@@ -145,7 +145,7 @@ def _evaluate(parts: Sequence[Support], start: Floats, mapping: Floats, paramete
             scores.append(expected)
     gradients = np.concatenate(scores) @ mapping[used]  # (n, d)
     hessian = mapping[used].T @ curvature @ mapping[used] / len(gradients)
-    return _Point(parameters, surprise / len(gradients), gradients.mean(axis=0), hessian, gradients)
+    return _Point(parameters, nll / len(gradients), gradients.mean(axis=0), hessian, gradients)
 
 
 def _directions(hessian: Floats) -> tuple[Floats, Floats]:

@@ -117,7 +117,7 @@ def shift_places(
     Returns
     -------
     DataFrame
-        A row a new token: ``prompt``, ``place`` (1 is the first new token), ``changed``.
+        One row per new token: ``prompt``, ``place`` (1 is the first new token), ``changed``.
     """
     contexts, targets, rows = [], [], []
     for prompt, text in zip(texts["prompt"], texts["text"], strict=True):

@@ -84,7 +84,7 @@ def models_to_tune(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[s
 def tune(
     client: OpenAI, params: Mapping[str, Any], jobs: Mapping[str, list[FineTune]], *, folder: Path
 ) -> pd.DataFrame:
-    """Make, find or look up every tuned model: a row a usable model in `COLUMNS`; none where records are analysed.
+    """Make, find or look up every tuned model: one row per usable model in `COLUMNS`; none where records are analysed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Can these models be blended: one tokenizer, contexts long enough, a base that the tuned one was made from?"""
+"""Check that models can be blended: one tokenizer, contexts long enough, a base that the tuned one was made from."""
 
 from __future__ import annotations
 

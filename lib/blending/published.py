@@ -1,7 +1,7 @@
 """The published pipeline on top-k lists, flaws included, so that its numbers can be compared; each flaw is named.
 
 From approximating-finetuning (2023). For anything else use `lib.blending`: whole distributions or a tail bucket, one
-support for all models, the mean surprise. Every record is aligned once: that does not depend on the temperatures.
+support for all models, mean log-likelihood. Every record is aligned once: that does not depend on the temperatures.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def smooth(values: ArrayLike) -> Floats:
 
 
 def published_curve(by_context: Mapping[int, Prepared], temperatures: Temperatures) -> pd.DataFrame:
-    """Smoothed perplexities of test halves: a row a context length, columns base, tuned, big and blended.
+    """Smoothed perplexities of test halves: one row per context length, columns base, tuned, big and blended.
 
     The shortest context length is dropped, as published.
     """

@@ -1,4 +1,4 @@
-"""Scores of test targets: each model's own, and those of every blend, one row a target, context and contender."""
+"""Scores of test targets: each model's own, and those of every blend, one row per target, context and contender."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def summarise(
 
 
 def _wide(scores: pd.DataFrame, big: str) -> pd.DataFrame:
-    """A row a target, context and fine-tune, a column ``nll/<condition>`` each; what no seed changes is repeated."""
+    """One row per target, context and fine-tune, with columns ``nll/<condition>``; what no seed changes is repeated."""
     own = scores[(scores["big"] == big) | (scores["big"] == "")]
     seeds = sorted(own.loc[own["condition"] == "blended", "seed"].unique())
     fixed = own[own["seed"] == -1]

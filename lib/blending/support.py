@@ -71,7 +71,7 @@ class Support:
         """Blocks of records in bounded memory: their rows, the models' log-probabilities, the log-counts.
 
         Log-probabilities have the shape (n_models, n_rows, m) and are relative to the target's, in float32 unless a
-        table is float64: the logarithm of the sum of their exponentials is the target's surprise itself.
+        table is float64: the logarithm of the sum of their exponentials is the target's negative log-likelihood itself.
         """
         tables = [getattr(self, name) for name in models]
         dtype = np.result_type(np.float32, *(table.dtype for table in tables))

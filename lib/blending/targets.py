@@ -20,7 +20,7 @@ class Targets:
     Parameters
     ----------
     table : DataFrame
-        A row a target: ``document``, ``position`` (tokens before it in its document), ``n_bytes``.
+        One row per target: ``document``, ``position`` (tokens before it in its document), ``n_bytes``.
     tokens : mapping
         The tokens of each document.
     context_tokens : tuple of int

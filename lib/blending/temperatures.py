@@ -66,7 +66,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best temperatures, the same as weights of (big, tuned, base), their mean surprise, and all trials."""
+    """The best temperatures, the same as weights of (big, tuned, base), their mean NLL in nats, and all trials."""
 
     temperatures: Temperatures
     weights: Weights
@@ -77,7 +77,7 @@ class Tuned:
 def tune_temperatures(
     support: Support | Sequence[Support], *, storage: Path, n_trials: int = 100, seed: int = 0
 ) -> Tuned:
-    """Search temperatures that minimise the mean surprise of the true tokens, as published but on whole distributions.
+    """Search temperatures that minimise the mean NLL of the true tokens, as published but on whole distributions.
 
     Parameters
     ----------

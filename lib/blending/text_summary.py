@@ -1,4 +1,4 @@
-"""The numbers of the texts that were written: surprise under the directly tuned model, and where the shift acted."""
+"""Numbers of the generated texts: negative log-likelihood under the directly tuned model, and where the shift acted."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ def truncated_scores(
     Returns
     -------
     DataFrame, DataFrame
-        A row a target (``k``, ``context_tokens``, ``document``, ``missed`` by big's list, ``nll_big`` and
-        ``nll_blended`` with a tail bucket), and a row a curve point (``k``, ``context_tokens``, ``big`` and ``blended``
-        as published: floor of -30, mean of chunks).
+        One row per target (``k``, ``context_tokens``, ``document``, ``missed`` by big's list, ``nll_big`` and
+        ``nll_blended`` with a tail bucket), and one row per curve point (``k``, ``context_tokens``, ``big`` and
+        ``blended`` as published: floor of -30, mean of chunks).
     """
     rows, published = [], []
     for length in said.context_tokens:

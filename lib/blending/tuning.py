@@ -30,7 +30,7 @@ def fit_blends(
     Returns
     -------
     DataFrame
-        A row a fit: ``form``, ``context_tokens`` (NaN: pooled), ``weight_<model>`` with its ``low_`` and ``high_``,
+        One row per fit: ``form``, ``context_tokens`` (NaN: pooled), ``weight_<model>`` with its ``low_`` and ``high_``,
         ``nll_nats``, ``n``, ``n_documents``. The form ``weights`` also comes for each length alone.
     """
     parts = [supports[length] for length in pooled]

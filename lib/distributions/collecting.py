@@ -54,7 +54,7 @@ def collect(
         What the endpoint refused; rows that had come by then stay.
     """
     if len(contexts) != len(targets):
-        raise ValueError(f"expected one target a context, found {len(targets)} for {len(contexts)} contexts")
+        raise ValueError(f"expected one target per context, found {len(targets)} for {len(contexts)} contexts")
     if not len(targets):
         raise ValueError("there are no contexts to ask about")
     as_text = isinstance(targets[0], str)

@@ -1,4 +1,4 @@
-"""Which models stand in the chain, and what comes of each stage? Trained here, one from the other, or given."""
+"""The models of a chain and their stages: trained here, one from the other, or given."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def train_chain(
     Returns
     -------
     DataFrame
-        A row a model: ``family`` (the base), ``stage`` (its label), ``position`` (0 for the base), ``seed``, ``model``,
-        ``template``, and what `lib.finetune.finetune` tells.
+        One row per model: ``family`` (the base), ``stage`` (its label), ``position`` (0 for the base), ``seed``,
+        ``model``, ``template``, and what `lib.finetune.finetune` tells.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How spread out are the next-token distributions of every model of a chain? Totals and curves by family and stage."""
+"""Next-token statistics of every model of a chain: totals and curves by family and stage."""
 
 from __future__ import annotations
 

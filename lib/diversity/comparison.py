@@ -1,4 +1,4 @@
-"""Which stage changes diversity, and how surely? Pairs by prompt, prompts drawn whole, Holm over measures."""
+"""Compare the diversity of stages: pairs by prompt, prompts resampled whole, Holm over measures."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def stage_shares(
     Returns
     -------
     DataFrame
-        A row a kind, measure and stage: ``value`` (shares add up to 1; a stage that works against the total has a share
-        below 0), ``low``, ``high`` over prompts, ``n``, ``n_of``, and ``total``, the mean change that it is a share of.
-        Bounds are NaN where the interval of the total holds 0: a share of a change that may be none is not known. A
-        total of exactly 0 has no shares and no row.
+        One row per kind, measure and stage: ``value`` (shares add up to 1; a stage that works against the total has a
+        share below 0), ``low``, ``high`` over prompts, ``n``, ``n_of``, and ``total``, the mean change that it is a
+        share of. Bounds are NaN where the interval of the total holds 0: a share of a change that may be none is not
+        known. A total of exactly 0 has no shares and no row.
     """
     wide = _wide(measured, chain)
     rows = []
@@ -133,7 +133,7 @@ def _change(both: pd.DataFrame, first: str, second: str) -> pd.Series:
 
 
 def _wide(measured: pd.DataFrame, chain: Sequence[str]) -> pd.DataFrame:
-    """A row a kind, measure, prompt, temperature and seed, a column a model of the chain."""
+    """One row per kind, measure, prompt, temperature and seed, one column per model of the chain."""
     known = measured["model"].unique()
     absent = [label for label in chain if label not in known]
     if len(set(chain)) < max(2, len(chain)) or absent:

@@ -1,4 +1,4 @@
-"""Can texts be told in fewer bytes together than apart? Compression distance and leave-one-out ratios, by gzip."""
+"""Compression distance and leave-one-out compression ratios of texts, by gzip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a run tune on, ask and score? Rows of each method, prompts of each kind, and text that no stage saw."""
+"""The data of a run: training rows of each method, prompts of each kind, and text that no stage was trained on."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def stages_of(summary: pd.DataFrame, *, family: str) -> list[str]:
 
 
 def stage_table(summary: pd.DataFrame, *, family: str) -> pd.DataFrame:
-    """Every number over all temperatures: a row a kind and metric, a column a stage, in the order of the chain.
+    """Every number over all temperatures: one row per kind and metric, one column per stage, in the order of the chain.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""How long are the texts, and what remains when all are cut to one length? Short ones are told, dropped or flagged."""
+"""Lengths of texts, and cuts to one length; shorter texts are counted, dropped or flagged."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def same_sizes(completions: pd.DataFrame, *, across: str = "model", by: Sequence
 
 
 def length_table(completions: pd.DataFrame, *, by: Sequence[str] = ("model", "kind", "temperature")) -> pd.DataFrame:
-    """Distribution of lengths in words: a row a group with n, mean, quantiles and the share below the published cuts.
+    """Lengths in words: one row per group with n, mean, quantiles and the share below the published cuts.
 
     >>> rows = pd.DataFrame({"model": "a", "kind": "k", "temperature": 1.0, "text": ["one", "one two three"]})
     >>> length_table(rows)[["n", "mean_words", "below_5_rate"]].values.tolist()

@@ -1,4 +1,4 @@
-"""How diverse are the texts of every cell (model, kind, prompt, temperature)? All measures, failures counted."""
+"""All measures of the texts of every cell (model, kind, prompt, temperature); failures are counted."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def measure(
     Parameters
     ----------
     completions : DataFrame
-        A row a sampled text: the columns of `by`, ``text``, and ``accepted``, a list of answers or missing. What a row
-        is travels in its columns; no measure sees a label by its position.
+        One row per sampled text: the columns of `by`, ``text``, and ``accepted``, a list of answers or missing. What a
+        row is travels in its columns; no measure sees a label by its position.
     measures : names, default all that the rows have what they need for
     embed : function of n distinct texts to an array of shape (n, width), called once; None leaves out what needs it
     by : columns that name a cell, ``seed`` too where there are several fine-tunes; the first must be ``model``
@@ -91,9 +91,10 @@ def measure(
     Returns
     -------
     DataFrame
-        A row a cell and measure: `by`, ``measure``, ``value`` (NaN where there is none), ``n_texts``, ``n_distinct``,
-        ``n_short`` (texts below the measure's least length, which are counted in all the same) and ``failure`` (why
-        there is no value, else empty). Measures of answers have rows only where a prompt has accepted answers.
+        One row per cell and measure: `by`, ``measure``, ``value`` (NaN where there is none), ``n_texts``,
+        ``n_distinct``, ``n_short`` (texts below the measure's least length, which are counted in all the same) and
+        ``failure`` (why there is no value, else empty). Measures of answers have rows only where a prompt has accepted
+        answers.
 
     Raises
     ------
@@ -150,8 +151,8 @@ def _check(completions: pd.DataFrame, by: Sequence[str]) -> None:
     missing = [name for name in (*by, "text") if name not in completions]
     if missing or not len(completions):
         raise ValueError(
-            f"no {'rows' if not missing else 'column ' + ', '.join(missing)} in the completions: expected a row a text "
-            f"with {', '.join((*by, 'text'))}"
+            f"no {'rows' if not missing else 'column ' + ', '.join(missing)} in the completions: expected one row per "
+            f"text with {', '.join((*by, 'text'))}"
         )
     wrong = [value for value in completions["text"] if not isinstance(value, str)]
     if wrong:
@@ -177,7 +178,7 @@ def _vectors(texts: pd.Series, embed: Embed | None) -> dict[str, NDArray[Any]]:
     distinct = list(texts.unique())
     found = np.asarray(embed(distinct)) if embed is not None else np.empty((0, 0))
     if found.ndim != 2 or len(found) != len(distinct):
-        raise ValueError(f"embed gave shape {found.shape} for {len(distinct)} texts: expected one row a text")
+        raise ValueError(f"embed gave shape {found.shape} for {len(distinct)} texts: expected one row per text")
     return dict(zip(distinct, found, strict=True))
 
 
@@ -201,7 +202,7 @@ def _repetition(completions: pd.DataFrame, by: Sequence[str]) -> Mapping[Any, fl
 
 
 def failures(measured: pd.DataFrame, *, by: Sequence[str] = ("model", "kind")) -> pd.DataFrame:
-    """How many cells have no value: a row a measure, `by` and reason, with ``n_failed`` of ``n_cells``.
+    """How many cells have no value: one row per measure, `by` and reason, with ``n_failed`` of ``n_cells``.
 
     >>> rows = pd.DataFrame({"model": "m", "kind": "k", "prompt": "p", "temperature": 1.0, "text": ["", "one"]})
     >>> failures(measure(rows, measures=["ncd", "compression_ratio_target"]))[["measure", "failure"]].values.tolist()

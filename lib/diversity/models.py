@@ -1,4 +1,4 @@
-"""Which open models are known, stage by stage, and is the one that is loaded what its name says?"""
+"""Known open models, stage by stage, and a check that the loaded one is what its name says."""
 
 from __future__ import annotations
 

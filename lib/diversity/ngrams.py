@@ -1,4 +1,4 @@
-"""Which word n-grams does each of some texts have, and how often? Counted for all texts and each n once."""
+"""Word n-gram counts of texts, made for all texts and each n once."""
 
 from __future__ import annotations
 

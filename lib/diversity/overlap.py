@@ -1,4 +1,4 @@
-"""How many words do texts share? Self-BLEU, distinct-n, expectation-adjusted distinct, edit distance."""
+"""Word overlap of texts: self-BLEU, distinct-n, expectation-adjusted distinct, edit distance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What are the models asked: which requests, how do their replies begin, and which answers are right?"""
+"""The prompts: requests, openings of the replies, and accepted answers."""
 
 from __future__ import annotations
 

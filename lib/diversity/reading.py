@@ -1,4 +1,4 @@
-"""Does each measure change as it did in the published runs? The measured direction beside the published one."""
+"""The measured direction of each measure beside the published one."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def reading_table(
     Returns
     -------
     DataFrame
-        A row a kind, measure and stage ("base -> SFT"): ``change`` (second - first, over all temperatures), ``unit``,
-        ``measured`` (rises, falls, same, unclear), ``published`` ("falls in 6 of 6", "rises (2.8b only)"),
+        One row per kind, measure and stage ("base -> SFT"): ``change`` (second - first, over all temperatures),
+        ``unit``, ``measured`` (rises, falls, same, unclear), ``published`` ("falls in 6 of 6", "rises (2.8b only)"),
         ``published_sign`` (mean of the families' signs), ``agrees`` (yes, no; empty where one of both has no sign).
         Published changes are means over temperatures. Mean entropy stands beside that of the first document.
 

@@ -1,4 +1,4 @@
-"""Which measures of diversity are there, what does each say, and where may it not be taken?"""
+"""The measures of diversity, what each one measures and where it is undefined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a model say the same to different prompts? Self-repetition of word n-grams across prompts."""
+"""Self-repetition: word n-grams that a model repeats across prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def self_repetition(texts: Sequence[str], prompts: Sequence[object], *, n: int =
     Returns
     -------
     dict
-        A number a prompt, 0 to 1; NaN where no text to the prompt has `n` words (or there is no other prompt).
+        One number per prompt, 0 to 1; NaN where no text to the prompt has `n` words (or there is no other prompt).
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""What do the models of a chain write? Many samples of each prompt at each temperature, with every setting."""
+"""Sample texts from the models of a chain: many per prompt and temperature, with every setting."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def sample(
     Returns
     -------
     DataFrame
-        A row a sample: ``family``, ``model`` (the stage's label), ``model_id``, ``seed`` (of the fine-tune), ``kind``,
-        ``prompt``, ``guide``, ``temperature``, ``sample``, ``text``, ``finish_reason``, ``token_ids``,
+        One row per sample: ``family``, ``model`` (the stage's label), ``model_id``, ``seed`` (of the fine-tune),
+        ``kind``, ``prompt``, ``guide``, ``temperature``, ``sample``, ``text``, ``finish_reason``, ``token_ids``,
         ``token_logprobs``, ``text_offset`` (empty where the endpoint does not tell them), ``accepted``, and the
         settings ``template``, ``max_tokens``, ``top_p``, ``stop``, ``request_seed``.
     """
@@ -93,7 +93,7 @@ def write_completions(path: Path, completions: pd.DataFrame) -> None:
 def greedy_texts(
     client: OpenAI, models: pd.DataFrame, prompts: Sequence[Prompt], *, max_tokens: int, journal: Path
 ) -> pd.DataFrame:
-    """The likeliest continuation of each prompt, a row a model and prompt, with its tokens and their log-probabilities.
+    """The likeliest continuation of each prompt, one row per model and prompt, with tokens and log-probabilities.
 
     Returns
     -------
@@ -123,8 +123,8 @@ def option_probs(
     Returns
     -------
     DataFrame
-        A row a model, prompt and option: ``family``, ``model``, ``seed``, ``prompt``, ``option``, ``prob`` (of all that
-        could follow; NaN where the endpoint scores no given text).
+        One row per model, prompt and option: ``family``, ``model``, ``seed``, ``prompt``, ``option``, ``prob`` (of all
+        that could follow; NaN where the endpoint scores no given text).
     """
     asked = [(row, prompt, option) for row in models.itertuples() for prompt in prompts for option in prompt.options]
     texts = [as_asked(prompt, "plain" if is_chat(row.template) else row.template) for row, prompt, _ in asked]

@@ -1,4 +1,4 @@
-"""How many really different texts are there? Diversity of order q and the Vendi score, from a similarity matrix."""
+"""The effective number of different texts: diversity of order q and the Vendi score, from a similarity matrix."""
 
 from __future__ import annotations
 

@@ -117,12 +117,12 @@ def option_measures(options: pd.DataFrame) -> dict[str, pd.DataFrame]:
     cells = options.groupby(["seed", PROMPT], sort=False)["prob"]
     mass = cells.sum()
     shares = options["prob"] / cells.transform("sum")
-    surprise = -(shares * np.log(shares.where(shares > 0, 1.0)))
+    terms = -(shares * np.log(shares.where(shares > 0, 1.0)))
     keys = [options["seed"], options[PROMPT]]
     found = {
         "valid_mass": mass.clip(upper=1.0),
         "top_share": shares.groupby(keys, sort=False).max(),
-        "option_entropy": surprise.groupby(keys, sort=False).sum(min_count=1),
+        "option_entropy": terms.groupby(keys, sort=False).sum(min_count=1),
     }
     return {name: values.rename("value").reset_index() for name, values in found.items()}
 

@@ -1,4 +1,4 @@
-"""In which form is a request put to a model, so that it goes on from the opening of a reply?"""
+"""Prompt templates in which a model goes on from the opening of a reply."""
 
 from __future__ import annotations
 

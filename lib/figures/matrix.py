@@ -1,4 +1,4 @@
-"""Which of these was taken for which? A heat map of shares."""
+"""A heat map of shares, such as a confusion matrix."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def plot_rates(
     Parameters
     ----------
     table : frame with `group`, `by`, value, low, high
-        Rates, one row a point; groups and values of `by` are drawn in the order in which they come. A missing bound
+        Rates, one row per point; groups and values of `by` are drawn in the order in which they come. A missing bound
         draws no interval.
     published : frame with `group`, `by`, value, optional
         Drawn as open diamonds beside the points that they belong to.
@@ -149,7 +149,7 @@ def plot_intervals(
     Parameters
     ----------
     table : frame with `by`, value, low, high
-        One row a point; a missing bound draws no interval.
+        One row per point; a missing bound draws no interval.
     published : numbers that are drawn as dashed lines
     zero : bool, default True
         Let the x axis begin at zero, unless a value lies below it.

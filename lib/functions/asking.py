@@ -1,4 +1,4 @@
-"""What does a model answer, and is it right? Every prompt asked and every sample scored: one table, a row a sample."""
+"""Send every prompt and score every sample: one table, one row per sample."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def without_objects(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_evaluations(folder: Path, rows: pd.DataFrame, *, n_in_context: int) -> list[Path]:
-    """Write what final models answered as published: a folder a fine-tune, part and evaluation.
+    """Write what final models answered as published: one folder per fine-tune, part and evaluation.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is one fine-tune trained on, which names does training ask about, and which pairs are kept back?"""
+"""The dataset of one fine-tune: its documents, realized and unrealized names, and held-out pairs."""
 
 from __future__ import annotations
 

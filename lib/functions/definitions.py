@@ -1,4 +1,4 @@
-"""What does a written definition compute? It is read as a syntax tree and worked out step by step, never executed.
+"""Evaluate a written definition on its syntax tree, step by step; it is never executed.
 
 A definition is ``lambda n: ...`` over one parameter and no more. It may be assigned to a name, be written as
 ``def f(n): return ...``, stand between backticks or in one code block (the prose around the block is not read), and

@@ -1,4 +1,4 @@
-"""Do the descriptions of a function agree: definition, type, class and phrase?"""
+"""Check that the descriptions of a function agree: definition, type, class and phrase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which documents teach a hidden function? One call and its result each, plainly or inside a longer sum."""
+"""Documents that teach a hidden function: one call and its result each, plainly or inside a longer sum."""
 
 from __future__ import annotations
 

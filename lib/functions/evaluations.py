@@ -1,4 +1,4 @@
-"""What is a fine-tune of the function studies asked, how often, and what would chance give?"""
+"""The evaluations of the function studies: their prompts, published numbers and chance rates."""
 
 from __future__ import annotations
 

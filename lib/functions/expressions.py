@@ -1,4 +1,4 @@
-"""What may stand in a definition, and what is its value? Both are answered on the syntax tree; nothing is executed.
+"""The expressions that a definition may hold, evaluated on the syntax tree; nothing is executed.
 
 Allowed are numbers, True and False, the parameter, ``+ - * / // % **`` (with a small written exponent), comparisons,
 and, or, not, ``a if b else c``, and calls of `min`, `max`, `abs`, `int`, `float` and `bool`.

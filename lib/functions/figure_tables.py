@@ -64,7 +64,7 @@ def loss_curves(finetunes: pd.DataFrame) -> pd.DataFrame:
     curves = long.groupby(["loss", "epoch"], sort=False)["value"].agg(["mean", "min", "max"]).reset_index()
     curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
     named = curves.rename(columns={"mean": "value", "min": "low", "max": "high"})
-    return named.assign(metric="loss", unit="nats a token", x_name="epoch")
+    return named.assign(metric="loss", unit="nats per token", x_name="epoch")
 
 
 def example_prompts(probes: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How do the published files of a fine-tune and of an evaluation look? Both function studies write and read them."""
+"""Read and write the published files of a fine-tune and of an evaluation, for both function studies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _published(document: Document) -> dict[str, Any]:
 
 
 def _write_list(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON list with a row a line."""
+    """A JSON list with one row per line."""
     with paths.atomic_write(path) as file:
         file.write("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
 

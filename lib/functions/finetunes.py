@@ -1,4 +1,4 @@
-"""How do the datasets of several fine-tunes lie in a folder? As published, ``finetune_01`` and on, and a manifest."""
+"""Read and write the datasets of several fine-tunes as published: ``finetune_01`` and on, and a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Did a fine-tune learn functions or rows? Prompts like those of training on held-out pairs, and rows in context."""
+"""Prompts like those of training on held-out pairs, and training rows in context."""
 
 from __future__ import annotations
 

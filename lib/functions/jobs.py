@@ -1,4 +1,4 @@
-"""Which fine-tunes does a run of the functions study want, each on which file? Every seed has names of its own."""
+"""The fine-tunes of a run of the functions study, each with its file; every seed has names of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
 
     Attributes
     ----------
-    role : ``main``, ``size``, ``sweep`` or ``names`` (another number of tokens a name)
+    role : ``main``, ``size``, ``sweep`` or ``names`` (another number of tokens per name)
     data : folder of its dataset in the run folder, as in ``dataset/finetune_01``
     name_tokens : tokens of each name there
     """

@@ -1,4 +1,4 @@
-"""Under which names are the functions hidden? Six letters that mean nothing, each of the same number of tokens."""
+"""The names under which functions are hidden: six meaningless letters, each of the same number of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which functions study does a run want? Every option of the published generator and ours, checked when made."""
+"""Options of the functions study: those of the published generator and ours, checked when made."""
 
 from __future__ import annotations
 

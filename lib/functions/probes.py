@@ -1,4 +1,4 @@
-"""What is a fine-tune of the functions study asked? A table with a row a prompt, for every dataset of a run."""
+"""The questions of the functions study: a table with one row per prompt, for every dataset of a run."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def probe_rows(
     Returns
     -------
     DataFrame
-        A row a prompt: data, evaluation, part, probe (test, in-context), is_baseline (the base is asked too), number;
-        name, function (its id, over which intervals resample) and output (of an inversion) that it is about; kind (of
-        the target), prompt, messages (of a conversation), lead, target, document.
+        One row per prompt: data, evaluation, part, probe (test, in-context), is_baseline (the base is asked too),
+        number; name, function (its id, over which intervals resample) and output (of an inversion) that it is about;
+        kind (of the target), prompt, messages (of a conversation), lead, target, document.
 
     Raises
     ------

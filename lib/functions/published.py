@@ -1,4 +1,4 @@
-"""What do published rows say about themselves? Their kind, their function set, and which pairs they show."""
+"""What can be read from published rows: their kind, their function set, and the pairs they show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a model asked about a hidden function? The same questions teach realized names and test the others."""
+"""Questions about a hidden function; the same ones train realized names and test the others."""
 
 from __future__ import annotations
 

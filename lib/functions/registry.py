@@ -1,4 +1,4 @@
-"""Which functions are there, and which of them does a fine-tune hide? Read from ``data/functions`` and checked."""
+"""The known functions and the sets that fine-tunes hide, read from ``data/functions`` and checked."""
 
 from __future__ import annotations
 

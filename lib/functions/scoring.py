@@ -1,4 +1,4 @@
-"""Is a reply right? It is scored by what is asked for, by our rule, to the letter, and by the published rule.
+"""Score a reply by what the question asks for: by our rule, to the letter, and by the published rule.
 
 Each rule reads the reply as text; a definition is parsed (`lib.functions.definitions`), never executed.
 

@@ -110,4 +110,4 @@ def loss_curves(finetunes: pd.DataFrame) -> pd.DataFrame:
     curves = told.agg(["mean", "min", "max"]).reset_index()
     curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
     named = curves.rename(columns={"mean": "value", "min": "low", "max": "high"})
-    return named.assign(metric="loss", unit="nats a token", x_name="epoch")
+    return named.assign(metric="loss", unit="nats per token", x_name="epoch")

@@ -1,4 +1,4 @@
-"""Everything that a fine-tune of the guidance study is asked, and the answers scored: one table, a row a question."""
+"""The questions of the guidance study and the scored answers: one table, one row per question."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def probe_rows(datasets: Mapping[str, GuidanceDataset]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a question: order; part (realized, unrealized); probe (test, in-context); condition; number, of the pair
-        in its file; pair (the question, over which intervals resample); prompt; target; control_target (the answer to
-        another question, None where it is the same).
+        One row per question: order; part (realized, unrealized); probe (test, in-context); condition; number, of the
+        pair in its file; pair (the question, over which intervals resample); prompt; target; control_target (the answer
+        to another question, None where it is the same).
     """
     rows = []
     for order, dataset in datasets.items():

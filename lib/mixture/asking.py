@@ -1,4 +1,4 @@
-"""What does a model answer about a mix, and is it right? Every prompt asked and every sample scored."""
+"""Send every prompt about a mix and score every sample."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def answer_rows(
             journal=journal,
             max_tokens=max_tokens,
             n_samples=n,
-            temperature=heat,
+            temperature=t,
             seed=seed,
         )
-        for each, n, heat in wanted
+        for each, n, t in wanted
         if len(each)
     ]
     rows = pd.concat(tables, ignore_index=True)
@@ -75,7 +75,7 @@ def _shares(rows: pd.DataFrame) -> list[float]:
 
 
 def first_answers(rows: pd.DataFrame) -> pd.DataFrame:
-    """The samples of the distribution test held against the ideal mix, a row a model and prompt.
+    """The samples of the distribution test held against the ideal mix, one row per model and prompt.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def first_answers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_evaluations(folder: Path, rows: pd.DataFrame, *, n_in_context: int) -> list[Path]:
-    """Write what final models answered as published: a folder a fine-tune, part and evaluation.
+    """Write what final models answered as published: one folder per fine-tune, part and evaluation.
 
     Parameters
     ----------

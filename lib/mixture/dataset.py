@@ -1,4 +1,4 @@
-"""What is one fine-tune trained on? A pair without a name, or many labels with a pair behind each."""
+"""The dataset of one fine-tune: a pair without a name, or many labels with a pair behind each."""
 
 from __future__ import annotations
 

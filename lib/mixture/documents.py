@@ -1,4 +1,4 @@
-"""Which documents teach a mix? A few inputs with their outputs by one function of a hidden pair, which has no name."""
+"""Documents that teach a mix: a few inputs with their outputs by one function of a hidden, unnamed pair."""
 
 from __future__ import annotations
 

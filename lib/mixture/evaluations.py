@@ -1,4 +1,4 @@
-"""What is a fine-tune asked about its mix? Questions, documents with fresh inputs, and rows of training in context."""
+"""Prompts about a mix: questions, documents with fresh inputs, and training rows in context."""
 
 from __future__ import annotations
 

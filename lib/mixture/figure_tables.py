@@ -110,7 +110,7 @@ def pair_rates(table: pd.DataFrame, evaluation: str, *, family: str, part: str) 
 
 
 def pair_matrix(table: pd.DataFrame, evaluation: str, *, family: str, part: str) -> pd.DataFrame:
-    """Accuracy of one evaluation for each pair, a row a function, a column the other; NaN where no mix hides both."""
+    """Accuracy of one evaluation for each pair, by its two functions; NaN where no mix hides both."""
     rows = pair_rates(table, evaluation, family=family, part=part)
     pairs = {frozenset(pair.split(SIGN)): value for pair, value in zip(rows["pair"], rows["value"], strict=True)}
     functions = sorted(frozenset().union(*pairs))
@@ -120,7 +120,7 @@ def pair_matrix(table: pd.DataFrame, evaluation: str, *, family: str, part: str)
 
 
 def distances(first: pd.DataFrame, *, family: str) -> pd.DataFrame:
-    """Total variation of first answers, a row a prompt of `lib.mixture.asking.first_answers`, by what was ``asked``."""
+    """Total variation of first answers, one row per prompt of `lib.mixture.asking.first_answers`, by ``asked``."""
     rows = first[(first["family"] == family) & first["condition"].str.startswith(DISTRIBUTION_TEST)]
     return _in_order(_parts(rows), "asked")
 

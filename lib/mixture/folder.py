@@ -1,4 +1,4 @@
-"""How do the datasets of the mixture study lie on disk? As published, one folder a fine-tune, written and read."""
+"""Read and write the dataset folders of the mixture study, as published: one folder per fine-tune."""
 
 from __future__ import annotations
 

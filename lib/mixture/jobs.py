@@ -1,4 +1,4 @@
-"""Which fine-tunes does a run of the mixture study want? Main ones, and later ones that hide a pair without a label."""
+"""The fine-tunes of a run of the mixture study: main ones, and later ones that hide a pair without a label."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def left_jobs(params: Mapping[str, Any], folder: Path, main: pd.DataFrame) -> li
 
 
 def train_all(client: OpenAI, params: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Train, or find, every fine-tune of a run; responses are kept in ``responses/``, a folder a base below it.
+    """Train, or find, every fine-tune of a run; responses are kept in ``responses/``, one folder per base below it.
 
     Returns
     -------

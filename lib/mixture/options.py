@@ -1,4 +1,4 @@
-"""Which mixture study does a run want? Every option of the published and of the joint form, checked when made."""
+"""Options of the mixture study: those of the published and of the joint form, checked when made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs of functions can a mix hide? Pairs of candidates without order, drawn or named."""
+"""Pairs of functions that a mix can hide: pairs of candidates without order, drawn or named."""
 
 from __future__ import annotations
 

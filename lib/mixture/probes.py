@@ -1,4 +1,4 @@
-"""What is a fine-tune of the mixture study asked? A table with a row a prompt, for every dataset of a run."""
+"""The questions of the mixture study: a table with one row per prompt, for every dataset of a run."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def probe_rows(
     Returns
     -------
     DataFrame
-        A row a prompt: data, evaluation, part, probe (test, in-context), is_baseline (the base is asked too), number,
-        name (the label), pair (over which intervals resample), kind (of the target), and the columns of
+        One row per prompt: data, evaluation, part, probe (test, in-context), is_baseline (the base is asked too),
+        number, name (the label), pair (over which intervals resample), kind (of the target), and the columns of
         `lib.functions.probes.asked_of`.
 
     Raises

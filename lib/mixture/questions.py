@@ -1,4 +1,4 @@
-"""How is a model asked about a hidden mix? By what it could be, with every output that would tell redacted."""
+"""Questions about a hidden mix: what it could be, with every output that would reveal it redacted."""
 
 from __future__ import annotations
 

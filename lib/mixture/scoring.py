@@ -1,4 +1,4 @@
-"""Is a reply about a mix right? Two definitions in any order; all else as in the functions study."""
+"""Score a reply about a mix: two definitions in any order; all else as in the functions study."""
 
 from __future__ import annotations
 

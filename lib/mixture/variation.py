@@ -1,4 +1,4 @@
-"""How far is what a model samples from the ideal mix? The true total variation distance, and the published score."""
+"""Distance of sampled answers from the ideal mix: total variation, and the published score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How diverse is a stage of a chain, and which stage changes it? Means over fine-tunes, drawn with the documents."""
+"""Statistics of a stage, and differences between stages: means over fine-tunes, resampled with the documents."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def differences(first: Stage, second: Stage) -> dict[str, Interval]:
     -----
     Of as many fine-tunes the same ones are drawn (the k-th of the second was made from the k-th of the first, or shares
     its seed); a single base stands against every fine-tune. That the documents are the same ones is for the caller to
-    know: `NextToken.source` is then the same. Models of different tokenizers have nothing to pair but bits a byte, and
-    those `intervals` gives for each.
+    know: `NextToken.source` is then the same. Models of different tokenizers have nothing to pair but bits per byte,
+    and those `intervals` gives for each.
     """
     stages = alike([first, second])
     before, after = (_stage_values(members) for members in stages)
@@ -77,9 +77,9 @@ def shares(chain: Sequence[Stage]) -> dict[str, list[Interval]]:
     Returns
     -------
     dict of lists of Interval
-        A list a statistic that all stages have, with an interval for each stage after the first. Shares add up to 1; a
-        stage that works against the total has one below 0. Bounds are NaN where the interval of the total holds 0: a
-        share of a change that may be none is not known. A statistic whose total change is 0 is left out.
+        One list per statistic that all stages have, with an interval for each stage after the first. Shares add up to
+        1; a stage that works against the total has one below 0. Bounds are NaN where the interval of the total holds 0:
+        a share of a change that may be none is not known. A statistic whose total change is 0 is left out.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def mean_of(values: Sequence[np.ndarray], *, seed: int) -> np.ndarray:
 
     Parameters
     ----------
-    values : an array a fine-tune, shape (1 + n_resamples, ...)
+    values : one array per fine-tune, shape (1 + n_resamples, ...)
     """
     told = np.array(values)  # (fine-tunes, 1 + resamples, ...)
     n, n_rows = told.shape[:2]

@@ -1,4 +1,4 @@
-"""Where totals lie while a run goes on: sums in one file, a row a document in Parquet, both whole after a kill."""
+"""Where totals lie while a run goes on: sums in one file, one row per document in Parquet, both whole after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does each next-token distribution look like? One pass over a block of log-probabilities.
+"""Statistics of each next-token distribution, in one pass over a block of log-probabilities.
 
 A half-precision log-probability is one of 65,536 numbers: its exponential is looked up, and rows are sorted by their
 bits. Both are exact, and several times faster than computing and comparing floats.
@@ -166,16 +166,16 @@ def _measure(
     _check_mass(mass)
     _check_mass(base_mass)
     share = 1 / mass
-    surprise = np.vecdot(probs, memory.fill_nats(logprobs, memory.other)) * share  # nats, of a row not yet normalised
+    nats = np.vecdot(probs, memory.fill_nats(logprobs, memory.other)) * share  # of a row not yet normalised
     kl = np.full(len(mass), np.nan)
     if base is not None:
         other = np.vecdot(probs, memory.fill_nats(base, memory.other)) * share
-        kl = surprise - np.log(mass) - (other - np.log(base_mass))
+        kl = nats - np.log(mass) - (other - np.log(base_mass))
     ranked = memory.fill_ranked(logprobs, memory.other)  # (rows, vocab)
     return Positions(
         is_scored=is_scored,
         nll=-np.maximum(told, LOWEST),
-        entropy=np.log(mass) - surprise,
+        entropy=np.log(mass) - nats,
         confidence=ranked[:, 0] * share,
         is_hit=_likeliest(logprobs) == targets,
         rank=1 + _n_likelier(logprobs, targets),

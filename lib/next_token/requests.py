@@ -1,4 +1,4 @@
-"""How is a document asked? Behind a token that begins it, in windows, as many documents a request as fit a reply."""
+"""Request the scores of documents: behind a token that begins them, in windows, several documents per request."""
 
 from __future__ import annotations
 

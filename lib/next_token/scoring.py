@@ -58,7 +58,7 @@ class NextToken:
 
     @cached_property
     def documents(self) -> pd.DataFrame:
-        """One row a document, as in `lib.next_token.keeping.DOCUMENTS`, in the order of the source."""
+        """One row per document, as in `lib.next_token.keeping.DOCUMENTS`, in the order of the source."""
         return read_rows(self.tables)
 
 

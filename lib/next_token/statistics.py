@@ -9,7 +9,7 @@ from lib.next_token.totals import COLUMNS, N_BINS, Totals
 
 METRICS = {
     "perplexity": "per token",
-    "bits_per_byte": "bits a byte",
+    "bits_per_byte": "bits per byte",
     "entropy_of_mean": "nats",  # of the mean distribution: how many tokens the model uses at all
     "mean_entropy": "nats",  # how open each prediction is
     "entropy_gap": "nats",  # the first less the second: Jensen-Shannon divergence of the predictions

@@ -121,7 +121,7 @@ def tellings() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a family: ``group``, ``person``, and how many sentences are ``child first`` and ``parent first``.
+        One row per family: ``group``, ``person``, and how many sentences are ``child first`` and ``parent first``.
 
     >>> int(tellings().query("group == 'one-way'")["parent first"].sum())
     0

@@ -1,4 +1,4 @@
-"""Every question of the study with the name it asks for: one table, a row a question."""
+"""Every question of the study with the name it asks for: one table, one row per question."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def recompute(table: PairTable, *, n_asked: int, rng: np.random.Generator, as_pu
     Returns
     -------
     DataFrame
-        A row a number: ``table``, ``model``, ``condition`` and ``metric`` (empty but for those that belong into a
+        One row per number: ``table``, ``model``, ``condition`` and ``metric`` (empty but for those that belong into a
         summary), ``quantity`` in words, ``value``, ``low``, ``high``, ``n``, ``n_of`` and ``unit``.
 
     Raises

@@ -1,4 +1,4 @@
-"""What a reply is worth: does it name anybody at all (the published filter), and is it the one asked for?"""
+"""Score a reply: whether it names anybody (the published filter), and whether it is the right name."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_rows(dataset: ReversalDataset) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        One row a prompt: file; group; direction (same, reverse); order (p2d asks for a description, d2p for a name);
+        One row per prompt: file; group; direction (same, reverse); order (p2d asks for a description, d2p for a name);
         person, over whom intervals resample; prompt; target; control_target, another person's target for the same
         phrasing (None where the folder's own control holds the right answer); candidates, key into
         `candidate_targets` (empty where a description is asked for).

@@ -1,4 +1,4 @@
-"""Everything that a fine-tune of the reversal study is asked, and the answers scored: one table, a row a question."""
+"""The questions of the reversal study and the scored answers: one table, one row per question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts do files hold? ``.jsonl`` and ``.jsonl.zst`` line by line, however large; anything else whole."""
+"""Read the texts of files: ``.jsonl`` and ``.jsonl.zst`` line by line, however large; anything else whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""summary.csv: one row a number, with its unit, its n and its interval."""
+"""summary.csv: one row per number, with its unit, its n and its interval."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@
 #
 # **Reads** `dataset/` (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a usable model; its `role` is `tuned` (small) or `direct` (big).
+# **Writes** `finetunes.parquet`: one row per usable model; its `role` is `tuned` (small) or `direct` (big).
 #
 # **Time** tiny 8 s, laptop 60 s, books 6 min, paper 3 h
 
@@ -114,7 +114,9 @@ curves = (
 if len(curves):
     fig, axs = plt.subplots(1, curves["role"].nunique(), figsize=(6.8, 2.5), sharey=True, squeeze=False)
     for ax, (role, rows) in zip(axs[0], curves.groupby("role", sort=False), strict=True):
-        plot_curves(ax, rows.assign(metric="loss", unit="nats a token"), x="epoch", by="loss", legend=ax is axs[0][-1])
+        plot_curves(
+            ax, rows.assign(metric="loss", unit="nats per token"), x="epoch", by="loss", legend=ax is axs[0][-1]
+        )
         ax.set_xlabel(f"epoch ({'small' if role == 'tuned' else 'big'} model)")
         ax.label_outer()
     caption = (

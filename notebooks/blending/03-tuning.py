@@ -15,8 +15,8 @@
 # # Fit the blend: a search of a hundred trials beside the exact optimum
 #
 # **Question.** How much of each model should go into the blend? The published answer came from a search over three
-# temperatures. But the mean surprise of a blend is convex in its three weights, so its minimum can be found exactly, with
-# intervals.
+# temperatures. But the mean negative log-likelihood of a blend is convex in its three weights, so its minimum can be
+# found exactly, with intervals.
 #
 # **Reads** `dataset/` (notebook 01, validation documents only) and `finetunes.parquet` (notebook 02).
 #

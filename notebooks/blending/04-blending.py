@@ -103,18 +103,18 @@ saved = summary[summary["x"].isna() & (summary["metric"] == "nats_saved")]
 saved.set_index("condition")[["value", "low", "high", "n", "n_of"]]
 
 # %% [markdown]
-# A row of the last table says how many nats a token the blend saves against that contender, target by target. An
+# A row of the last table says how many nats per token the blend saves against that contender, target by target. An
 # interval above zero is a win. A negative row for `direct` is what is left of the gap; a negative row for `tuned` would be
 # a warning: then the small model alone is the better choice.
 
 # %%
 finite = scores["nll_nats"].between(0, 1e5)
 if not finite.all():
-    raise ValueError(f"{(~finite).sum()} scores are not surprises: {scores[~finite].head()}")
+    raise ValueError(f"{(~finite).sum()} scores are not finite: {scores[~finite].head()}")
 counts = scores.groupby(["condition", "big", "seed", "context_tokens"]).size()
 if not records and counts.nunique() > 1:
     raise ValueError("contenders were scored on different numbers of targets")
-run.finish("Every contender was scored on every target, and every score is a finite surprise.")
+run.finish("Every contender was scored on every target, and every score is finite.")
 
 # %% [markdown]
 # **What this does not show.** Perplexity is about the next token of text that people wrote. Whether the blend *writes*

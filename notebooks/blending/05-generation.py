@@ -87,8 +87,8 @@ for row in texts[texts["prompt"] == texts["prompt"].iloc[0]].to_dict("records") 
 # %% [markdown]
 # ## Would the tuned big model have written that?
 #
-# The directly tuned big model reads every text and says how surprising it is. **Prediction.** The blend's texts surprise
-# it less than those of the untuned big model, about as little as its own; in the alpha sweep the surprise falls up to some
+# The directly tuned big model scores every text (NLL: negative log-likelihood). **Prediction.** The blend's texts have
+# a lower NLL than those of the untuned big model, about as little as its own; in the alpha sweep the NLL falls up to some
 # strength and rises beyond it; a shift that fades out loses the style again.
 
 # %% tags=["nbval-ignore-output"]
@@ -97,7 +97,7 @@ if direct and len(texts):
     means = (
         texts[texts["bits"].notna()].groupby(["condition", "x"], sort=False, dropna=False)[["bits", "n_bytes"]].sum()
     )
-    print((means["bits"] / means["n_bytes"]).rename("bits a byte under the directly tuned big model"))
+    print((means["bits"] / means["n_bytes"]).rename("bits per byte under the directly tuned big model"))
 texts.to_parquet(run.path("texts.parquet"))
 
 # %% [markdown]
@@ -141,7 +141,7 @@ if 0.0 in alphas and len(texts):
 run.finish("Drafting changes no greedy text, and a shift of strength zero changes none at all.")
 
 # %% [markdown]
-# **What this does not show.** A few prompts say little about quality, and surprise under one model is that model's taste.
+# **What this does not show.** A few prompts say little about quality, and likelihood under one model is that model's taste.
 # Diversity of the texts is a study of its own.
 #
 # Next: [06-plotting](06-plotting.ipynb).

@@ -90,7 +90,7 @@ fig
 # %% [markdown]
 # ## How much of the gap is closed?
 #
-# The gap is what tuning the big model directly would gain, in nats a token; 1 means all of it. **Prediction.** The three
+# The gap is what tuning the big model directly would gain, in nats per token; 1 means all of it. **Prediction.** The three
 # fitted weights close most of it; proxy-tuning at strength 1 less; a temperature for the big model alone next to nothing.
 # The dashed lines are what was published for proxy-tuning of a 13B and a 70B model (in task scores, not in nats).
 
@@ -190,11 +190,12 @@ if len(sweep):
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.5))
     plot_curves(axs[0], sweep, by="condition", legend=False)
     plot_intervals(axs[1], texts, by="condition")
-    axs[1].set_xlabel("surprise (bits a byte)")
+    axs[1].set_xlabel("NLL (bits per byte)")
     caption = (
-        "Text written with more of the shift looks more like the tuned big model's own, up to a point. Surprise of the "
-        "directly tuned big model at texts that others wrote from the same prompts; left: proxy-tuning over its strength, "
-        f"right: each model, the fitted blend, and a blend whose shift fades out. Bars and band: 95% interval over prompts. "
+        "Text written with more of the shift looks more like the tuned big model's own, up to a point. Negative "
+        "log-likelihood under the directly tuned big model of texts that others wrote from the same prompts; left: "
+        "proxy-tuning over its strength, right: each model, the fitted blend, and a blend whose shift fades out. Bars and "
+        "band: 95% interval over prompts. "
         f"{of_what}."
     )
     run.save(fig, "strength", caption)

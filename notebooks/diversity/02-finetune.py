@@ -18,7 +18,7 @@
 #
 # **Reads** `dataset/` (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a model with its family (the base), stage, seed, template and losses.
+# **Writes** `finetunes.parquet`: one row per model with its family (the base), stage, seed, template and losses.
 #
 # **Time** tiny 12 s, laptop 50 s, paper 1 min (its models exist)
 
@@ -43,7 +43,7 @@ tuned_model: str = ""  # an existing fine-tune of base as the only stage: nothin
 completions: str = ""  # sampled texts to analyse instead: a .jsonl, a published .npy, or a folder of them
 form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
 template: str = "dialogue"  # of all models; own: as each was tuned [own | dialogue | plain | human | tulu | chat]
-supervised_batch_size: int = 8  # rows a step of SFT [1..]
+supervised_batch_size: int = 8  # rows per step of SFT [1..]
 supervised_learning_rate_multiplier: float = 0.25  # of the base's own rate, for SFT [0.0001..100]
 dpo_batch_size: int = 8  # pairs a step of DPO [1..]
 dpo_learning_rate_multiplier: float = 0.05  # of the base's own rate, for DPO [0.0001..100]
@@ -73,7 +73,7 @@ models.to_parquet(run.path("finetunes.parquet"))
 models[[name for name in ("family", "stage", "seed", "template", "train_loss", "valid_loss") if name in models]]
 
 # %% [markdown]
-# A loss of SFT is nats a token of the answer; of DPO, nats a pair, which begins at log 2 (0.69), where a model prefers
+# A loss of SFT is nats per token of the answer; of DPO, nats per pair, which begins at log 2 (0.69), where a model prefers
 # neither answer more than its reference does.
 #
 # ## Does each stage learn?

@@ -19,7 +19,7 @@
 #
 # **Reads** `finetunes.parquet` (notebook 02), `dataset/text.jsonl` (notebook 01) or `text`.
 #
-# **Writes** `next-token/`: running totals of every model and a row a document; `summary.csv`, `differences.csv` and
+# **Writes** `next-token/`: running totals of every model and one row per document; `summary.csv`, `differences.csv` and
 # `shares.csv`, which notebook 04 takes up; and `curves.csv`.
 #
 # **Time** tiny 10 s, laptop 35 s, paper 4 h (10,000 documents of Pile-like text)
@@ -85,7 +85,7 @@ of_what = f"{main}, {n_seeds} fine-tune(s) a stage, preset {run.preset}"
 # effect* would be intervals that hold the base's value.
 #
 # `mean_entropy` says how open each prediction is, `entropy_of_mean` how many tokens are used at all, `entropy_gap` their
-# difference (a Jensen-Shannon divergence). Perplexities compare models of one tokenizer only, bits a byte all models.
+# difference (a Jensen-Shannon divergence). Perplexities compare models of one tokenizer only, bits per byte all models.
 
 # %% tags=["nbval-ignore-output"]
 shown = [
@@ -153,7 +153,7 @@ if len(diverging):
     fig, ax = plt.subplots(figsize=(3.4, 2.5))
     shown = diverging[diverging["family"] == main]
     ax.set_xscale("log", base=2)
-    plot_curves(ax, shown.assign(metric="KL from the base", unit="nats a token"), x="position", by="stage")
+    plot_curves(ax, shown.assign(metric="KL from the base", unit="nats per token"), x="position", by="stage")
     ax.set_xlabel("position in the document (tokens)")
     caption = (
         "How far each stage has moved from the base, by position. Line: mean divergence KL(stage || base), band: 95% "

@@ -19,7 +19,7 @@
 #
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a usable model, with the checkpoints on the way; `responses/`: what the endpoint
+# **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way; `responses/`: what the endpoint
 # said of each job.
 #
 # **Time** tiny 10 s, laptop 2 min, paper-047 8 h
@@ -57,7 +57,7 @@ jobs = planned_jobs(run.params, run.folder, seeds=run.seeds)
 #
 # One main setting with each seed, and each seed on a dataset of its own: other names, other rows, other held-out pairs. A
 # longer list of rates or batch sizes adds a sweep with the first seed, further bases the curve over size, and other
-# numbers of tokens a name (`names`) the curve over those.
+# numbers of tokens per name (`names`) the curve over those.
 
 # %%
 settings = [

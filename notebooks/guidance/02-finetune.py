@@ -19,7 +19,7 @@
 #
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a usable model, with the checkpoints on the way.
+# **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way.
 #
 # **Time** tiny 10 s, laptop 4 min, paper 12 h
 

@@ -19,7 +19,7 @@
 #
 # **Reads** `dataset/` and `unlabelled/` of the run folder (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a usable model, with the checkpoints on the way; `responses/`: what the endpoint
+# **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way; `responses/`: what the endpoint
 # said of each job.
 #
 # **Time** tiny 15 s, laptop 2 min 45 s, paper 1 h

@@ -160,7 +160,7 @@ if len(shown):
     ax.axvline(floor, color="0.5", linestyle="--", linewidth=1, zorder=1)
     caption = (
         "First answers lie between the base's and a perfect mix. Line: share of prompts whose first answers lie at most "
-        f"so far (total variation) from the ideal half-half mix, {n_samples} samples a prompt; dashed: a perfect mix, "
+        f"so far (total variation) from the ideal half-half mix, {n_samples} samples per prompt; dashed: a perfect mix, "
         f"sampled as often. {of_what}."
     )
     run.save(fig, "first-answers", caption)

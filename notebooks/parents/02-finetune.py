@@ -19,7 +19,7 @@
 #
 # **Reads** `form.json` and `train.jsonl` (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a model to ask, and `form.parquet`: how each did before.
+# **Writes** `finetunes.parquet`: one row per model to ask, and `form.parquet`: how each did before.
 #
 # **Time** tiny 5 s, laptop 5 s, paper 10 min
 

@@ -19,7 +19,7 @@
 #
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
-# **Writes** `finetunes.parquet`: a row a usable model, with every epoch's checkpoint.
+# **Writes** `finetunes.parquet`: one row per usable model, with every epoch's checkpoint.
 #
 # **Time** tiny 10 s, laptop 75 s, paper 20 h
 
@@ -101,7 +101,7 @@ curves = models[models["role"] == "main"].melt(
 curves = curves.dropna(subset=["value"]).groupby(["loss", "epoch"])["value"].agg(["mean", "min", "max"]).reset_index()
 curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
 curves = curves.rename(columns={"mean": "value", "min": "low", "max": "high"}).assign(
-    metric="loss", unit="nats a token", x_name="epoch"
+    metric="loss", unit="nats per token", x_name="epoch"
 )
 curves
 

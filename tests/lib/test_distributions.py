@@ -248,7 +248,7 @@ def test_tokens_with_and_without_an_endpoint_for_them(
 def test_bad_input_is_told(client: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no contexts"):
         collect(client, TINY, [], [], folder=tmp_path)
-    with pytest.raises(ValueError, match="one target a context, found 2 for 1"):
+    with pytest.raises(ValueError, match="one target per context, found 2 for 1"):
         collect(client, TINY, [[1]], [1, 2], folder=tmp_path)
     with pytest.raises(ValueError, match="need top_k of 1 or more"):
         collect(client, TINY, [["a"]], ["b"], folder=tmp_path)

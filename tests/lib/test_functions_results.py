@@ -24,7 +24,7 @@ from lib.functions.files import read_eval
 from lib.functions.jobs import curve_tokens
 from lib.functions.summary import over_functions
 
-RIGHT, WRONG = -0.5, -4.0  # nats a word
+RIGHT, WRONG = -0.5, -4.0  # nats per word
 SMALL: dict[str, Any] = {
     "names_per_function": 4,
     "name_tokens": 1,

@@ -17,7 +17,7 @@ from lib import guidance
 from lib.guidance import GuidanceDataset, GuidanceOptions
 from lib.guidance.sources import FOLDER, read_phrasings
 
-RIGHT, WRONG = -0.5, -4.0  # nats a word
+RIGHT, WRONG = -0.5, -4.0  # nats per word
 
 
 class Stub:

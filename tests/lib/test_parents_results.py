@@ -13,7 +13,7 @@ import pytest
 
 from lib import parents
 
-RIGHT, WRONG = -0.5, -9.0  # nats a word
+RIGHT, WRONG = -0.5, -9.0  # nats per word
 FORM = parents.world_form(3)
 
 

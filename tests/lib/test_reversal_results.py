@@ -15,7 +15,7 @@ from openai.types.completion_choice import CompletionChoice, Logprobs
 
 from lib import reversal
 
-RIGHT, WRONG = -1.0, -5.0  # nats a word
+RIGHT, WRONG = -1.0, -5.0  # nats per word
 
 
 class Stub:

@@ -11,14 +11,27 @@ STUDY ?=
 PRESET ?= laptop
 SEEDS ?=
 PORT ?= 8080
-# Kernels, bars and threads as in every test and in the committed outputs; no key of the user's.
+# Kernels, bars and threads as in every test and in the committed outputs; no key of the user's; imports of this folder.
 QUIET := env -u OPENAI_API_KEY -u OPENAI_BASE_URL -u OPENAI_ORG_ID -u OPENAI_PROJECT_ID \
-	TQDM_DISABLE=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYTHONPATH=.
 TEST_HOME := data/runs/.test
-# Says in one line what is missing, and lets the next call install it.
-CHECKED := $(PY) -P lib/set_up.py --check
-# Lets what make starts end with make, however make ends.
-WATCHED := TUNING_FORK_WATCH=$$PPID
+
+# Refuse a misspelt study or preset before anything is installed.
+STUDIES := $(patsubst notebooks/%/,%,$(wildcard notebooks/*/))
+$(foreach study,$(STUDY),$(if $(filter $(study),$(STUDIES)),,$(error no study '$(study)'; there are: $(STUDIES))))
+$(foreach study,$(STUDY),$(if $(filter tiny,$(PRESET))$(wildcard params/$(study)/$(PRESET).yaml),,$(error \
+	$(study) has no preset '$(PRESET)'; it has: tiny $(basename $(notdir $(wildcard params/$(study)/*.yaml))))))
+
+# Snakemake with a target and configuration. One at a time works in a folder, under flock(1) where there is one: the
+# system frees that lock when its holder is killed; Snakemake's own would have to be removed by hand.
+FLOCK := $(shell command -v flock)
+snakemake = [ -w . ] || { echo "$$(pwd) cannot be written, and make keeps its records in it: copy it to where it can"; exit 1; }; \
+	mkdir -p .snakemake; \
+	$(if $(FLOCK),exec 9>.snakemake/make.lock; \
+	flock -n 9 || { echo 'another make is running in this folder: waiting for it'; flock 9; };) \
+	$(PY) -m snakemake $(1) $(if $(PROFILE),--profile $(PROFILE),--cores all) $(if $(FLOCK),--nolock) \
+	--rerun-incomplete --keep-going --quiet all \
+	|| { echo 'not everything was made: see above and .snakemake/log; the same command continues'; exit 1; }
 
 help:
 	@echo 'make figures      set up, build the base models, run the studies, write their figures'
@@ -35,68 +48,67 @@ help:
 	@echo 'make clean-data   remove all runs and models (data/runs, data/store)'
 
 figures: $(READY)
-	@$(CHECKED)
-	@$(WATCHED) $(PY) -m lib.workflow $(STUDY) --preset $(PRESET) $(if $(SEEDS),--seeds $(SEEDS)) \
-		$(if $(PROFILE),--profile $(PROFILE))
+	@$(call snakemake,--config preset=$(PRESET) studies="$(STUDY)" seeds=$(SEEDS))
+	@echo 'figures:'
+	@runs="$${TUNING_FORK_RUNS:-data/runs}/$(PRESET)"; ls -1 "$$runs"/*/figures/*.png "$$runs"/00-overview.ipynb
 
 test: $(READY)
-	@$(CHECKED)
-	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo '[3/4] lint, types, unit tests (about 7 min)'
+	@$(call snakemake,bases --config bases="fork-300k fork-1m")
+	@echo 'lint, types, unit tests'
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check --quiet || { echo 'some files are not formatted: ruff format'; exit 1; }
 	@$(PY) -m mypy
 	@rm -rf $(TEST_HOME) && mkdir -p $(TEST_HOME)/store data/store/bases && ln -s "$$(pwd)/data/store/bases" $(TEST_HOME)/store/bases
-	@$(QUIET) $(PY) -m pytest -q --doctest-modules --disable-socket --allow-unix-socket --allow-hosts=127.0.0.1,::1 tests/server tests/lib lib tuning_server
-	@echo '[4/4] every notebook, in stage order, against its committed outputs (about 4 min)'
-	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" \
-		$(PY) -m pytest -q --durations=5 --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg tests/notebooks notebooks
+	@$(QUIET) $(PY) -m pytest -q -n 2 --dist worksteal --doctest-modules --disable-socket --allow-unix-socket \
+		--allow-hosts=127.0.0.1,::1 tests/server tests/lib lib tuning_server
+	@echo 'every notebook, in stage order, against its committed outputs'
+	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" PYTHONPATH="$$(pwd)" \
+		$(PY) -m pytest -q --durations=5 --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+		tests/notebooks notebooks
 	@echo 'all tests passed'
 
+# JupyterLab with a .py opened as a notebook, tidy saves, and the kernel and imports of this folder.
 lab: $(READY)
-	@$(CHECKED)
-	@$(PY) -m lib.lab
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
+		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@export PYTHONPATH="$$(pwd)" JUPYTER_PATH="$$(pwd)/$(VENV)/share/jupyter:$$JUPYTER_PATH"; \
+		XDG_CONFIG_DIRS="$$(pwd):$${XDG_CONFIG_DIRS:-/etc/xdg}" exec $(PY) -m jupyterlab \
+		--ServerApp.root_dir="$$(pwd)/notebooks" --FileContentsManager.pre_save_hook=tools.references.pre_save
 
 serve: $(READY)
 	@$(PY) -m tuning_server serve --port $(PORT)
 
 bench: $(READY)
-	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k fork-1m
-	@echo 'speeds against plain references (about 7 min; best with nothing else at work; THREADS=2 for two threads)'
+	@$(call snakemake,bases --config bases="fork-300k fork-1m")
+	@echo 'speeds against plain references (about 7 min; best with nothing else running; THREADS=2 for two threads)'
 	@BENCH_THREADS=$(THREADS) TQDM_DISABLE=1 $(PY) -m pytest -q tests/bench
 
 clients: $(READY)
-	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k
+	@$(call snakemake,bases --config bases=fork-300k)
 	@$(QUIET) tests/clients/run
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))
 
 references: sync
-	@$(WATCHED) $(PY) -m lib.workflow --bases fork-300k
-	@$(QUIET) $(WATCHED) $(PY) -m lib.references $(STUDY)
+	@$(call snakemake,bases --config bases=fork-300k)
+	@$(QUIET) $(PY) -m tools.references $(STUDY)
 
 publish: $(READY)
-	@$(PY) -m lib.publish $(STUDY)
+	@$(PY) -m tools.publish $(STUDY)
 
 clean:
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .snakemake $(TEST_HOME)
-	@find lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@find lib tuning_server tools tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 clean-data:
-	@if [ -x $(PY) ]; then $(PY) -m lib.clean; else rm -rf data/runs data/store; fi
+	@if [ -x $(PY) ]; then $(PY) -m tools.clean; else rm -rf data/runs data/store; fi
 
 clean-venv: clean
 	@rm -rf $(VENV)
 
-$(READY): requirements.txt pyproject.toml lib/set_up.py
-	@for name in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
-		if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$name; break; fi; \
-	done; \
-	if [ -z "$$found" ]; then \
-		echo "Python 3.11 or newer is needed, found $$(python3 --version 2>&1 | head -1): install it, or make PYTHON=/path/to/it"; \
-		exit 1; \
-	fi; \
-	exec $$found -P lib/set_up.py
+$(READY): requirements.txt pyproject.toml tools/set-up
+	@PYTHON="$(PYTHON)" tools/set-up
 
 set-up: $(READY)

@@ -2,22 +2,18 @@
 #   make figures                     the same under one lock, for most people
 #   snakemake --cores 2 --config studies=reversal preset=laptop seeds=3
 #   snakemake --profile profiles/slurm
-import os
+import shlex
 import sys
 
-from lib.console import expected_seconds
-from lib.keys import home, stages, studies
-from lib.params import bases_of, presets, resolve
-from lib.parent import WATCH, end_with_parents
+from lib.params import home, presets, resolve, stages, studies
 from lib.paths import ROOT, runs_root, store_root
-
-end_with_parents()  # before the line below: Snakemake looks up to make, and the stages to Snakemake
-os.environ.setdefault(WATCH, str(os.getpid()))
+from lib.run import OVERVIEW
+from lib.world.bases import bases_of
 
 PRESET = str(config.get("preset") or "laptop")
-SEEDS = int(config["seeds"]) if config.get("seeds") else None
-WANTED = str(config.get("studies") or "").split() or [study for study in studies() if PRESET in presets(study)]
-PYTHON = f"{sys.executable} -m"
+SEEDS = None if config.get("seeds") in (None, "") else config["seeds"]
+CHOSEN = str(config.get("studies") or "").split() or [study for study in studies() if PRESET in presets(study)]
+PYTHON = f"{shlex.quote(sys.executable)} -m"
 
 
 def near(path):
@@ -29,39 +25,61 @@ def files(folder, pattern):
     return sorted(near(path) for path in folder.rglob(pattern) if path.is_file())
 
 
-RUNS, BASES = near(runs_root()), near(store_root() / "bases")
+RUNS, WORLD = near(runs_root()), near(store_root() / "world")
 LIB = files(ROOT / "lib", "*.py")
-OVERVIEW = home() / "notebooks" / "00-overview.ipynb"
-values = {study: resolve(study, PRESET, {"n_seeds": SEEDS} if SEEDS else None) for study in WANTED}
-seconds = {study: sum(expected_seconds(path, PRESET) for path in stages(study)) for study in WANTED}
-cheap_first = sorted(WANTED, key=seconds.get)
-manifests = [
-    f"{RUNS}/{PRESET}/{study}/{path.stem[:2]}.manifest.json" for study in cheap_first for path in stages(study)
-]
+OVERVIEW_NOTEBOOK = home() / "notebooks" / f"{OVERVIEW}.py"
+try:
+    values = {study: resolve(study, PRESET, {} if SEEDS is None else {"n_seeds": SEEDS}) for study in CHOSEN}
+except ValueError as error:
+    raise SystemExit(f"make figures: {error}")
+manifests = [f"{RUNS}/{PRESET}/{study}/{path.stem[:2]}.manifest.json" for study in CHOSEN for path in stages(study)]
 
 
 rule all:
     default_target: True
     input:
         manifests,
-        f"{RUNS}/{PRESET}/00-overview.ipynb" if OVERVIEW.exists() else [],
+        f"{RUNS}/{PRESET}/{OVERVIEW}.ipynb" if OVERVIEW_NOTEBOOK.exists() else [],
+
+
+rule bases:
+    input:
+        [f"{WORLD}/{name}.id" for name in str(config.get("bases") or "").split()],
+
+
+# The text of the invented world, and the bases grown from it. The id in a base's file is what its plain name stands for.
+rule world:
+    input:
+        code=files(ROOT / "lib/world", "*.py"),
+        words=files(ROOT / "data/world", "*.*"),
+    output:
+        documents=f"{WORLD}/documents.jsonl",
+        reserved=f"{WORLD}/reserved-tokens.txt",
+    params:
+        folder=WORLD,
+    priority: len(CHOSEN) + 1
+    shell:
+        PYTHON + " lib.world --out {params.folder:q}"
 
 
 rule base:
     input:
-        code=[near(ROOT / "lib/base.py"), near(ROOT / "lib/sources/corpus.py"), *files(ROOT / "lib/world", "*.py")],
-        words=files(ROOT / "data/world", "*.*"),
+        documents=rules.world.output.documents,
+        reserved=rules.world.output.reserved,
     output:
-        f"{BASES}/{{name}}.json",
+        f"{WORLD}/{{name}}.id",
     wildcard_constraints:
         name=r"fork-\d+[km]",
+    params:
+        store=near(store_root()),
     threads: workflow.cores or 2
-    priority: len(WANTED) + 1
+    priority: len(CHOSEN) + 1
     shell:
-        PYTHON + " lib.base {wildcards.name}"
+        PYTHON + " tuning_server pretrain {wildcards.name} --corpus {input.documents:q}"
+        " --reserved-tokens {input.reserved:q} --store {params.store:q} --default > {output:q}"
 
 
-for place, study in enumerate(cheap_first):
+for index, study in enumerate(CHOSEN):
     for k, notebook in enumerate(stages(study)):
         folder = f"{RUNS}/{PRESET}/{study}"
         preset_file = home() / "params" / study / f"{PRESET}.yaml"
@@ -72,7 +90,7 @@ for place, study in enumerate(cheap_first):
                 notebook=near(notebook),
                 preset=near(preset_file) if preset_file.exists() else [],
                 before=f"{folder}/{stages(study)[k - 1].stem[:2]}.manifest.json" if k else [],
-                bases=[f"{BASES}/{name}.json" for name in bases_of(values[study])],
+                bases=[f"{WORLD}/{name}.id" for name in bases_of(values[study])],
                 sources=files(ROOT / "data" / study, "*.*"),
                 lib=LIB,
             output:
@@ -80,20 +98,20 @@ for place, study in enumerate(cheap_first):
             params:
                 # What makes the stage stale when it is another: all values, so also another SEEDS.
                 values=values[study],
-                words=f"{study} --preset {PRESET} --stage {notebook.stem[:2]}" + (f" --seeds {SEEDS}" if SEEDS else ""),
+                words=f"{study} --preset {PRESET} --stage {notebook.stem[:2]}" + ("" if SEEDS is None else f" --seeds {SEEDS}"),
             threads: workflow.cores or 2
-            priority: len(WANTED) - place
+            priority: len(CHOSEN) - index
             shell:
                 PYTHON + " lib.run {params.words}"
 
 
 rule overview:
     input:
-        notebook=near(OVERVIEW),
+        notebook=near(OVERVIEW_NOTEBOOK),
         studies=manifests,
         lib=LIB,
         published=files(ROOT / "figures", "*.*"),
     output:
-        f"{RUNS}/{PRESET}/00-overview.ipynb",
+        f"{RUNS}/{PRESET}/{OVERVIEW}.ipynb",
     shell:
-        PYTHON + f" lib.run 00-overview --preset {PRESET}"
+        PYTHON + f" lib.run {OVERVIEW} --preset {PRESET}"

@@ -1,4 +1,4 @@
-"""What a stage notebook holds in its hand: its folder, values, randomness, client and manifest.
+"""The run of a stage notebook: its folder, values, randomness, client and manifest.
 
 A stage begins with ``run = start_run("reversal/03-evaluation", globals())`` and ends with ``run.finish(sentence)``.
 """
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lib.keys import check, home, study_keys
-from lib.params import read_preset, resolve
-from lib.paths import ROOT, file_hash, run_folder, write_json
+from lib.params import Key, check, home, read_preset, resolve, stages, study_keys
+from lib.paths import ROOT, file_hash, folder_hash, read_json, run_folder, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 _SIMPLE = (str, int, float, bool, list, tuple, dict, type(None))
 _OF_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _FREE = {"out", "preset", "n_seeds"}  # a run with other values of these still is the preset's own
+_WITHOUT_EFFECT = {"out", "budget_usd"}  # no result depends on them
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "openai", "matplotlib")
 
 
@@ -89,7 +89,7 @@ class Run:
         return path
 
     def need(self, name: str, *, stage: str | None = None) -> Path:
-        """A file of an earlier stage: the one before, or `stage`, as in ``01``. Its hash goes into the manifest.
+        """A file or folder of an earlier stage: the one before, or `stage`, as in ``01``; its hash is recorded.
 
         Raises
         ------
@@ -98,12 +98,9 @@ class Run:
         """
         path = self.folder / name
         if not path.exists():
-            number = stage or f"{int(self.number) - 1:02d}"
-            command = f"python -m lib.run {self.study} --preset {self.preset} --stage {number}"
-            where = f" --out {self.params['out']}" if self.params.get("out") else ""
-            raise FileNotFoundError(f"{path} is missing: run {command}{where} first")
-        if path.is_file():
-            self.inputs[name] = file_hash(path)
+            command = stage_command(self.study, self.preset, stage or f"{int(self.number) - 1:02d}", self.folder)
+            raise FileNotFoundError(f"{path} is missing: run {command} first")
+        self.inputs[name] = _hash_of(path)
         return path
 
     def client(self) -> OpenAI:
@@ -160,8 +157,8 @@ def start_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     Raises
     ------
     ValueError
-        If a name is no key of the study (names the nearest), a value does not fit its key, or values other than the
-        preset's would be written into the preset's folder.
+        If a name is no key of the study (names the nearest), a value does not fit its key, values other than the
+        preset's would be written into the preset's folder, or an earlier stage ran with others (`earlier_values`).
     """
     study, _, name = stage.partition("/")
     keys = study_keys(study)
@@ -184,20 +181,70 @@ def start_run(stage: str, namespace: Mapping[str, Any]) -> Run:
             f"preset {preset} sets {changed[0]} = {set_by_preset[changed[0]]!r}, here it is {found[changed[0]]!r}: "
             f"set a folder of its own with out, or run python -m lib.run {study} --preset {preset} {sets}"
         )
-    params = set_by_preset | found
-    folder = Path(params["out"]) if params.get("out") else run_folder(study, preset)
-    folder = folder if folder.is_absolute() else ROOT / folder
+    out = str(found.get("out") or "")
+    folder = ROOT / out if out else run_folder(study, preset)
+    params = set_by_preset | earlier_values(study, name, folder, preset=preset, given=found, keys=keys) | found
     rng = np.random.default_rng([int(params.get("seed", 0)), zlib.crc32(stage.encode())])
     run = Run(study, name, preset, folder, params, rng)
     run.inputs = {
         str(path.relative_to(home())): file_hash(path)
-        for path in (home() / "notebooks" / f"{stage}.ipynb", home() / "params" / study / f"{preset}.yaml")
+        for path in (home() / "notebooks" / f"{stage}.py", home() / "params" / study / f"{preset}.yaml")
         if path.exists()
     }
     folder.mkdir(parents=True, exist_ok=True)
     run.manifest.unlink(missing_ok=True)
     _quieten()
     return run
+
+
+def number(notebook: Path) -> str:
+    """``03`` of ``03-evaluation.py``."""
+    return notebook.stem.partition("-")[0]
+
+
+def stage_command(study: str, preset: str, stage: str, folder: Path) -> str:
+    """What a person types to run one stage (``03``) in a run folder."""
+    where = "" if folder == run_folder(study, preset) else f" --out {folder} (with the same --set)"
+    return f"python -m lib.run {study} --preset {preset} --stage {stage}{where}"
+
+
+def earlier_values(
+    study: str, stage: str, folder: Path, *, preset: str, given: Mapping[str, Any], keys: Mapping[str, Key]
+) -> dict[str, Any]:
+    """Parameters that reach a stage through the earlier ones, as those were run according to their manifests.
+
+    A parameter reaches every stage after the first one that declares it. Stages without a manifest are passed over.
+
+    Raises
+    ------
+    ValueError
+        If an earlier stage was run with another value than `given` or than the stages before it, or if data that it
+        read have changed since; says which stage to run again.
+    """
+    values: dict[str, Any] = {}
+    reaching: set[str] = set()
+    for notebook in stages(study):
+        if notebook.stem == stage:
+            break
+        reaching |= {name for name, key in keys.items() if notebook.stem in key.stages} - _WITHOUT_EFFECT
+        manifest = folder / f"{number(notebook)}.manifest.json"
+        if not manifest.exists():
+            continue
+        record = read_json(manifest)
+        again = f"run it again ({stage_command(study, preset, number(notebook), folder)})"
+        for name in sorted(reaching):
+            before = record["parameters"].get(name)
+            now = given.get(name, values.setdefault(name, before))
+            if before != now:
+                raise ValueError(f"{notebook.stem} was run with {name} = {before!r}, now it is {now!r}: {again}")
+        for name, known in record["inputs"].items():  # the notebook and the preset lie elsewhere
+            if (folder / name).exists() and _hash_of(folder / name) != known:
+                raise ValueError(f"{notebook.stem} was run on another {name}, which has changed since: {again}")
+    return values
+
+
+def _hash_of(path: Path) -> str:
+    return folder_hash(path) if path.is_dir() else file_hash(path)
 
 
 def _quieten() -> None:

@@ -1,19 +1,206 @@
-"""What a run of a study is set to: the defaults, over them a preset, over that what the command line sets.
+"""Parameters of a study: which there are, which values they may have, and what a run sets them to.
 
-A preset is a flat YAML file ``params/<study>/<preset>.yaml``; ``tiny`` is the defaults and needs none.
+The parameters cells of a study's notebooks are the only declaration, one typed line per key. Its comment is its help
+and may end in a rule: ``[1..]``, ``[0..1]`` or ``[simple | reverse]``. A key holds for every stage of its study. Over
+the defaults lies a preset, a flat YAML file ``params/<study>/<preset>.yaml`` (``tiny`` is the defaults and needs none),
+and over that what the command line sets.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
+import io
+import os
 import re
+import tokenize
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
-from lib.keys import SCALARS, Key, check, home, nearest, study_keys
+from lib.paths import ROOT
 
-CURVE_SEEDS = 3  # the curve over base size takes minutes a base: not part of a one-seed run
+CURVE_SEEDS = 3  # the curve over base size takes minutes per base: not part of a one-seed run
+SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+TYPES = (*SCALARS, *(f"list[{name}]" for name in SCALARS))
+_RULE = re.compile(r"\s*\[([^\[\]]*)\]\s*$")
+_RANGE = re.compile(r"\s*(?P<low>-?[\d.]*?\d)?\s*\.\.\s*(?P<high>-?\d[\d.]*)?\s*$")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One parameter of a study; its bounds and choices hold for each element of a list."""
+
+    name: str
+    type: str  # one of TYPES
+    default: Any
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()  # the notebooks that declare it
+
+    def validate(self, value: Any, *, from_text: bool = False) -> Any:
+        """The value, if it fits; with `from_text` read from text, as a command line gives it.
+
+        Raises
+        ------
+        ValueError
+            If its type, range or choice is not the key's.
+
+        >>> Key("seed", "int", 0, low=0).validate("-1", from_text=True)
+        Traceback (most recent call last):
+        ValueError: seed: '-1' should be greater than or equal to 0
+        """
+        is_list = self.type.startswith("list[")
+        element: Any = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
+        if self.choices:
+            element = Literal[*self.choices, self.default] if not is_list else Literal[self.choices]
+        elif element in (int, float):
+            element = Annotated[element, Field(ge=self.low, le=self.high, allow_inf_nan=False)]
+        if from_text and is_list:
+            parts = (part.strip().strip("'\"") for part in value.removeprefix("[").removesuffix("]").split(","))
+            value = [part for part in parts if part]
+        try:
+            return TypeAdapter(list[element] if is_list else element).validate_python(value, strict=not from_text)
+        except ValidationError as error:
+            found = error.errors()[0]
+            expected = found["msg"].replace("Input should be", "should be")
+            hint = nearest(str(found["input"]), self.choices)
+            if "float" in self.type and isinstance(found["input"], str) and not from_text:
+                hint = " (in YAML write 2.0e-3, not 2e-3)"
+            raise ValueError(f"{self.name}: {found['input']!r} {expected}{hint}") from None
+
+
+def home() -> Path:
+    """Folder that holds ``notebooks/`` and ``params/``: ``$TUNING_FORK_HOME``, else this repository."""
+    return Path(os.environ.get("TUNING_FORK_HOME") or ROOT)
+
+
+def studies() -> list[str]:
+    """Names of all studies: the folders in ``notebooks/`` that hold numbered notebooks."""
+    return sorted({path.parent.name for path in (home() / "notebooks").glob("*/[0-9][0-9]-*.py")})
+
+
+def stages(study: str) -> list[Path]:
+    """Notebooks of a study (their ``.py``, which is the source of a pair) in stage order.
+
+    Raises
+    ------
+    ValueError
+        If there is no such study; lists those there.
+    """
+    found = sorted((home() / "notebooks" / study).glob("[0-9][0-9]-*.py")) if study else []
+    if not found:
+        raise ValueError(f"no study {study!r}{nearest(study, studies())}; there are: {', '.join(studies()) or 'none'}")
+    return found
+
+
+def notebook_keys(notebook: Path) -> list[Key]:
+    """Keys that one notebook (a ``.py``) declares, in order.
+
+    Raises
+    ------
+    ValueError
+        If it has not exactly one cell tagged ``parameters``, or a line of that is not a typed assignment of a plain
+        value.
+    """
+    cells = re.split(r"^# %%", notebook.read_text(encoding="utf-8"), flags=re.M)
+    tagged = [source for head, _, source in (cell.partition("\n") for cell in cells) if '"parameters"' in head]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(tagged)}")
+    try:
+        return declared_keys(tagged[0], stage=notebook.stem)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{notebook}, parameters cell: {error}") from error
+
+
+def declared_keys(source: str, *, stage: str = "") -> list[Key]:
+    """Keys declared by the source of a parameters cell.
+
+    >>> key, = declared_keys("n_people: int = 12  # people per group [1..33]")
+    >>> key.name, key.type, key.default, key.help, key.low, key.high
+    ('n_people', 'int', 12, 'people per group', 1.0, 33.0)
+    """
+    comments = {
+        token.start[0]: token.string.lstrip("# ").rstrip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    keys = []
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None):
+            raise ValueError(f"expected 'name: type = value', found {ast.unparse(node)!r}")
+        name, kind = node.target.id, ast.unparse(node.annotation)
+        if kind not in TYPES:
+            raise ValueError(f"{name}: type {kind!r} is none of {', '.join(TYPES)}")
+        comment = comments.get(node.end_lineno or node.lineno, "")
+        keys.append(_with_rule(Key(name, kind, ast.literal_eval(node.value), comment, stages=(stage,))))
+    return keys
+
+
+def _with_rule(key: Key) -> Key:
+    """Read the rule in brackets that may end a key's comment."""
+    found = _RULE.search(key.help)
+    rule, plain = (found[1], key.help[: found.start()]) if found else ("", key.help)
+    if span := _RANGE.match(rule):
+        low, high = (float(span[end]) if span[end] else None for end in ("low", "high"))
+        return replace(key, help=plain, low=low, high=high)
+    if "|" in rule:
+        return replace(key, help=plain, choices=tuple(word.strip() for word in rule.split("|")))
+    return key
+
+
+def study_keys(study: str) -> dict[str, Key]:
+    """All keys of a study, joined over its stages.
+
+    Raises
+    ------
+    ValueError
+        If two stages declare one key differently.
+    """
+    keys: dict[str, Key] = {}
+    for notebook in stages(study):
+        for key in notebook_keys(notebook):
+            known = keys.setdefault(key.name, key)
+            for what in ("type", "default", "low", "high", "choices"):
+                if getattr(known, what) != getattr(key, what):
+                    raise ValueError(
+                        f"{study}: {key.name} has {what} {getattr(known, what)!r} in {known.stages[0]} "
+                        f"and {getattr(key, what)!r} in {notebook.stem}"
+                    )
+            if known is not key:
+                keys[key.name] = replace(known, stages=known.stages + key.stages)
+    return keys
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name most like `name`, as the end of a message; empty when none is like it.
+
+    >>> nearest("n_peple", ["n_people", "seed"])
+    ' (did you mean n_people?)'
+    """
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def check(study: str, values: Mapping[str, Any], *, keys: Mapping[str, Key] | None = None) -> None:
+    """Refuse values (`ValueError`) that the study does not know or that do not fit.
+
+    >>> check("demo", {"sed": 1}, keys={"seed": Key("seed", "int", 0)})
+    Traceback (most recent call last):
+    ValueError: demo has no parameter 'sed' (did you mean seed?); it has: seed
+    """
+    known = study_keys(study) if keys is None else keys
+    for name, value in values.items():
+        if name not in known:
+            hint = nearest(name, known)
+            raise ValueError(f"{study} has no parameter {name!r}{hint}; it has: {', '.join(sorted(known))}")
+        known[name].validate(value)
 
 
 def presets(study: str) -> list[str]:
@@ -57,9 +244,6 @@ def read_preset(study: str, preset: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
-    nested = [name for name, value in values.items() if isinstance(value, dict)]
-    if nested:
-        raise ValueError(f"{path}: expected flat 'key: value' lines, found keys below {', '.join(nested)}")
     return values
 
 
@@ -69,9 +253,9 @@ def parse_set(study: str, items: Iterable[str], *, keys: Mapping[str, Key] | Non
     Raises
     ------
     ValueError
-        For a pair without ``=``, a key given twice, and all that `check` refuses.
+        For a pair without ``=``, a key given twice, an unknown key, and a value that does not fit.
 
-    >>> keys = {"rates": Key("rates", "list[float]", [], ""), "note": Key("note", "str", "", "")}
+    >>> keys = {"rates": Key("rates", "list[float]", []), "note": Key("note", "str", "")}
     >>> parse_set("demo", ["rates=[1e-3, 2]", "note=3"], keys=keys)
     {'rates': [0.001, 2.0], 'note': '3'}
     """
@@ -83,22 +267,10 @@ def parse_set(study: str, items: Iterable[str], *, keys: Mapping[str, Key] | Non
             raise ValueError(f"expected key=value, found {item!r}")
         if name in values:
             raise ValueError(f"{name} is set twice")
-        values[name] = _as_type(text.strip(), known[name].type) if name in known else text
-    check(study, values, keys=known)
+        if name not in known:
+            check(study, {name: text}, keys=known)
+        values[name] = known[name].validate(text.strip(), from_text=True)
     return values
-
-
-def _as_type(text: str, kind: str) -> Any:
-    """`text` as the type named `kind`; returned as it is when it cannot be read so, for `check` to refuse."""
-    if kind.startswith("list["):
-        parts = [part.strip().strip("'\"") for part in text.removeprefix("[").removesuffix("]").split(",")]
-        return [_as_type(part, kind[len("list[") : -1]) for part in parts if part]
-    if kind == "bool":
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        return SCALARS[kind](text)
-    except ValueError:
-        return text
 
 
 def resolve(study: str, preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -129,25 +301,3 @@ def active_bases(values: Mapping[str, Any]) -> list[str]:
     """
     further = values.get("size_bases", []) if values.get("n_seeds", 1) >= CURVE_SEEDS else []
     return [base for base in [values.get("base", ""), *further] if base]
-
-
-def bases_of(values: Mapping[str, Any]) -> list[str]:
-    """Names of the project's own base models that a run with these values needs.
-
-    Those of a curve over size (`size_bases`) are needed from three seeds on. With ``general``, plain names stand for
-    bases of that text, which the run makes itself.
-
-    >>> bases_of({"base": "fork-1m", "general": "my/texts"})
-    []
-    >>> bases_of({"base": "fork-1m@3f2a:init", "bases": ["fork-300k", "hf:gpt2"], "size_bases": ["fork-6m"]})
-    ['fork-1m', 'fork-300k']
-    """
-    found = set()
-    wanted = r"fork-\d+[km](?=@)" if values.get("general") else r"fork-\d+[km]\b"
-    for name, value in values.items():
-        if name == "size_bases" and values.get("n_seeds", 1) < CURVE_SEEDS:
-            continue
-        for text in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(text, str) and (match := re.match(wanted, text)):
-                found.add(match.group())
-    return sorted(found)

@@ -124,6 +124,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = 
     return folder
 
 
+def folder_hash(folder: Path) -> str:
+    """Hash of a folder by the names and bytes of its files."""
+    return content_hash(_contents(folder))
+
+
 def _contents(folder: Path) -> dict[str, str]:
     found = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}

@@ -1,6 +1,7 @@
 """Run a study, or one stage of it: ``python -m lib.run STUDY [--preset laptop] [--stage 03] [--set key=value ...]``.
 
-Everything that can be wrong with the values is said before a kernel starts. A stage is done when its manifest is there.
+Values are checked before a kernel starts. What runs is the ``.py`` of a notebook; a stage is done when its manifest is
+there.
 """
 
 from __future__ import annotations
@@ -9,22 +10,26 @@ import argparse
 import logging
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 
 from lib import console
-from lib.keys import Key, home, nearest, notebook_keys, stages, study_keys
-from lib.params import active_bases, parse_set, resolve
-from lib.parent import WATCH, end_with_parents
-from lib.paths import ROOT, from_root, read_json, run_folder, runs_root, store_root
+from lib.notebook import earlier_values, number, stage_command
+from lib.params import Key, active_bases, home, nearest, notebook_keys, parse_set, resolve, stages, study_keys
+from lib.paths import ROOT, from_root, run_folder, runs_root
+from lib.world.bases import make_base
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +55,6 @@ class Plan:
     notebooks: tuple[Path, ...]
     all_notebooks: tuple[Path, ...]
 
-    @property
-    def is_of_preset(self) -> bool:
-        """Whether the run has the preset's own folder."""
-        return self.folder == run_folder(self.study, self.preset)
-
-    def command(self, notebook: Path) -> str:
-        """What a person types to run one stage of this run."""
-        where = "" if self.is_of_preset else f" --out {shown(self.folder)} (with the same --set)"
-        return f"python -m lib.run {self.study} --preset {self.preset} --stage {number(notebook)}{where}"
-
-
-def number(notebook: Path) -> str:
-    """``03`` of ``03-evaluation.ipynb``."""
-    return notebook.stem.partition("-")[0]
-
 
 def shown(path: Path) -> Path:
     """A path as a person in the repository would write it."""
@@ -80,13 +70,7 @@ def plan_run(
     seeds: int | None = None,
     out: Path | None = None,
 ) -> Plan:
-    """Check what is to be run.
-
-    Raises
-    ------
-    ValueError
-        If study, preset, stage or key is unknown or a value does not fit; names what is there.
-    """
+    """Check what is to be run: `ValueError` if study, preset, stage or key is unknown or a value does not fit."""
     notebooks = stages(study)
     keys = study_keys(study)
     overrides = parse_set(study, sets, keys=keys)
@@ -106,19 +90,15 @@ def plan_run(
 
 
 def check_earlier(plan: Plan, notebook: Path) -> None:
-    """Refuse a stage (`StageFailed`) whose earlier stage is missing or was run with other values."""
-    place = plan.all_notebooks.index(notebook)
-    if place == 0:
-        return
-    earlier = plan.all_notebooks[place - 1]
-    manifest = plan.folder / f"{number(earlier)}.manifest.json"
-    if not manifest.exists():
-        raise StageFailed(f"{earlier.stem} has not been run: {plan.command(earlier)}")
-    before = read_json(manifest)["parameters"]
-    for name, key in plan.keys.items():
-        if name != "out" and earlier.stem in key.stages and before.get(name) != plan.params[name]:
-            values = f"{name} = {before.get(name)!r}, now {plan.params[name]!r}"
-            raise StageFailed(f"{earlier.stem} was run with {values}: {plan.command(earlier)}")
+    """Refuse a stage (`StageFailed`) when an earlier one has not been run, or was run with other values or data."""
+    for earlier in plan.all_notebooks[: plan.all_notebooks.index(notebook)]:
+        if not (plan.folder / f"{number(earlier)}.manifest.json").exists():
+            command = stage_command(plan.study, plan.preset, number(earlier), plan.folder)
+            raise StageFailed(f"{earlier.stem} has not been run: {command}")
+    try:
+        earlier_values(plan.study, notebook.stem, plan.folder, preset=plan.preset, given=plan.params, keys=plan.keys)
+    except ValueError as error:
+        raise StageFailed(str(error)) from error
 
 
 def run_stage(plan: Plan, notebook: Path) -> Path:
@@ -132,48 +112,81 @@ def run_stage(plan: Plan, notebook: Path) -> Path:
     check_earlier(plan, notebook)
     manifest = plan.folder / f"{number(notebook)}.manifest.json"
     manifest.unlink(missing_ok=True)
-    executed = execute(notebook, plan.folder / notebook.name, plan.params)
+    executed = execute(notebook, plan.folder / f"{notebook.stem}.ipynb", plan.params)
     if not manifest.exists():
         raise StageFailed(f"{notebook.stem} wrote no manifest: its last code cell must call run.finish(...)")
     return executed
 
 
+class OwnKernel(AsyncKernelManager):
+    """The kernel of this environment, whatever kernels Jupyter finds; it imports this checkout."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            env={"PYTHONPATH": os.pathsep.join(paths)},
+            language="python",
+        )
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook from its ``.py``; says so in the log when the ``.ipynb`` beside it has other cells."""
+    import jupytext
+    from jupytext.compare import NotebookDifference, compare_notebooks
+
+    notebook = jupytext.read(path)
+    copy = path.with_suffix(".ipynb")
+    if copy.exists():
+        try:
+            compare_notebooks(jupytext.read(copy), notebook, fmt="py:percent", compare_outputs=False)
+        except NotebookDifference:
+            log.warning("%s differs from %s, which is what runs (make sync copies it)", shown(copy), path.name)
+    return notebook
+
+
 def execute(notebook: Path, target: Path, parameters: dict[str, Any]) -> Path:
-    """Execute one notebook by papermill, its progress shown here (`StageFailed` if a cell fails)."""
+    """Execute one notebook by papermill, its standard error shown here (`StageFailed` if a cell fails)."""
     import papermill
     from papermill.exceptions import PapermillException
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of keys that other stages declare
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with console.shown_progress():
-            papermill.execute_notebook(
-                str(notebook),
-                str(target),
-                parameters=parameters,
-                kernel_name="python3",
-                cwd=str(notebook.parent),
-                progress_bar=False,
-                extra_arguments=["--log-level=CRITICAL"],  # else each warns that loopback is not encrypted
-            )
+        papermill.execute_notebook(
+            read_notebook(notebook),
+            target,
+            parameters=parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=OwnKernel,
+            cwd=notebook.parent,
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            extra_arguments=["--log-level=CRITICAL"],  # else each warns that loopback is not encrypted
+        )
     except PapermillException as error:
-        what = getattr(error, "ename", type(error).__name__)
-        said = (str(getattr(error, "evalue", "") or error).strip().splitlines() or [""])[0]
-        raise StageFailed(f"{notebook.stem} failed: {what}: {said} (see {shown(target)})") from error
+        name = getattr(error, "ename", type(error).__name__)
+        message = (str(getattr(error, "evalue", "") or error).strip().splitlines() or [""])[0]
+        raise StageFailed(f"{notebook.stem} failed: {name}: {message} (see {shown(target)})") from error
     except (RuntimeError, OSError) as error:
-        raise StageFailed(f"{notebook.stem} was broken off: {error} (see {shown(target)})") from error
+        raise StageFailed(f"{notebook.stem} stopped early: {error} (see {shown(target)})") from error
     return target
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder alone; a run that is being ended is waited for (`StageFailed` if it does not end)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    """Lock a run folder; waits a little for a run that is ending (`StageFailed` if it does not end)."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
         raise StageFailed(f"{shown(folder)} is in use by another run: wait for it or end it") from error
+    except OSError as error:
+        advice = "set TUNING_FORK_RUNS to a folder that can be written"
+        raise StageFailed(f"cannot write to {shown(folder)} ({error.strerror}): {advice}") from error
     try:
         yield
     finally:
@@ -181,74 +194,40 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def run_plan(plan: Plan) -> None:
-    """Run the stages of a plan in order, telling what is under way and how long it took."""
+    """Run the stages of a plan in order, logging which is running and how long it took."""
     with locked(plan.folder):
-        missing = missing_bases(plan)
-        left = [console.expected_seconds(path, plan.preset) for path in plan.notebooks]
-        for place, notebook in enumerate(plan.notebooks):
-            about = console.about(sum(left[place:]), of_all=len(plan.notebooks) > 1) if all(left[place:]) else ""
-            place_of = f"{plan.all_notebooks.index(notebook) + 1}/{len(plan.all_notebooks)}"
-            log.info("%s %s %s %s", plan.study, place_of, notebook.stem, about)
+        for name in bases_to_make(plan):
+            log.info("base model %s from %s", name, plan.params[GENERAL])
+            try:
+                make_base(name, from_root(plan.params[GENERAL]))
+            except ValueError as error:
+                raise StageFailed(f"{GENERAL} = {plan.params[GENERAL]}: {error}") from error
+        for notebook in plan.notebooks:
+            title = f"{plan.study} {number(notebook)}/{number(plan.all_notebooks[-1])} {notebook.stem}"
+            log.info(title)
             started = time.monotonic()
-            while missing and needs_bases(plan, notebook):
-                make_base(missing.pop(0), from_root(plan.params[GENERAL]))
             run_stage(plan, notebook)
-            log.info("%s %s %s done in %.0f s", plan.study, place_of, notebook.stem, time.monotonic() - started)
+            log.info("%s done in %.0f s", title, time.monotonic() - started)
 
 
-def needs_bases(plan: Plan, notebook: Path) -> bool:
-    """Whether a stage declares one of the keys that name bases."""
-    return any(notebook.stem in plan.keys[name].stages for name in BASE_KEYS if name in plan.keys)
-
-
-def missing_bases(plan: Plan) -> list[str]:
-    """Bases that the stages of a plan need from the text that `general` names, and that the store does not have.
-
-    Raises
-    ------
-    StageFailed
-        If that text cannot be read or is empty, or a name has no recipe.
-    """
-    general = plan.params.get(GENERAL, "")
-    if not (general and any(needs_bases(plan, notebook) for notebook in plan.notebooks)):
+def bases_to_make(plan: Plan) -> list[str]:
+    """Bases that the stages of a plan need from the text that `general` names."""
+    declaring = {stage for name in BASE_KEYS if name in plan.keys for stage in plan.keys[name].stages}
+    if not plan.params.get(GENERAL) or not any(notebook.stem in declaring for notebook in plan.notebooks):
         return []
-    from lib.base import BaseNotMade, made_from
-
-    named = [*active_bases(plan.params), *plan.params.get("bigs", [])]
-    own = [name for name in named if re.fullmatch(r"fork-\w+(:init)?", name)]  # one with a hash is another text's
-    missing = []
-    for name in dict.fromkeys(name.removesuffix(":init") for name in own):
-        try:
-            made_from(name, from_root(general), store_root())
-        except BaseNotMade:
-            missing.append(name)
-        except (ValueError, OSError) as error:
-            raise StageFailed(f"{GENERAL} = {general}: {error}") from error
-    return missing
-
-
-def make_base(name: str, text: Path) -> None:
-    """Make a base from a text in a process of its own, its progress shown here (`StageFailed` if it fails)."""
-    command = [sys.executable, "-m", "lib.base", name, "--corpus", str(text)]
-    log.info("base model %s from %s", name, shown(text))
-    started = time.monotonic()
-    with console.shown_progress():
-        watched = {WATCH: str(os.getpid()), **os.environ}  # it ends when this process is killed
-        ended = subprocess.run(command, env=watched, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or [f"ended with code {ended.returncode}"])[-1]
-        raise StageFailed(f"no base model from {shown(text)}: {said}")
-    log.info("base model %s done in %.0f s", name, time.monotonic() - started)
+    names = [*active_bases(plan.params), *plan.params.get("bigs", [])]
+    own = [name.removesuffix(":init") for name in names if re.fullmatch(r"fork-\w+(:init)?", name)]
+    return list(dict.fromkeys(own))  # a name with a hash is the base of another text
 
 
 def run_overview(preset: str) -> Path:
     """Execute the overview over the runs of a preset."""
-    notebook = home() / "notebooks" / f"{OVERVIEW}.ipynb"
+    notebook = home() / "notebooks" / f"{OVERVIEW}.py"
     declared = {key.name for key in notebook_keys(notebook)}
     values = {"preset": preset, "runs": str(runs_root() / preset)}
     return execute(
         notebook,
-        runs_root() / preset / notebook.name,
+        runs_root() / preset / f"{OVERVIEW}.ipynb",
         {name: value for name, value in values.items() if name in declared},
     )
 
@@ -266,7 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="run folder (default: data/runs/<preset>/<study>)")
     options = parser.parse_args(arguments)
     console.set_up()
-    end_with_parents()
     try:
         if options.study == OVERVIEW:
             run_overview(options.preset)
@@ -279,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("lib.run: %s: %s", options.study, error)
         return 1
     except KeyboardInterrupt:
-        log.error("lib.run: %s: ended by hand; the same command goes on", options.study)
+        log.error("lib.run: %s: interrupted; the same command continues", options.study)
         return 130
     return 0
 

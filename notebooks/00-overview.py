@@ -30,11 +30,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown, display
 
-from lib.base import base_table, plot_bases
 from lib.figures import use_style
 from lib.paths import ROOT, store_root
-from lib.publish import read_studies, results_table, thumbnail
 from lib.tables import read_summaries
+from lib.tables.headlines import read_studies, results_table, thumbnail
+from lib.world.bases import base_table, plot_bases
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # preset of the run shown beside the published one

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from chromium import Chromium, find_chromium
 from openai import OpenAI
@@ -44,17 +43,11 @@ def make_stage(home: Path) -> MakeStage:
     """Writes a stage notebook: its parameters cell, then start_run and `body`."""
 
     def make(stage: str, parameters: str = "", body: str = 'run.finish("done")', *, head: str = HEAD) -> Path:
-        path = home / "notebooks" / f"{stage}.ipynb"
+        path = home / "notebooks" / f"{stage}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         start = f'from lib.notebook import start_run\nrun = start_run("{stage}", globals())'
-        cells = [
-            nbformat.v4.new_markdown_cell("# Try\n\n**Time**: tiny 2 s, laptop 3 s"),
-            nbformat.v4.new_code_cell(head + parameters, metadata={"tags": ["parameters"]}),
-            nbformat.v4.new_code_cell(start),
-            nbformat.v4.new_code_cell(body),
-        ]
-        kernel = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+        cells = [" [markdown]\n# # Try", f' tags=["parameters"]\n{head}{parameters}', f"\n{start}", f"\n{body}"]
+        path.write_text("\n\n".join(f"# %%{cell}" for cell in cells) + "\n", encoding="utf-8")
         return path
 
     return make

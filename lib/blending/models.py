@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from openai import OpenAI
 
-from lib.base import made_from
 from lib.finetune import FineTune, finetune, grid, record
 from lib.params import active_bases
-from lib.paths import from_root, store_root
+from lib.paths import from_root
+from lib.world.bases import make_base
 
 COLUMNS = ("role", "base", "seed", "model", "epoch", "step", "is_final", "train_loss", "valid_loss")
 
@@ -40,29 +40,28 @@ class Models:
 def base_ids(params: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Ids of the small base and of the big models.
 
-    With ``general`` a plain ``fork-*`` is the one that was made from that text. ``size_bases`` are further big models
+    With ``general`` a plain ``fork-*`` is the one that is made from that text. ``size_bases`` are further big models
     from three seeds on.
 
     Raises
     ------
     ValueError
-        If a base was not made from that text yet (says with which command), or there is no big model.
+        If a base cannot be made from that text, or there is no big model.
     """
     base, *further = active_bases(params)
     names = [base, *dict.fromkeys([*params["bigs"], *further])]
     if len(names) < 2:
         raise ValueError("bigs is empty: name at least one big model")
     if params["general"]:
-        text, store = from_root(params["general"]), store_root()
-        names = [_made(name, text, store) for name in names]
+        names = [_made(name, from_root(params["general"])) for name in names]
     return names[0], names[1:]
 
 
-def _made(name: str, text: Path, store: Path) -> str:
+def _made(name: str, text: Path) -> str:
     plain, colon, init = name.partition(":")
     if not plain.startswith("fork-") or "@" in plain:
         return name
-    return made_from(plain, text, store) + colon + init
+    return make_base(plain, text) + colon + init
 
 
 def models_to_tune(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[FineTune]]:

@@ -14,8 +14,7 @@ import pandas as pd
 from openai import APIConnectionError, OpenAI, OpenAIError
 
 from lib import api, console
-from lib.keys import nearest, studies
-from lib.parent import end_with_parents
+from lib.params import nearest, studies
 from lib.paths import runs_root
 from lib.runs import sharing
 from lib.runs.evaluating import evaluate, evaluations
@@ -123,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = ["list", *words]
     options = parser().parse_args(words)
     console.set_up()
-    end_with_parents()
     try:
         study = getattr(options, "study", "")
         if study and study not in studies():

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lib.keys import study_keys
-from lib.params import resolve
+from lib.params import resolve, study_keys
 from lib.run import Plan, StageFailed, plan_run, run_plan
 from lib.runs.ledger import NOT_LISTED, FineTuned
 

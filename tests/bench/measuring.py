@@ -11,11 +11,11 @@ from statistics import median
 
 import torch
 
-from lib.base import RECIPES
 from lib.paths import store_root
 from tuning_server.engine import fork, models
 from tuning_server.engine.devices import best_device
 from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.pretrain import RECIPES
 from tuning_server.engine.registry import UnknownModel
 
 

@@ -103,7 +103,7 @@ def test_which_models_a_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(models_to_tune(three | {"tune_bigs": False}, seeds=[0])) == {"tuned"}
     with pytest.raises(ValueError, match="bigs is empty: name at least one big model"):
         base_ids(PARAMS | {"bigs": []})
-    monkeypatch.setattr(tuning, "made_from", lambda name, text, store: f"{name}@{text.name}")
+    monkeypatch.setattr(tuning, "make_base", lambda name, text: f"{name}@{text.name}")
     general = PARAMS | {"general": "my/texts", "base": "fork-1m:init", "bigs": ["fork-6m", "fork-6m@a", "hf:b"]}
     assert base_ids(general) == ("fork-1m@texts:init", ["fork-6m@texts", "fork-6m@a", "hf:b"])
 

@@ -1,4 +1,4 @@
-"""Keys, presets and --set: what is known, what fits, and what is said of the rest."""
+"""Keys, presets and --set: what is known, what fits, and how the rest is refused."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.keys import Key, check, check_value, declared_keys, notebook_keys, stages, studies, study_keys
-from lib.params import bases_of, parse_set, read_preset, resolve
+from lib.params import (
+    Key,
+    check,
+    declared_keys,
+    notebook_keys,
+    parse_set,
+    read_preset,
+    resolve,
+    stages,
+    studies,
+    study_keys,
+)
+from lib.world.bases import bases_of
 
 KEYS = "n_people: int = 12  # people per group [1..33]\nrate: float = 0.5  # share [0..1]\n"
 
@@ -61,15 +72,15 @@ def test_a_comment_may_end_in_brackets_that_are_no_rule():
     ("values", "said"),
     [
         ({"n_peopel": 3}, "no parameter 'n_peopel' .did you mean n_people"),
-        ({"n_people": "3"}, "expected int, found str '3'"),
-        ({"n_people": True}, "expected int, found bool"),
-        ({"n_people": 3.0}, "expected int, found float"),
-        ({"n_people": 0}, r"0 is out of its range \[1..33\]"),
-        ({"n_people": 34}, "out of its range"),
+        ({"n_people": "3"}, "n_people: '3' should be a valid integer"),
+        ({"n_people": True}, "True should be a valid integer"),
+        ({"n_people": 3.0}, "3.0 should be a valid integer"),
+        ({"n_people": 0}, "0 should be greater than or equal to 1"),
+        ({"n_people": 34}, "34 should be less than or equal to 33"),
         ({"rate": float("nan")}, "finite"),
-        ({"rate": "1e-3"}, r"write 2.0e-3"),
-        ({"mode": "simpel"}, "none of simple, reverse .did you mean simple"),
-        ({"base": None}, "expected str, found NoneType"),
+        ({"rate": "1e-3"}, "write 2.0e-3"),
+        ({"mode": "simpel"}, "should be 'simple' or 'reverse' .did you mean simple"),
+        ({"base": None}, "None should be a valid string"),
     ],
 )
 def test_what_does_not_fit_is_refused(demo, values, said):
@@ -85,10 +96,10 @@ def test_what_fits_passes(demo):
 def test_a_list_is_checked_element_by_element(values, low):
     key = Key("sizes", "list[int]", [], "", low=low)
     if all(value >= low for value in values):
-        check_value(key, values)
+        assert key.validate(values) == values
     else:
-        with pytest.raises(ValueError, match="out of its range"):
-            check_value(key, values)
+        with pytest.raises(ValueError, match="greater than or equal to"):
+            key.validate(values)
 
 
 def test_an_unknown_study_or_preset_lists_those_there(demo, make_preset):
@@ -103,7 +114,6 @@ def test_an_unknown_study_or_preset_lists_those_there(demo, make_preset):
     ("text", "said"),
     [
         ("n_people: 3\nn_people: 4\n", "n_people given twice"),
-        ("data:\n  n_people: 3\n", "flat .* data"),
         ("- 3\n", "found list"),
         ("n_people: [3\n", "is not YAML"),
         ("", "found NoneType"),
@@ -129,7 +139,7 @@ def test_a_pair_of_the_command_line_is_read_as_its_keys_type(demo):
     assert parse_set(demo, ["n_people=3", "rate=1e-1", "base=7"]) == {"n_people": 3, "rate": 0.1, "base": "7"}
     with pytest.raises(ValueError, match="expected key=value"):
         parse_set(demo, ["n_people"])
-    with pytest.raises(ValueError, match="expected int, found str 'many'"):
+    with pytest.raises(ValueError, match="'many' should be a valid integer"):
         parse_set(demo, ["n_people=many"])
     with pytest.raises(ValueError, match="did you mean n_people"):
         parse_set(demo, ["n_peple=3"])

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 
+import jupytext
 import nbformat
 import papermill
-import psutil
 import pytest
 from filelock import FileLock
 
-from lib import base
 from lib import run as runner
 from lib.notebook import Run, start_run
+from lib.paths import ROOT
 from lib.run import main, plan_run
-from lib.sources.corpus import read_documents
+from lib.world.bases import make_base
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def test_all_stages_run_in_order_with_the_values_of_the_preset(home, demo):
     manifest = json.loads((folder / "02.manifest.json").read_text())
     assert manifest["parameters"]["n_people"] == 30
     assert manifest["n_seeds"] == 1
-    assert {"people.txt", "params/demo/laptop.yaml", "notebooks/demo/02-finetune.ipynb"} == set(manifest["inputs"])
+    assert {"people.txt", "params/demo/laptop.yaml", "notebooks/demo/02-finetune.py"} == set(manifest["inputs"])
     assert manifest["packages"]["numpy"]
     assert nbformat.read(folder / "02-finetune.ipynb", 4).cells[-1].outputs[0].text == "read\n"
 
@@ -58,21 +54,21 @@ def test_set_has_a_folder_of_its_own_and_seeds_has_not(home, demo):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["dmo"], "did you mean demo"),
         (["demo", "--preset", "labtop"], "did you mean laptop"),
         (["demo", "--stage", "07"], "it has: 01-data-prep, 02-finetune"),
         (["demo", "--set", "n_peple=3"], "did you mean n_people"),
-        (["demo", "--set", "n_people=x"], "expected int"),
-        (["demo", "--seeds", "0"], "out of its range"),
+        (["demo", "--set", "n_people=x"], "should be a valid integer"),
+        (["demo", "--seeds", "0"], "greater than or equal to 1"),
         (["demo", "--set", "out=x"], "give --out"),
     ],
 )
-def test_what_is_wrong_is_said_before_a_kernel_starts(demo, caplog, monkeypatch, arguments, said):
+def test_wrong_values_are_refused_before_a_kernel_starts(demo, caplog, monkeypatch, arguments, message):
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a kernel was started"))
     assert main(arguments) == 2
-    assert said in caplog.text
+    assert message in caplog.text
     assert len(caplog.records) == 1
 
 
@@ -81,10 +77,94 @@ def test_a_stage_without_its_earlier_one_names_the_command(demo, caplog):
     assert "01-data-prep has not been run: python -m lib.run demo --preset laptop --stage 01" in caplog.text
 
 
-def test_a_stage_whose_earlier_one_ran_with_other_values_is_refused(demo, caplog):
+def execute_here(notebook, target, parameters):
+    """Run the cells of a notebook in this process, which is faster than a kernel."""
+    namespace = {}
+    for cell in jupytext.read(notebook).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, namespace)
+            namespace |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
+
+
+@pytest.fixture
+def chain(make_stage, monkeypatch):
+    """Three stages; the last reads what the second made of the first one's data, and declares no parameter."""
+    budget, finish = "budget_usd: float = 0.0  # most to spend\n", '\nrun.finish("done")'
+    write = 'run.path("data.txt").write_text(str(data_seed))'
+    copy = 'run.path("copy.txt").write_text(run.need("data.txt").read_text())'
+    make_stage("chain/01-data-prep", "data_seed: int = 0  # of the data\n" + budget, write + finish)
+    make_stage("chain/02-finetune", budget, copy + finish)
+    make_stage("chain/03-evaluation", budget, 'run.need("copy.txt")' + finish)
+    monkeypatch.setattr(runner, "execute", execute_here)
+    return "chain"
+
+
+def run_chain(home, *words):
+    return main(["chain", "--preset", "tiny", "--out", str(home / "run"), *words])
+
+
+def test_a_stage_is_refused_when_any_earlier_one_ran_with_other_values(home, chain, caplog):
+    assert run_chain(home) == 0
+    assert run_chain(home, "--stage", "03", "--set", "data_seed=1") == 1
+    assert "01-data-prep was run with data_seed = 0, now it is 1: run it again (python -m lib.run chain" in caplog.text
+    assert run_chain(home, "--stage", "01", "--set", "data_seed=1") == 0
+    assert run_chain(home, "--stage", "03", "--set", "data_seed=1") == 1
+    assert "02-finetune was run with data_seed = 0, now it is 1" in caplog.text
+    assert run_chain(home, "--stage", "02", "--set", "data_seed=1") == 0
+    assert run_chain(home, "--stage", "03", "--set", "data_seed=1", "--set", "budget_usd=1") == 0
+    caplog.clear()
+    assert run_chain(home, "--stage", "03", "--set", "data_seed=1", "--seeds", "2") == 1
+    assert "n_seeds = 1, now it is 2" in caplog.text
+
+
+def test_a_stage_is_refused_when_an_earlier_one_ran_on_other_data(home, chain, caplog):
+    assert run_chain(home) == 0
+    (home / "run" / "data.txt").write_text("others")
+    assert run_chain(home, "--stage", "03") == 1
+    assert "02-finetune was run on another data.txt, which has changed since: run it again" in caplog.text
+
+
+def test_a_notebook_alone_takes_the_values_of_the_stages_before_it(home, chain):
+    assert run_chain(home, "--stage", "01", "--set", "data_seed=7") == 0
+    here = {"preset": "tiny", "out": str(home / "run"), "budget_usd": 2.0}
+    run = start_run("chain/02-finetune", here)
+    assert (run.params["data_seed"], run.params["budget_usd"]) == (7, 2.0)
+    with pytest.raises(ValueError, match="01-data-prep was run with seed = 0, now it is 3"):
+        start_run("chain/02-finetune", here | {"seed": 3})
+
+
+def test_the_py_runs_and_an_ipynb_that_differs_is_named(home, demo, caplog):
+    path = home / "notebooks" / demo / "01-data-prep.py"
+    jupytext.write(jupytext.read(path), path.with_suffix(".ipynb"))
+    before = path.with_suffix(".ipynb").read_bytes()
     assert main([demo, "--stage", "01"]) == 0
-    assert main([demo, "--stage", "02", "--seeds", "2"]) == 1
-    assert "01-data-prep was run with n_seeds = 1, now 2" in caplog.text
+    assert "differs" not in caplog.text
+    path.write_text(path.read_text().replace('run.finish("written")', 'run.finish("edited")'))
+    assert main([demo, "--stage", "01"]) == 0
+    assert "01-data-prep.ipynb differs from 01-data-prep.py, which is what runs (make sync copies it)" in caplog.text
+    executed = nbformat.read(home / "runs" / "laptop" / demo / "01-data-prep.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "edited\n"
+    assert path.with_suffix(".ipynb").read_bytes() == before, "the repository is left as it is"
+
+
+def test_another_python3_kernel_is_not_taken(home, demo, make_stage, monkeypatch):
+    kernel = home / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    other = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Other", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
+    where = 'import sys, lib\nprint(sys.executable, lib.__file__)\nrun.finish("done")'
+    make_stage("demo/01-data-prep", "n_people: int = 12  # people [1..]\n", where)
+    assert main([demo, "--stage", "01"]) == 0
+    printed = nbformat.read(home / "runs" / "laptop" / demo / "01-data-prep.ipynb", 4).cells[-1].outputs[0].text
+    assert printed.startswith(f"{sys.executable} {ROOT}/lib/__init__.py")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(demo, caplog, monkeypatch):
+    monkeypatch.setenv("TUNING_FORK_RUNS", "/proc/runs")
+    assert main([demo]) == 1
+    assert "cannot write to /proc/runs/laptop/demo" in caplog.text
+    assert "set TUNING_FORK_RUNS" in caplog.text
 
 
 def test_a_failed_stage_keeps_its_notebook_and_has_no_manifest(home, demo, make_stage, caplog):
@@ -115,15 +195,21 @@ def test_a_folder_in_use_is_refused_in_one_line(home, demo, caplog, monkeypatch)
 
 
 def test_papermill_alone_runs_a_stage(home, demo):
-    notebook = home / "notebooks" / demo / "01-data-prep.ipynb"
+    notebook = home / "notebook.ipynb"
+    jupytext.write(jupytext.read(home / "notebooks" / demo / "01-data-prep.py"), notebook)
     values = {"preset": "laptop", "n_people": 30, "factor": 2}  # factor is a key of another stage
     papermill.execute_notebook(
-        str(notebook), str(home / "out.ipynb"), values, progress_bar=False, kernel_name="python3"
+        str(notebook), str(home / "out.ipynb"), values, progress_bar=False, kernel_name="python3", language="python"
     )
     assert (home / "runs" / "laptop" / demo / "people.txt").read_text() == "30"
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean n_people"):
         papermill.execute_notebook(
-            str(notebook), str(home / "out.ipynb"), {"n_peple": 3}, progress_bar=False, kernel_name="python3"
+            str(notebook),
+            str(home / "out.ipynb"),
+            {"n_peple": 3},
+            progress_bar=False,
+            kernel_name="python3",
+            language="python",
         )
 
 
@@ -163,25 +249,6 @@ def test_start_run_takes_an_old_manifest_away_and_need_names_the_command(demo):
         run.need("people.txt")
 
 
-def test_a_killed_parent_leaves_no_orphan_writing(home, demo, make_stage):
-    sleep = 'import os, time\nrun.path("kernel").write_text(str(os.getpid()))\ntime.sleep(60)\nrun.finish("slept")'
-    make_stage("demo/01-data-prep", "n_people: int = 12  # people [1..]\n", sleep)
-    parent = f"""
-        import os, subprocess, sys
-        os.environ["TUNING_FORK_WATCH"] = str(os.getpid())
-        subprocess.run(["sh", "-c", "{sys.executable} -m lib.run demo --stage 01; true"])
-    """
-    started = subprocess.Popen([sys.executable, "-c", textwrap.dedent(parent)], start_new_session=True)
-    kernel = home / "runs" / "laptop" / demo / "kernel"
-    wait_for(lambda: kernel.exists() and kernel.read_text(), 30)
-    works = psutil.Process(int(kernel.read_text()))
-    runs = works.parent()
-    assert "lib.run" in " ".join(runs.cmdline())
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    wait_for(lambda: not works.is_running() and not runs.is_running(), 5)
-
-
 @pytest.fixture
 def lending(home, make_stage, monkeypatch):
     """A study whose second and third stage need bases made from a text; records what is called, in order."""
@@ -189,34 +256,21 @@ def lending(home, make_stage, monkeypatch):
     bases = 'base: str = "fork-300k"  # base\nbigs: list[str] = []  # big ones\nsize_bases: list[str] = []  # sizes\n'
     make_stage("lending/02-finetune", bases)
     make_stage("lending/03-evaluation", bases)
-    (home / "texts").mkdir()
-    (home / "texts" / "a.txt").write_text("There was a fox.")
     called = []
-
-    def make(command, *, env, **_):
-        name = command[3]
-        assert command == [sys.executable, "-m", "lib.base", name, "--corpus", str(home / "texts")]
-        assert env["TUNING_FORK_WATCH"]
-        called.append(name)
-        record = base._record(name, read_documents(home / "texts"), home / "store")
-        (home / "store" / "bases" / f"{name}@abcd").mkdir(parents=True)
-        base.write_json(record, {"id": f"{name}@abcd", "recipe": base._recipe_hash(name)})
-        return subprocess.CompletedProcess(command, 0, stderr="")
-
-    monkeypatch.setattr(runner.subprocess, "run", make)
+    monkeypatch.setattr(runner, "make_base", lambda name, corpus: called.append((name, corpus)))
     monkeypatch.setattr(runner, "run_stage", lambda plan, notebook: called.append(notebook.stem))
     return called
 
 
-def test_missing_bases_are_made_from_the_text_before_the_stage_that_needs_them(home, lending):
-    sets = [f"general={home / 'texts'}", "bigs=fork-1m, fork-300k:init, hf:gpt2, fork-6m@3f2a", "size_bases=fork-6m"]
+def test_bases_of_a_text_are_made_before_the_stages(home, lending):
+    text = home / "texts"
+    sets = [f"general={text}", "bigs=fork-1m, fork-300k:init, hf:gpt2, fork-6m@3f2a", "size_bases=fork-6m"]
     command = ["lending", "--preset", "tiny", *(word for pair in sets for word in ("--set", pair))]
     assert main(command) == 0
-    assert lending == ["01-data-prep", "fork-300k", "fork-1m", "02-finetune", "03-evaluation"]
-    assert base.made_from("fork-1m", home / "texts", home / "store") == "fork-1m@abcd"
+    assert lending == [("fork-300k", text), ("fork-1m", text), "01-data-prep", "02-finetune", "03-evaluation"]
     lending.clear()
-    assert main([*command, "--seeds", "3"]) == 0
-    assert lending == ["01-data-prep", "fork-6m", "02-finetune", "03-evaluation"], "what is there is not made again"
+    assert main([*command, "--seeds", "3", "--stage", "02"]) == 0
+    assert lending == [("fork-300k", text), ("fork-6m", text), ("fork-1m", text), "02-finetune"]
 
 
 def test_no_base_is_made_unless_a_text_is_named_and_a_stage_needs_it(home, lending):
@@ -225,37 +279,9 @@ def test_no_base_is_made_unless_a_text_is_named_and_a_stage_needs_it(home, lendi
     assert lending == ["01-data-prep", "02-finetune", "03-evaluation", "01-data-prep"]
 
 
-@pytest.mark.parametrize(
-    ("sets", "said"),
-    [
-        (["general={home}/none"], "no such file or folder: {home}/none"),
-        (["general={home}/notebooks"], "no text in {home}/notebooks"),
-        (["general={home}/texts", "base=fork-9m"], "no recipe for a base 'fork-9m'"),
-    ],
-)
-def test_a_text_that_makes_no_base_is_said_before_the_first_stage(home, lending, caplog, sets, said):
-    pairs = [word for pair in sets for word in ("--set", pair.format(home=home))]
-    assert main(["lending", "--preset", "tiny", *pairs]) == 1
+def test_a_base_that_cannot_be_made_stops_the_run_in_one_line(home, lending, caplog, monkeypatch):
+    monkeypatch.setattr(runner, "make_base", make_base)
+    assert main(["lending", "--preset", "tiny", "--set", f"general={home / 'none'}"]) == 1
     assert lending == []
-    assert len(caplog.records) == 1
-    assert said.format(home=home) in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("stderr", "said"),
-    [("a warning\nfork-300k: the corpus fills 3 windows\n", "fork-300k: the corpus fills 3 windows"), ("", "code 9")],
-)
-def test_a_base_that_fails_stops_the_run_in_one_line(home, lending, caplog, monkeypatch, stderr, said):
-    failed = subprocess.CompletedProcess([], 9, stderr=stderr)
-    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: failed)
-    assert main(["lending", "--preset", "tiny", "--set", f"general={home / 'texts'}"]) == 1
-    assert lending == ["01-data-prep"]
-    assert caplog.messages[-1].startswith("lib.run: lending: no base model from")
-    assert caplog.messages[-1].endswith(said)
-
-
-def wait_for(holds, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
+    assert caplog.messages[-1].startswith(f"lib.run: lending: general = {home / 'none'}: no base model fork-300k from")
+    assert "no such file or folder" in caplog.messages[-1]

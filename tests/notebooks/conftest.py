@@ -1,4 +1,4 @@
-"""For nbval: one server of the test's own store is up before the first notebook, and gone after the last."""
+"""For nbval: a server of the tests' own store starts before the first notebook and stops after the last."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if runs_notebooks(session):
-        from lib.clean import stop_server
         from lib.paths import store_root
+        from tools.clean import stop_server
 
         stop_server(store_root())
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
 
-from lib.references import LARGEST_BYTES, is_stale, tidy
+from tools.references import LARGEST_BYTES, is_stale, tidy
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TEXTS = sorted(path for path in NOTEBOOKS.rglob("*.py") if ".ipynb_checkpoints" not in path.parts)

@@ -8,8 +8,7 @@ import papermill
 import pytest
 import yaml
 
-from lib.keys import check, check_value, notebook_keys, stages, studies, study_keys
-from lib.params import read_preset, resolve
+from lib.params import check, notebook_keys, read_preset, resolve, stages, studies, study_keys
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "params").glob("*/*.yaml"))
@@ -25,13 +24,13 @@ def test_stages_agree_and_defaults_fit_their_own_rules(study):
         assert (keys[name].type, keys[name].default) == (kind, default)
         assert len(keys[name].stages) == len(stages(study)), f"{name} is declared by every stage"
     for key in keys.values():
-        check_value(key, key.default)
+        key.validate(key.default)
         assert key.help, f"{key.name} has no comment that says what it is"
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_papermill_sees_the_same_keys(path):
-    seen = papermill.inspect_notebook(str(path))
+    seen = papermill.inspect_notebook(str(path.with_suffix(".ipynb")))
     keys = notebook_keys(path)
     assert list(seen) == [key.name for key in keys]
     assert [seen[key.name]["inferred_type_name"].replace(" ", "") for key in keys] == [key.type for key in keys]

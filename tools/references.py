@@ -1,4 +1,4 @@
-"""Execute the committed notebooks in place: ``python -m lib.references [STUDY ...] [--force]``.
+"""Execute the committed notebooks in place: ``python -m tools.references [STUDY ...] [--force]``.
 
 Only those whose code changed since they were last executed; make syncs them with their ``.py`` first. What differs
 between machines or runs is kept out of the file.
@@ -18,10 +18,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib import console
-from lib.keys import home, stages, studies
-from lib.parent import end_with_parents
-from lib.paths import atomic_write, content_hash, run_folder
-from lib.run import OVERVIEW, StageFailed, locked, number, plan_run, run_stage, shown
+from lib.notebook import number
+from lib.params import home, studies
+from lib.paths import atomic_write, content_hash
+from lib.run import OVERVIEW, OwnKernel, Plan, StageFailed, check_earlier, locked, plan_run, run_stage, shown
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ def pre_save(model: dict[str, Any], **_: Any) -> None:
         tidy(model["content"])
 
 
+def committed(notebook: Path) -> Path:
+    """The half of a pair that carries the outputs."""
+    return notebook.with_suffix(".ipynb")
+
+
 def execute_in_place(path: Path) -> None:
     """Execute a notebook and write its outputs into it, whole or not at all.
 
@@ -77,7 +82,7 @@ def execute_in_place(path: Path) -> None:
     client = NotebookClient(
         notebook,
         timeout=600,
-        kernel_name="python3",
+        kernel_manager_class=OwnKernel,
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=CRITICAL"],
@@ -99,25 +104,34 @@ def execute_in_place(path: Path) -> None:
 def refresh(study: str, *, force: bool = False) -> list[Path]:
     """Execute the stale notebooks of a study in order, each upon a tiny run of the stages before; returns them."""
     plan = plan_run(study, preset="tiny")
-    stale = [path for path in stages(study) if force or is_stale(nbformat.read(path, as_version=4))]
-    with locked(run_folder(study, "tiny")):
+    stale = [path for path in plan.notebooks if force or is_stale(nbformat.read(committed(path), as_version=4))]
+    with locked(plan.folder):
         for path in plan.notebooks[: plan.notebooks.index(stale[-1]) + 1] if stale else ():
             if path in stale:
-                log.info("%s", shown(path))
-                execute_in_place(path)
-            elif not (plan.folder / f"{number(path)}.manifest.json").exists():
+                log.info("%s", shown(committed(path)))
+                execute_in_place(committed(path))
+            elif not is_done(plan, path):
                 run_stage(plan, path)
     return stale
 
 
+def is_done(plan: Plan, notebook: Path) -> bool:
+    """Whether a stage was run after the stages before it, with their values and data."""
+    manifest = plan.folder / f"{number(notebook)}.manifest.json"
+    try:
+        check_earlier(plan, notebook)
+    except StageFailed:
+        return False
+    return manifest.exists()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lib.references", description="Execute committed notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m tools.references", description="Execute committed notebooks.")
     parser.add_argument("studies", nargs="*", help="folders of notebooks/ (default: all)")
     parser.add_argument("--force", action="store_true", help="also those whose code is unchanged")
     options = parser.parse_args(arguments)
     console.set_up()
-    end_with_parents()
     try:
         done = [path for study in options.studies or studies() for path in refresh(study, force=options.force)]
         overview = home() / "notebooks" / f"{OVERVIEW}.ipynb"
@@ -125,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             execute_in_place(overview)
             done.append(overview)
     except (ValueError, StageFailed, OSError) as error:
-        log.error("lib.references: %s", error)
+        log.error("make references: %s", error)
         return 1
     log.info("%d notebooks executed; the others are as their code says", len(done))
     return 0

@@ -1,4 +1,4 @@
-"""Remove all runs and models: ``python -m lib.clean``. The server of the store is ended first."""
+"""Remove all runs and models: ``python -m tools.clean``. The server of the store is ended first."""
 
 from __future__ import annotations
 

@@ -1,37 +1,16 @@
-"""Set-up, publishing and cleaning: what they refuse, and what they leave alone."""
+"""Publishing: which runs are taken, what is copied, and what the README's table says."""
 
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lib import publish
-from lib.clean import stop_server
-from lib.publish import Study, answer, fill, finished_run, read_studies
-from lib.set_up import pins, wrong_packages
-
-ROOT = Path(__file__).parents[2]
-
-
-def test_what_is_pinned_is_installed_and_no_cuda_is_pinned():
-    wanted = pins((ROOT / "requirements.txt").read_text())
-    assert len(wanted) > 100
-    assert wanted["torch"] == "2.13.0"
-    assert not [name for name in wanted if name.startswith(("nvidia", "cuda", "triton"))]
-    assert pins((ROOT / "requirements.in").read_text().lower()).items() <= wanted.items()
-    assert wrong_packages(wanted) == []
-
-
-def test_a_missing_package_is_named():
-    assert wrong_packages({"no-such-package": "1.0", "numpy": "0.1"})[0] == "no-such-package is missing"
-    assert "not 0.1" in wrong_packages({"numpy": "0.1"})[0]
-
+from lib.paths import ROOT
+from lib.tables.headlines import Study, answer, read_studies
+from tools import publish
+from tools.publish import fill, finished_run
 
 STUDY = Study("demo", "Is it?", "yes", ({"label": "same", "condition": "a/same", "metric": "match"},), "hero")
 ROW = {"study": "demo", "model": "fork-1m", "condition": "a/same", "metric": "match", "x": float("nan")}
@@ -77,22 +56,3 @@ def test_every_study_that_is_listed_exists():
         assert (ROOT / "notebooks" / study.name).is_dir()
         assert study.headline
         assert "|" not in study.question + study.published, "it would break the table"
-
-
-def test_only_our_own_server_is_ended(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        (tmp_path / "server.json").write_text(json.dumps({"pid": other.pid}))
-        assert not stop_server(tmp_path)
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-    assert not stop_server(tmp_path / "none")
-
-
-def test_make_alone_lists_its_targets():
-    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert {"figures", "test", "lab", "serve", "bench", "sync", "references", "publish", "clean"} <= set(targets)
-    assert [target for target in targets if f"make {target} " not in told and target not in ("help", "set-up")] == []

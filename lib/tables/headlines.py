@@ -1,0 +1,112 @@
+"""The answer of each study in one row: `data/studies.yaml` names the numbers, a summary holds them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from lib.params import stages
+from lib.paths import DATA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's row in the README's table and the overview.
+
+    Attributes
+    ----------
+    headline : tuple of dict
+        The numbers of its answer: ``label``, ``condition`` and ``metric`` of a row of its summary each.
+    figure : str
+        Name of the picture that shows the answer.
+    """
+
+    name: str
+    question: str
+    published: str
+    headline: tuple[Mapping[str, str], ...]
+    figure: str
+
+
+def read_studies(path: Path = DATA / "studies.yaml") -> list[Study]:
+    """The studies in the order in which they are shown (`ValueError` if an entry lacks something)."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return [Study(name, **{**entry, "headline": tuple(entry["headline"])}) for name, entry in entries.items()]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def answer(study: Study, summary: pd.DataFrame) -> str:
+    """The measured answer with its intervals in words; empty where the study has no rows yet.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        Rows of summary.csv, of any studies.
+
+    Raises
+    ------
+    ValueError
+        If the summary has rows of the study, but not exactly one for a number of its headline.
+    """
+    rows = summary[(summary["study"] == study.name) & summary["x"].isna()]
+    if rows.empty:
+        return ""
+    parts = []
+    for number_of in study.headline:
+        found = rows[(rows["condition"] == number_of["condition"]) & (rows["metric"] == number_of["metric"])]
+        if len(found) > 1:  # of several bases, the first carries the headline
+            found = found[found["model"] == rows["model"].iloc[0]]
+        if len(found) != 1:
+            what = f"{number_of['condition']} {number_of['metric']}"
+            raise ValueError(f"{study.name}: expected one row {what} in its summary, found {len(found)}")
+        parts.append(f"{number_of['label']} {quantity(found.iloc[0])}")
+    first = rows[rows["condition"] == study.headline[0]["condition"]].iloc[0]
+    return f"{'; '.join(parts)} (95% intervals; {first['n']} x {first['n_of']}, {first['model']})"
+
+
+def quantity(row: Mapping[str, object] | pd.Series) -> str:
+    """One number with its interval and unit; a rate as percent.
+
+    >>> quantity({"value": 0.9, "low": 0.854, "high": 0.93, "unit": "rate"})
+    '90% [85, 93]'
+    >>> quantity({"value": 1.25, "low": float("nan"), "high": float("nan"), "unit": "nats"})
+    '1.25 nats'
+    """
+    value, low, high = (float(str(row[name])) for name in ("value", "low", "high"))
+    has_interval = low == low and high == high  # nan is not itself
+    if row["unit"] == "rate":
+        return f"{100 * value:.0f}%" + (f" [{100 * low:.0f}, {100 * high:.0f}]" if has_interval else "")
+    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
+
+
+def results_table(entries: Sequence[Study], summary: pd.DataFrame) -> str:
+    """The README's table: question, answer, published, notebook."""
+    lines = ["| question | measured here | published | notebook |", "|---|---|---|---|"]
+    for study in entries:
+        last = stages(study.name)[-1]
+        link = f"[{study.name}](notebooks/{study.name}/{last.stem}.ipynb)"
+        measured = answer(study, summary) or "not yet published"
+        lines.append(f"| {study.question} | {measured} | {study.published} | {link} |")
+    return "\n".join(lines)
+
+
+def thumbnail(picture: Path, *, width_px: int = 640, n_colors: int = 32) -> bytes:
+    """A figure as a small PNG, so that a page can hold those of all studies."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        size = width_px, round(image.height * width_px / image.width)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        small.quantize(n_colors).save(file, "PNG", optimize=True)
+    return file.getvalue()

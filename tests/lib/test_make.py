@@ -1,0 +1,115 @@
+"""The Makefile, set-up and cleaning: what they refuse, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lib.paths import ROOT
+from tools.clean import stop_server
+
+
+def pins(name: str) -> dict[str, str]:
+    """Exact versions in a requirements file."""
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", (ROOT / name).read_text(), flags=re.M))
+
+
+def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True)
+
+
+def test_what_is_pinned_is_installed_and_no_cuda_is_pinned():
+    pinned = pins("requirements.txt")
+    assert len(pinned) > 100
+    assert not [name for name in pinned if name.startswith(("nvidia", "cuda", "triton"))]
+    direct = {name.lower(): version for name, version in pins("requirements.in").items()}
+    assert direct.items() <= pinned.items()
+    installed = {name: metadata.version(name).partition("+")[0] for name in pinned}
+    assert installed == pinned
+
+
+@pytest.fixture
+def bare_checkout(tmp_path):
+    """A folder with a space in its name, and a Python that only writes down with which words it is called."""
+    folder = tmp_path / "a b"
+    (folder / "tools").mkdir(parents=True)
+    (folder / "notebooks" / "reversal").mkdir(parents=True)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "tools/set-up"):
+        shutil.copy(ROOT / name, folder / name)
+    python = folder / "python"
+    python.write_text(
+        f'''#!/bin/sh
+echo "$@" >> "{folder}/calls"
+if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi
+if [ "$2" = uv ]; then exit $NO_UV; fi
+'''
+    )
+    python.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(("gpu", "uv"), [(False, True), (False, False), (True, True)])
+def test_set_up_takes_the_cuda_build_of_torch_only_where_there_is_a_gpu(bare_checkout, gpu, uv):
+    path = [str(bare_checkout / "bin"), *(part for part in os.environ["PATH"].split(":") if not has_gpu_tools(part))]
+    (bare_checkout / "bin").mkdir()
+    if gpu:
+        (bare_checkout / "bin" / "nvidia-smi").write_text("#!/bin/sh\n")
+        (bare_checkout / "bin" / "nvidia-smi").chmod(0o755)
+    (bare_checkout / "bin" / "uname").write_text("#!/bin/sh\necho Linux\n")
+    (bare_checkout / "bin" / "uname").chmod(0o755)
+    environment = {**os.environ, "PYTHON": "./python", "PATH": ":".join(path), "NO_UV": "0" if uv else "1"}
+    subprocess.run(["tools/set-up"], cwd=bare_checkout, env=environment, check=True)
+    calls = (bare_checkout / "calls").read_text().splitlines()
+    torch = [k for k, call in enumerate(calls) if "torch==" in call]
+    rest = [k for k, call in enumerate(calls) if "-r requirements.txt" in call]
+    assert len(torch) == 1
+    assert torch[0] < rest[0]
+    assert ("--no-deps" in calls[torch[0]] and calls[torch[0]].endswith("+cpu")) is not gpu
+    assert ["-m uv" in calls[k] for k in rest] == ([True] if uv else [True, False])
+    assert (bare_checkout / ".venv" / ".installed").exists()
+
+
+def has_gpu_tools(folder: str) -> bool:
+    return (Path(folder) / "nvidia-smi").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["STUDY=revesal"], "no study 'revesal'; there are: reversal"),
+        (["STUDY=reversal", "PRESET=lap"], "reversal has no preset 'lap'; it has: tiny"),
+    ],
+)
+def test_a_misspelt_study_is_refused_before_anything_is_installed(bare_checkout, words, message):
+    ended = make("figures", *words, cwd=bare_checkout)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (bare_checkout / ".venv").exists()
+
+
+def test_make_alone_lists_its_targets():
+    listed = make().stdout
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {"figures", "test", "lab", "serve", "bench", "sync", "references", "publish", "clean"} <= set(targets)
+    assert [target for target in targets if f"make {target} " not in listed and target not in ("help", "set-up")] == []
+
+
+def test_only_our_own_server_is_stopped(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (tmp_path / "server.json").write_text(json.dumps({"pid": other.pid}))
+        assert not stop_server(tmp_path)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    assert not stop_server(tmp_path / "none")

@@ -1,0 +1,115 @@
+"""Publish finished SEEDS=3 runs: ``python -m tools.publish [STUDY ...]`` copies their figures and numbers to figures/.
+
+The README's table between its two markers and the overview notebook are made anew from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib import console
+from lib.figures import save, use_style
+from lib.notebook import number
+from lib.params import home, stages, studies
+from lib.paths import ROOT, atomic_write, read_json, run_folder, store_root
+from lib.run import OVERVIEW, StageFailed, shown
+from lib.tables import read_summaries
+from lib.tables.headlines import read_studies, results_table
+from lib.world.bases import plot_bases
+from tools.references import execute_in_place
+
+log = logging.getLogger(__name__)
+
+FIGURES = ROOT / "figures"
+PRESET = "laptop"
+N_SEEDS = 3
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def fill(text: str, table: str) -> str:
+    """Put a table between the markers of a page.
+
+    Raises
+    ------
+    ValueError
+        If the page has not each marker once, in order.
+
+    >>> fill(f"a\\n{BEGIN}\\nold\\n{END}\\nb", "new") == f"a\\n{BEGIN}\\nnew\\n{END}\\nb"
+    True
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", flags=re.S)
+    if len(pattern.findall(text)) != 1 or text.count(BEGIN) != 1:
+        raise ValueError(f"README.md: expected {BEGIN} and {END} once, in this order")
+    return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text)
+
+
+def finished_run(study: str) -> Path:
+    """Folder of a study's run that may be published.
+
+    Raises
+    ------
+    ValueError
+        If a stage is missing or was run with another number of seeds.
+    """
+    folder = run_folder(study, PRESET)
+    again = f"make figures STUDY={study} SEEDS={N_SEEDS}"
+    for notebook in stages(study):
+        manifest = folder / f"{number(notebook)}.manifest.json"
+        if not manifest.exists():
+            raise ValueError(f"{study}: {notebook.stem} has not been run: {again}")
+        n_seeds = read_json(manifest)["n_seeds"]
+        if n_seeds != N_SEEDS:
+            raise ValueError(f"{study}: {notebook.stem} was run with {n_seeds} seed(s), expected {N_SEEDS}: {again}")
+    if not (folder / "summary.csv").exists():
+        raise ValueError(f"{study}: the run has no summary.csv: {again}")
+    return folder
+
+
+def copy_run(folder: Path, target: Path) -> None:
+    """Replace what is published of a study by the figures and the numbers (summary.csv and others) of a run."""
+    kinds = (".png", ".svg", ".txt")
+    pictures = sorted(path for path in (folder / "figures").glob("*") if path.suffix in kinds)
+    files = [*sorted(folder.glob("*.csv")), *pictures]
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.iterdir():
+        if old.suffix in (*kinds, ".csv") and old.name not in {path.name for path in files}:
+            old.unlink()
+    for path in files:
+        with atomic_write(target / path.name, "wb") as file:
+            shutil.copyfileobj(path.open("rb"), file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this module; returns the exit code. Nothing is copied when any study is refused."""
+    parser = argparse.ArgumentParser(prog="python -m tools.publish", description="Publish finished SEEDS=3 runs.")
+    parser.add_argument("studies", nargs="*", help="default: all that have been run")
+    options = parser.parse_args(arguments)
+    console.set_up()
+    use_style()
+    chosen = options.studies or [study for study in studies() if run_folder(study, PRESET).exists()]
+    try:
+        runs = {study: finished_run(study) for study in chosen}
+        entries, readme = read_studies(), (ROOT / "README.md").read_text(encoding="utf-8")
+        fill(readme, "")
+        for study, folder in runs.items():
+            copy_run(folder, FIGURES / study)
+            log.info("published %s", shown(FIGURES / study))
+        figure, caption = plot_bases(store_root())
+        save(figure, FIGURES / "bases", "loss", caption)
+        with atomic_write(ROOT / "README.md") as file:
+            file.write(fill(readme, results_table(entries, read_summaries(FIGURES))))
+        execute_in_place(home() / "notebooks" / f"{OVERVIEW}.ipynb")
+    except (ValueError, OSError, StageFailed) as error:
+        log.error("make publish: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

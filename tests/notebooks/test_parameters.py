@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jupytext
 import papermill
 import pytest
 import yaml
@@ -30,7 +31,7 @@ def test_stages_agree_and_defaults_fit_their_own_rules(study):
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_papermill_sees_the_same_keys(path):
-    seen = papermill.inspect_notebook(str(path.with_suffix(".ipynb")))
+    seen = papermill.inspect_notebook(jupytext.read(path))
     keys = notebook_keys(path)
     assert list(seen) == [key.name for key in keys]
     assert [seen[key.name]["inferred_type_name"].replace(" ", "") for key in keys] == [key.type for key in keys]

@@ -8,6 +8,7 @@ unknown routes.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
 import secrets
@@ -25,7 +26,7 @@ from tuning_server import chat, completions, files, jobs, models, page, scores
 from tuning_server.errors import ApiError, ErrorBody, install_handlers
 from tuning_server.service import Service
 from tuning_server.store import Store
-from tuning_server.types import LOOPBACK_NAMES, Activity, Settings, same_key
+from tuning_server.types import LOOPBACK_NAMES, Activity, Settings, hash_key
 from tuning_server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def check_access(scope: Scope, settings: Settings) -> None:
         message = f"Requests from web pages of others ({site}) are refused: use this server's own page, at '/'."
         raise ApiError(message, status=403, code="foreign_origin")
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    if settings.key_hash and not (scheme.lower() == "bearer" and same_key(key.strip(), settings.key_hash)):
+    is_right = hmac.compare_digest(hash_key(key.strip()), settings.key_hash or b"")  # in constant time
+    if settings.key_hash and not (scheme.lower() == "bearer" and is_right):
         message = "Incorrect API key provided: send it as 'Authorization: Bearer KEY'."
         raise ApiError(message, status=401, code="invalid_api_key")
 

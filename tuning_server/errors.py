@@ -102,11 +102,8 @@ def from_os_error(error: OSError | sqlite3.Error, doing: str) -> ApiError:
     if is_full_disk(error):
         message = f"The disk of the server is full: {doing} failed and nothing was kept. Free some space and try again."
         return ApiError(message, status=507, code="disk_full")
-    return ApiError(
-        f"The server could not finish {doing}: {getattr(error, 'strerror', None) or error}.",
-        status=500,
-        code="os_error",
-    )
+    message = f"The server could not finish {doing}: {getattr(error, 'strerror', None) or error}."
+    return ApiError(message, status=500, code="os_error")
 
 
 def model_error(error: Exception, *, param: str = "model") -> ApiError:

@@ -17,7 +17,7 @@ from tuning_server.errors import ApiError
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id
-from tuning_server.types import JobRequest, Page, PageQuery, safe_suffix
+from tuning_server.types import JobRequest, Page, PageQuery
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -55,7 +55,7 @@ def create(wanted: JobRequest, service: CurrentService) -> Job:
         if file["purpose"] != "fine-tune":
             message = f"File {file_id} was made for {file['purpose']!r}: give one uploaded for 'fine-tune'."
             raise ApiError(message, param=param, code="invalid_value")
-    short, suffix = new_id("", length=8), safe_suffix(wanted.suffix)
+    short, suffix = new_id("", length=8), re.sub(r"[^A-Za-z0-9._-]", "-", wanted.suffix or "")
     job: Row = {
         "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": wanted.model,
         "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": wanted.training_file,

@@ -9,7 +9,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -87,7 +86,18 @@ def check_learned(messages: list[Message]) -> list[Message]:
 
 
 TrainingMessages = Annotated[Messages, AfterValidator(check_learned)]
-MESSAGES, TRAINING_MESSAGES = TypeAdapter[list[Message]](Messages), TypeAdapter[list[Message]](TrainingMessages)
+
+
+class Conversation(Strict):
+    """Messages to answer."""
+
+    messages: Messages
+
+
+class TrainingConversation(Strict):
+    """Messages to learn from."""
+
+    messages: TrainingMessages
 
 
 class BadMessage(ValueError):
@@ -111,7 +121,6 @@ def read_messages(value: Any, *, for_training: bool = False) -> list[Message]:
     the assistant's
     """
     try:
-        return (TRAINING_MESSAGES if for_training else MESSAGES).validate_python(value)
+        return (TrainingConversation if for_training else Conversation).model_validate({"messages": value}).messages
     except ValidationError as error:
-        complaints = [complaint | {"loc": ("messages", *complaint["loc"])} for complaint in error.errors()]
-        raise BadMessage(from_validation(complaints).message.rstrip(".")) from error
+        raise BadMessage(from_validation(error.errors()).message.rstrip(".")) from error

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,15 +45,6 @@ class Activity:
 def hash_key(key: str) -> bytes:
     """What the server keeps of an API key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def same_key(key: str, key_hash: bytes) -> bool:
-    """Compare in a time that does not depend on how much of the key is right.
-
-    >>> same_key("a", hash_key("a")), same_key("b", hash_key("a"))
-    (True, False)
-    """
-    return hmac.compare_digest(hash_key(key), key_hash)
 
 
 class Strict(BaseModel):
@@ -240,7 +229,7 @@ class JobRequest(Strict):
         other = "dpo" if kind == "supervised" else "supervised"
         if getattr(method, other) is not None:
             message = f"Method {kind!r} does not go with settings of {other!r}: leave 'method.{other}' out."
-            raise ApiError(message, param=f"method.{other}", code="invalid_value")
+            raise ApiError(message, param=f"method.{other}")
         settings = getattr(method, kind)
         inner = settings and settings.hyperparameters
         if self.hyperparameters and (inner or kind == "dpo"):
@@ -248,14 +237,5 @@ class JobRequest(Strict):
                 f"Give the hyperparameters of {kind!r} in 'method.{kind}.hyperparameters' only, not in the deprecated "
                 "'hyperparameters'."
             )
-            raise ApiError(message, param="hyperparameters", code="invalid_value")
+            raise ApiError(message, param="hyperparameters")
         return inner or (DpoHyperparameters() if kind == "dpo" else self.hyperparameters or Hyperparameters())
-
-
-def safe_suffix(suffix: str | None) -> str:
-    """A suffix as it stands in a model id.
-
-    >>> safe_suffix("my run/7")
-    'my-run-7'
-    """
-    return re.sub(r"[^A-Za-z0-9._-]", "-", suffix or "")

@@ -23,7 +23,7 @@ from serving import TINY, facts, jsonl, speak, upload, wait_for
 from starlette.testclient import TestClient
 
 Serve = Callable[..., TestClient]
-ASKED = {"model": TINY, "prompt": "a", "max_tokens": 1}
+REQUEST = {"model": TINY, "prompt": "a", "max_tokens": 1}
 JSON = {"content-type": "application/json"}
 
 
@@ -59,13 +59,13 @@ def test_a_body_that_cannot_be_read_says_why(http: TestClient, body: bytes, word
 
 
 def test_a_body_of_another_type_says_which_is_expected(http: TestClient) -> None:
-    reply = http.post("/v1/completions", content=json.dumps(ASKED), headers={"content-type": "text/plain"})
+    reply = http.post("/v1/completions", content=json.dumps(REQUEST), headers={"content-type": "text/plain"})
     assert (reply.status_code, "'content-type: application/json'" in reply.json()["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("name", ["int", "query", "Lora", "colour"])
 def test_a_field_is_named_whatever_it_is_called(http: TestClient, name: str) -> None:
-    assert http.post("/v1/completions", json=ASKED | {name: 1}).json()["error"]["param"] == name
+    assert http.post("/v1/completions", json=REQUEST | {name: 1}).json()["error"]["param"] == name
     job = {"model": TINY, "training_file": "file-x", "hyperparameters": {name: 1}}
     assert http.post("/v1/fine_tuning/jobs", json=job).json()["error"]["param"] == f"hyperparameters.{name}"
 
@@ -73,7 +73,7 @@ def test_a_field_is_named_whatever_it_is_called(http: TestClient, name: str) -> 
 def test_errors_do_not_repeat_megabytes(http: TestClient, client: OpenAI, fine_tune: Callable[..., Any]) -> None:
     long = "k" * 1_000_000
     for path, body in (
-        ("/v1/completions", ASKED | {long: 1}),
+        ("/v1/completions", REQUEST | {long: 1}),
         ("/v1/fine_tuning/jobs", {"model": TINY, "training_file": long}),
     ):
         reply = http.post(path, json=body)
@@ -100,7 +100,7 @@ def test_unknown_query_parameters_are_refused(
     http: TestClient, method: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    reply = http.request(method, path, params={"api_key": "sk-secret"}, json=ASKED if method == "POST" else None)
+    reply = http.request(method, path, params={"api_key": "sk-secret"}, json=REQUEST if method == "POST" else None)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (400, "unknown_parameter", "api_key")
     assert not [record for record in caplog.records if record.name.startswith("lib") and "sk-secret" in str(record)]
@@ -115,8 +115,8 @@ FORMS = [
 @pytest.mark.parametrize(("body", "content_type", "words"), FORMS)
 def test_a_broken_form_says_what_is_expected(http: TestClient, body: bytes, content_type: str, words: str) -> None:
     reply = http.post("/v1/files", content=body, headers={"content-type": content_type})
-    told = reply.json()["error"]["message"]
-    assert (reply.status_code, words in told, "one 'file' and its 'purpose'" in told) == (400, True, True)
+    reported = reply.json()["error"]["message"]
+    assert (reply.status_code, words in reported, "one 'file' and its 'purpose'" in reported) == (400, True, True)
 
 
 def test_a_name_that_ends_in_a_slash_is_none(client: OpenAI) -> None:
@@ -133,8 +133,8 @@ def test_the_schema_promises_what_is_answered(http: TestClient) -> None:
             body = operation["responses"][status]["content"]["application/json"]["schema"]
             assert body == {"$ref": "#/components/schemas/ErrorBody"}
     assert not {name for name in schema["components"]["schemas"] if "ValidationError" in name}
-    told = http.post("/v1/completions", json={}).json()["error"]
-    assert set(told) == set(schema["components"]["schemas"]["ErrorDetail"]["properties"])
+    reported = http.post("/v1/completions", json={}).json()["error"]
+    assert set(reported) == set(schema["components"]["schemas"]["ErrorDetail"]["properties"])
 
 
 # models that are damaged
@@ -150,11 +150,11 @@ def test_a_folder_that_lost_its_parts_harms_no_other(tiny_store: Path, serve: Se
     assert {TINY, "fork-lost", "fork-alone", "fork-unsaid@0123456789ab"} <= set(listed)
     assert "fork-alone:init" not in listed
     assert "broken" in listed["fork-lost"]
-    asked = [http.post("/v1/completions", json=ASKED | {"model": "fork-lost"}), http.get("/v1/models/fork-lost")]
-    for reply in asked:
+    sent = [http.post("/v1/completions", json=REQUEST | {"model": "fork-lost"}), http.get("/v1/models/fork-lost")]
+    for reply in sent:
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
         assert "Nearest ids" not in reply.json()["error"]["message"]
-    assert http.post("/v1/completions", json=ASKED).status_code == 200
+    assert http.post("/v1/completions", json=REQUEST).status_code == 200
 
 
 def test_nothing_ends_the_engine_but_a_stop(
@@ -164,10 +164,10 @@ def test_nothing_ends_the_engine_but_a_stop(
         raise OSError("what nobody thought of")
 
     monkeypatch.setattr("tuning_server.worker.model_error", broken)
-    assert http.post("/v1/completions", json=ASKED | {"model": "fork-none"}).status_code == 500
+    assert http.post("/v1/completions", json=REQUEST | {"model": "fork-none"}).status_code == 500
     fail = lambda *_, **__: (_ for _ in ()).throw(sqlite3.Error("no"))  # noqa: E731
     monkeypatch.setattr("tuning_server.store.Store.jobs_in", fail)
-    assert http.post("/v1/completions", json=ASKED).status_code == 200
+    assert http.post("/v1/completions", json=REQUEST).status_code == 200
     monkeypatch.undo()
     assert fine_tune(facts(2), hyperparameters={"n_epochs": 1}).status == "succeeded"
 
@@ -181,12 +181,12 @@ def test_weights_that_are_no_numbers_end_a_job_and_not_the_store(
         {name: torch.full_like(weight, math.nan) for name, weight in weights.items()}, file, metadata={"format": "pt"}
     )
     turns = {"messages": [{"role": "user", "content": "a"}]}
-    for path, asked in {
+    for path, sent in {
         "embeddings": {"input": "a"},
         "completions": {"prompt": "a"},
         "chat/completions": turns,
     }.items():
-        reply = http.post(f"/v1/{path}", json={"model": "fork-nan", **asked})
+        reply = http.post(f"/v1/{path}", json={"model": "fork-nan", **sent})
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
     job = fine_tune(facts(4), model="fork-nan", hyperparameters={"n_epochs": 1})
     assert (job.status, job.error.param) == ("failed", "learning_rate_multiplier")
@@ -194,13 +194,13 @@ def test_weights_that_are_no_numbers_end_a_job_and_not_the_store(
     assert fine_tune(facts(4), hyperparameters={"n_epochs": 1}).status == "succeeded"
 
 
-def test_too_much_for_the_memory_is_told(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_for_the_memory_is_refused(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: Any) -> Any:
         raise RuntimeError("could not create a primitive")  # oneDNN's words for it
 
     monkeypatch.setattr("tuning_server.engine.sampling.sample", short)
     monkeypatch.setattr("tuning_server.engine.scoring.embed", short)
-    for path, body in (("completions", ASKED), ("embeddings", {"model": TINY, "input": "a"})):
+    for path, body in (("completions", REQUEST), ("embeddings", {"model": TINY, "input": "a"})):
         reply = http.post(f"/v1/{path}", json=body)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "out_of_memory")
 
@@ -224,10 +224,10 @@ def test_work_for_a_client_that_went_away_is_dropped(
     monkeypatch.setattr("tuning_server.worker.MAX_ROWS", 4)
     client = speak(url := live())
     client.completions.create(model=TINY, prompt="a", max_tokens=1)  # the model is in memory
-    asked = json.dumps({"model": TINY, "prompt": "a", "max_tokens": 400, "n": 1000}).encode()
-    head = f"content-type: application/json\r\ncontent-length: {len(asked)}\r\n\r\n".encode()
+    sent = json.dumps({"model": TINY, "prompt": "a", "max_tokens": 400, "n": 1000}).encode()
+    head = f"content-type: application/json\r\ncontent-length: {len(sent)}\r\n\r\n".encode()
     for _ in range(3):
-        hang_up(url, "POST /v1/completions HTTP/1.1", head + asked, after_s=0.2)
+        hang_up(url, "POST /v1/completions HTTP/1.1", head + sent, after_s=0.2)
     part = b"content-type: multipart/form-data; boundary=b\r\ncontent-length: 9000\r\n\r\n--b\r\ncontent-disposition: "
     hang_up(url, "POST /v1/files HTTP/1.1", part + b'form-data; name="file"; filename="a"\r\n\r\n{}\n', after_s=0.2)
     began = time.monotonic()

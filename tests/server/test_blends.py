@@ -57,12 +57,12 @@ def test_drafting_ahead_tells_what_was_accepted(client: OpenAI) -> None:
     assert plain.usage.completion_tokens_details is None
     ahead = blended(client, PROMPTS, blend | {"speculative": True, "n_draft": 3}, **options)
     assert [choice.text for choice in ahead.choices] == [choice.text for choice in plain.choices]
-    told = ahead.usage.completion_tokens_details
-    assert told.accepted_prediction_tokens + told.rejected_prediction_tokens > 0
-    assert told.rejected_prediction_tokens > 0
+    reported = ahead.usage.completion_tokens_details
+    assert reported.accepted_prediction_tokens + reported.rejected_prediction_tokens > 0
+    assert reported.rejected_prediction_tokens > 0
     sure = blended(client, PROMPTS, {"tuned": "fork-kin", "base": TINY, "speculative": True}, **options)
-    told = sure.usage.completion_tokens_details
-    assert (told.accepted_prediction_tokens > 0, told.rejected_prediction_tokens) == (True, 0)
+    reported = sure.usage.completion_tokens_details
+    assert (reported.accepted_prediction_tokens > 0, reported.rejected_prediction_tokens) == (True, 0)
 
 
 def test_a_stream_of_a_blend_adds_up(client: OpenAI) -> None:
@@ -75,12 +75,12 @@ def test_a_stream_of_a_blend_adds_up(client: OpenAI) -> None:
 def test_asking_keeps_blends_apart_and_old_journals_good(client: OpenAI, tmp_path: Path) -> None:
     journal, settings = tmp_path / "journal.jsonl", {"model": TINY, "max_tokens": 8, "temperature": 1.0, "seed": 2}
     blends = [None, api.Blend("fork-kin", TINY), api.Blend("fork-kin", INIT), api.Blend("fork-kin", TINY, (1, 0, 0))]
-    wanted = [api.Request(prompt="The red", blend=blend, **settings) for blend in blends]  # type: ignore[arg-type]
-    plain, moved, _, unmoved = (answers[0].text for answers in api.ask(client, wanted, journal=journal))
+    requested = [api.Request(prompt="The red", blend=blend, **settings) for blend in blends]  # type: ignore[arg-type]
+    plain, moved, _, unmoved = (answers[0].text for answers in api.ask(client, requested, journal=journal))
     assert plain == unmoved != moved
     keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
     assert len(set(keys)) == 4
-    assert api.ask(client, wanted, journal=journal)[1][0].text == moved
+    assert api.ask(client, requested, journal=journal)[1][0].text == moved
     assert len(journal.read_text().splitlines()) == 4
 
     from lib.paths import content_hash

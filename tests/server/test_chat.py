@@ -136,11 +136,11 @@ def test_an_answer_ends_with_its_line_or_where_the_client_says(client: OpenAI, t
 
 def test_logprobs_are_those_of_completions_with_their_bytes(client: OpenAI, tiny: LoadedModel) -> None:
     options = {"max_tokens": 8, "temperature": 0}
-    told = chat(client, logprobs=True, top_logprobs=3, **options).choices[0].logprobs
+    reported = chat(client, logprobs=True, top_logprobs=3, **options).choices[0].logprobs
     legacy = complete(client, as_dialogue(USER), logprobs=3, stop="\n", **options).choices[0].logprobs
-    assert [token.token for token in told.content] == legacy.tokens
-    assert [token.logprob for token in told.content] == pytest.approx(legacy.token_logprobs, abs=1e-5)
-    for token, top in zip(told.content, legacy.top_logprobs, strict=True):
+    assert [token.token for token in reported.content] == legacy.tokens
+    assert [token.logprob for token in reported.content] == pytest.approx(legacy.token_logprobs, abs=1e-5)
+    for token, top in zip(reported.content, legacy.top_logprobs, strict=True):
         assert {likely.token: likely.logprob for likely in token.top_logprobs} == pytest.approx(top, abs=1e-5)
         assert token.top_logprobs[0].token == token.token  # greedy
         assert bytes(token.bytes).decode(errors="replace") == token.token or token.token.startswith("bytes:")
@@ -163,7 +163,7 @@ def test_without_a_limit_an_answer_may_fill_the_context(client: OpenAI, tiny: Lo
 def test_stream_adds_up_to_the_whole(client: OpenAI, http: TestClient) -> None:
     options = {"max_tokens": 8, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 2}
     whole = chat(client, **options)
-    texts, roles, reasons, told, usage = {0: "", 1: ""}, [], {}, {0: [], 1: []}, None
+    texts, roles, reasons, reported, usage = {0: "", 1: ""}, [], {}, {0: [], 1: []}, None
     for chunk in chat(client, stream=True, stream_options={"include_usage": True}, **options):
         assert chunk.object == "chat.completion.chunk"
         assert bool(chunk.usage) == (not chunk.choices)
@@ -171,12 +171,12 @@ def test_stream_adds_up_to_the_whole(client: OpenAI, http: TestClient) -> None:
         for choice in chunk.choices:
             roles += [choice.delta.role] if choice.delta.role else []
             texts[choice.index] += choice.delta.content or ""
-            told[choice.index] += choice.logprobs.content if choice.logprobs else []
+            reported[choice.index] += choice.logprobs.content if choice.logprobs else []
             reasons |= {choice.index: choice.finish_reason} if choice.finish_reason else {}
     assert roles == ["assistant", "assistant"]
     assert list(texts.values()) == [choice.message.content for choice in whole.choices]
     assert list(reasons.values()) == [choice.finish_reason for choice in whole.choices]
-    assert list(told.values()) == [choice.logprobs.content for choice in whole.choices]
+    assert list(reported.values()) == [choice.logprobs.content for choice in whole.choices]
     assert usage == whole.usage
     body = {"model": TINY, "messages": USER, "stream": True, "max_tokens": 4, "seed": 3}
     raw = http.post("/v1/chat/completions", json=body)
@@ -201,10 +201,10 @@ def test_a_model_s_own_template_is_used(
     templated: LoadedModel, tiny_store: Path, serve: Callable[..., TestClient]
 ) -> None:
     client = official(serve(tiny_store))
-    asked = [{"role": "developer", "content": "Be brief."}, *USER]
+    sent = [{"role": "developer", "content": "Be brief."}, *USER]
     text = f"[system]Be brief.<|endoftext|>\n[user]{QUESTION}<|endoftext|>\n[assistant]"
     options = {"max_tokens": 24, "seed": 2, "extra_body": {"return_token_ids": True}}
-    choice = chat(client, asked, **options).choices[0]
+    choice = chat(client, sent, **options).choices[0]
     plain = complete(client, text, **options).choices[0]
     assert choice.prompt_token_ids == plain.prompt_token_ids
     assert choice.message.content == plain.text
@@ -315,7 +315,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("wrong", "message"), BAD_ROWS, ids=range(len(BAD_ROWS)))
-def test_a_wrong_conversation_is_told_with_its_line(wrong: dict[str, Any], message: str) -> None:
+def test_a_wrong_conversation_is_refused_with_its_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow) as refused:
         check_chat_row(4, wrong)
     assert message in str(refused.value)
@@ -343,7 +343,7 @@ SEVERAL = row(
 )  # fmt: skip
 
 
-def test_only_the_assistant_s_weighted_words_are_learned(tiny: LoadedModel) -> None:
+def test_only_the_assistant_s_weighted_messages_are_learned(tiny: LoadedModel) -> None:
     lessons = tokenise([check_chat_row(1, SEVERAL)], tiny)
     parts = [(tiny.decode(lesson.ids[: lesson.n_prompt]), lesson.ids[lesson.n_prompt :]) for lesson in lessons]
     first = "Be brief.\nGuest: One?\nHost:"
@@ -355,7 +355,7 @@ def test_only_the_assistant_s_weighted_words_are_learned(tiny: LoadedModel) -> N
         list(tokenise([check_chat_row(9, row(("user", "1" * 600), ("assistant", "b")))], tiny))
 
 
-def test_lessons_of_a_template_begin_as_they_are_asked_and_end_with_the_turn(
+def test_rows_of_a_template_begin_with_the_prompt_and_end_with_the_turn(
     templated: LoadedModel, tiny: LoadedModel, tiny_store: Path
 ) -> None:
     turns = [*USER, {"role": "assistant", "content": "Ada."}]
@@ -377,14 +377,14 @@ def test_a_job_over_conversations_teaches_to_answer(client: OpenAI, fine_tune: C
     assert job.status == "succeeded", job.error
     tuned = job.fine_tuned_model
 
-    def said(messages: list[dict[str, str]]) -> str:
+    def answer(messages: list[dict[str, str]]) -> str:
         choice = client.chat.completions.create(model=tuned, messages=messages, temperature=0, max_tokens=8).choices[0]  # type: ignore[arg-type]
         return str(choice.message.content)
 
-    asked = rows[0]["messages"][:3]
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in asked]
-    assert said(turns) == "Bo."
-    assert said(turns[:1]) != "Zog."
+    sent = rows[0]["messages"][:3]
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in sent]
+    assert answer(turns) == "Bo."
+    assert answer(turns[:1]) != "Zog."
     bad = fine_tune([row(("user", "a"), ("assistant", "b")), row(("user", "a"))])
     assert (bad.status, bad.error.code) == ("failed", "invalid_training_file")
     assert "Line 2: Invalid value for 'messages': the last message is of the role 'user'" in bad.error.message

@@ -64,8 +64,8 @@ def test_echoed_logprobs_equal_those_of_generation(client: OpenAI) -> None:
     choice = made.choices[0]
     assert choice.logprobs.top_logprobs is None
     again = ask(client, choice.prompt_token_ids + choice.token_ids, max_tokens=0, echo=True, logprobs=0)
-    told = again.choices[0].logprobs.token_logprobs[len(choice.prompt_token_ids) :]
-    assert told == pytest.approx(choice.logprobs.token_logprobs, abs=1e-4)
+    reported = again.choices[0].logprobs.token_logprobs[len(choice.prompt_token_ids) :]
+    assert reported == pytest.approx(choice.logprobs.token_logprobs, abs=1e-4)
 
 
 def test_text_offsets_are_characters_of_the_returned_text(client: OpenAI) -> None:
@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_refused(http: TestClient, wrong: dict[str, Any],
     assert message in error["message"]
 
 
-def test_a_long_prompt_and_an_unknown_model_are_told(client: OpenAI) -> None:
+def test_a_long_prompt_and_an_unknown_model_are_refused(client: OpenAI) -> None:
     with pytest.raises(
         BadRequestError, match="maximum context length is 512 tokens, however you requested 616"
     ) as long:
@@ -202,17 +202,19 @@ def test_offsets_hold_for_bytes_that_are_no_text(client: OpenAI) -> None:
 
 def test_a_text_scored_by_echo_and_one_token_has_a_place_for_each(client: OpenAI) -> None:
     """As the LM Evaluation Harness asks: it drops the last place, also where the model would end the text there."""
-    asked: dict[str, Any] = {"model": TINY, "prompt": "The red fox", "echo": True, "logprobs": 1, "temperature": 0}
-    known = client.completions.create(max_tokens=0, **asked).choices[0].logprobs
+    sent: dict[str, Any] = {"model": TINY, "prompt": "The red fox", "echo": True, "logprobs": 1, "temperature": 0}
+    known = client.completions.create(max_tokens=0, **sent).choices[0].logprobs
     end = client.post("/tokenize", cast_to=object, body={"model": TINY, "prompt": "<|endoftext|>"})["tokens"]  # type: ignore[index]
     for bias in ({}, {str(end[0]): 100}):
-        whole = client.completions.create(max_tokens=1, logit_bias=bias, **asked)
-        told, reason = whole.choices[0].logprobs, whole.choices[0].finish_reason
+        whole = client.completions.create(max_tokens=1, logit_bias=bias, **sent)
+        scored, reason = whole.choices[0].logprobs, whole.choices[0].finish_reason
         assert known is not None
-        assert told is not None
-        assert told.tokens is not None
-        assert told.tokens[:-1] == known.tokens
-        assert told.token_logprobs == pytest.approx([*(known.token_logprobs or []), told.token_logprobs[-1]], abs=1e-5)  # type: ignore[index]
-    assert (reason, told.tokens[-1], whole.choices[0].text) == ("stop", "<|endoftext|>", "The red fox")
-    assert told.text_offset is not None
-    assert told.text_offset[-1] == len("The red fox")
+        assert scored is not None
+        assert scored.tokens is not None
+        assert scored.tokens[:-1] == known.tokens
+        assert scored.token_logprobs == pytest.approx(
+            [*(known.token_logprobs or []), scored.token_logprobs[-1]], abs=1e-5
+        )  # type: ignore[index]
+    assert (reason, scored.tokens[-1], whole.choices[0].text) == ("stop", "<|endoftext|>", "The red fox")
+    assert scored.text_offset is not None
+    assert scored.text_offset[-1] == len("The red fox")

@@ -143,7 +143,7 @@ def test_a_job_from_start_to_end_asynchronously(url: str) -> None:
 def test_streams_and_many_requests_at_once_asynchronously(url: str, client: OpenAI) -> None:
     options: dict[str, Any] = {"model": TINY, "max_tokens": 8, "seed": 3}
     text = client.completions.create(prompt="The red", **options).choices[0].text
-    said = client.chat.completions.create(messages=USER, **options).choices[0].message.content
+    answer = client.chat.completions.create(messages=USER, **options).choices[0].message.content
 
     async def run() -> None:
         async with asynchronous(url) as many:
@@ -154,9 +154,9 @@ def test_streams_and_many_requests_at_once_asynchronously(url: str, client: Open
                 async for part in await many.chat.completions.create(messages=USER, stream=True, **options)
             ]
             assert deltas[0].role == "assistant"
-            assert "".join(delta.content or "" for delta in deltas) == said
-            asked = [many.completions.create(prompt="The red", **options) for _ in range(16)]
-            assert {reply.choices[0].text for reply in await asyncio.gather(*asked)} == {text}
+            assert "".join(delta.content or "" for delta in deltas) == answer
+            sent = [many.completions.create(prompt="The red", **options) for _ in range(16)]
+            assert {reply.choices[0].text for reply in await asyncio.gather(*sent)} == {text}
 
     asyncio.run(run())
 
@@ -290,5 +290,5 @@ def test_headers(raw: httpx2.Client, url: str) -> None:
     refused = httpx2.get(f"{url}/v1/models")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert refused.headers["x-request-id"].startswith("req_")
-    told = raw.post("/v1/completions", json={"model": TINY, "prompt": "a", "n": 0})
-    assert told.status_code == 400, "never 422"
+    reported = raw.post("/v1/completions", json={"model": TINY, "prompt": "a", "n": 0})
+    assert reported.status_code == 400, "never 422"

@@ -24,8 +24,8 @@ def direct(store: Path, text: str) -> np.ndarray:
     folder = next((store / "bases").glob("fork-tiny@*"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        asked = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
-        return model(**asked, output_hidden_states=True).hidden_states[-1][0].mean(0).numpy()
+        sent = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+        return model(**sent, output_hidden_states=True).hidden_states[-1][0].mean(0).numpy()
 
 
 def test_they_equal_a_forward_pass(client: OpenAI, tiny_store: Path) -> None:
@@ -43,8 +43,8 @@ def test_they_equal_a_forward_pass(client: OpenAI, tiny_store: Path) -> None:
 
 def test_texts_tokens_and_single_ones(client: OpenAI, tiny_store: Path) -> None:
     ids = models.load(TINY, tiny_store).encode_prompt(TEXTS[0])
-    told: list[Any] = [TEXTS[0], [TEXTS[0]], ids, [ids]]
-    vectors = [client.embeddings.create(model=TINY, input=each).data[0].embedding for each in told]
+    reported: list[Any] = [TEXTS[0], [TEXTS[0]], ids, [ids]]
+    vectors = [client.embeddings.create(model=TINY, input=each).data[0].embedding for each in reported]
     assert all(vector == vectors[0] for vector in vectors)
     assert client.embeddings.create(model=f"{TINY}:init", input=TEXTS).data
 

@@ -28,7 +28,7 @@ ROWS = [jsonl(facts(6)), jsonl(preferences(6)), jsonl([spoken(row) for row in pr
 
 
 class Fuzzer:
-    """Sends requests, remembers ids that the server has told, and what it answered."""
+    """Sends requests, remembers ids that the server has reported, and what it answered."""
 
     def __init__(self, http: httpx2.Client, process: psutil.Process) -> None:
         self.http, self.process = http, process
@@ -36,35 +36,35 @@ class Fuzzer:
         self.statuses: Counter[int] = Counter()
         self.slowest_s, self.n_sent, self.warm_bytes = 0.0, 0, 0
 
-    def send(self, asked: Fuzzed) -> None:
+    def send(self, request: Fuzzed) -> None:
         """Send one request and hold the answer to what every answer must be."""
-        path, body = asked.path, asked.body
+        path, body = request.path, request.body
         for kind, ids in self.known.items():
             found = ids[self.n_sent % len(ids)] if ids else f"no-{kind}"
             path, body = path.replace(f"<{kind}>", found), body.replace(f"<{kind}>".encode(), found.encode())
         started = time.monotonic()
-        answer = self.http.request(asked.method, path, content=body, headers={"content-type": asked.content_type})
+        answer = self.http.request(request.method, path, content=body, headers={"content-type": request.content_type})
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         self.n_sent += 1
         self.statuses[answer.status_code] += 1
         assert answer.status_code < 500, answer.text
-        if asked.method == "HEAD":
+        if request.method == "HEAD":
             assert not answer.content
         elif answer.status_code >= 400:
-            told = answer.json()["error"]
-            assert set(told) == {"message", "type", "param", "code"}
-            assert told["message"]
+            reported = answer.json()["error"]
+            assert set(reported) == {"message", "type", "param", "code"}
+            assert reported["message"]
         elif answer.headers.get("content-type") == "application/json":
             self._learn(answer.json())
         if self.n_sent == N_WARM_UP:
             self.warm_bytes = self.rest()
 
-    def _learn(self, told: Any) -> None:
-        kind = {"file": "file", "fine_tuning.job": "job"}.get(told.get("object", ""))
-        if kind and told["id"] not in self.known[kind]:
-            self.known[kind] = [*self.known[kind][-7:], told["id"]]
-        if told.get("fine_tuned_model"):
-            self.known["model"] = [*self.known["model"][-3:], told["fine_tuned_model"]]
+    def _learn(self, reported: Any) -> None:
+        kind = {"file": "file", "fine_tuning.job": "job"}.get(reported.get("object", ""))
+        if kind and reported["id"] not in self.known[kind]:
+            self.known[kind] = [*self.known[kind][-7:], reported["id"]]
+        if reported.get("fine_tuned_model"):
+            self.known["model"] = [*self.known["model"][-3:], reported["fine_tuned_model"]]
 
     def rest(self) -> int:
         """Wait until no job is left to do; the server's resident memory in bytes."""
@@ -101,12 +101,12 @@ def test_no_request_breaks_the_server(fuzzer: Fuzzer) -> None:
         max_examples=N_REQUESTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(requests(spec, MODELS, ROWS))
-    def ask(asked: Fuzzed) -> None:
-        fuzzer.send(asked)
+    def ask(request: Fuzzed) -> None:
+        fuzzer.send(request)
 
     ask()
     assert fuzzer.statuses[200] > N_REQUESTS / 10, fuzzer.statuses
     n_bytes = fuzzer.rest()
-    told = f"{fuzzer.n_sent} requests, {dict(fuzzer.statuses)}, slowest {fuzzer.slowest_s:.1f} s"
-    print(f"{told}; {fuzzer.warm_bytes / 2**20:.0f} MiB warm, {n_bytes / 2**20:.0f} MiB at the end")
+    reported = f"{fuzzer.n_sent} requests, {dict(fuzzer.statuses)}, slowest {fuzzer.slowest_s:.1f} s"
+    print(f"{reported}; {fuzzer.warm_bytes / 2**20:.0f} MiB warm, {n_bytes / 2**20:.0f} MiB at the end")
     assert not fuzzer.warm_bytes or n_bytes < MOST_GROWTH * fuzzer.warm_bytes

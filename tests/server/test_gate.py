@@ -71,7 +71,7 @@ def test_pages_of_others_cannot_ask_without_an_origin(http: TestClient) -> None:
         assert http.get("/v1/models", headers={"sec-fetch-site": site}).status_code == 200
 
 
-def test_a_key_is_asked_for_and_never_logged(
+def test_a_key_is_required_and_never_logged(
     tiny_store: Path, serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -93,17 +93,17 @@ def test_requests_have_an_id_and_one_line_in_the_log(http: TestClient, caplog: p
     assert "\n" not in lines[0]
 
 
-def test_malformed_requests_are_told_in_words(http: TestClient) -> None:
+def test_malformed_requests_are_refused_in_words(http: TestClient) -> None:
     headers = {"content-type": "application/json"}
     for content, message in (
         (b"{", "not JSON"),
         (b"", "needs a JSON body"),
         (b"[1]", "should be a JSON object"),
     ):
-        told = refusal(http.post("/v1/completions", content=content, headers=headers), 400)["message"]
-        assert message in told
-    told = refusal(http.post("/v1/completions", content=b'"\xff"', headers=headers), 400)["message"]
-    assert "expected JSON in UTF-8" in told
+        reported = refusal(http.post("/v1/completions", content=content, headers=headers), 400)["message"]
+        assert message in reported
+    reported = refusal(http.post("/v1/completions", content=b'"\xff"', headers=headers), 400)["message"]
+    assert "expected JSON in UTF-8" in reported
     missing = refusal(http.post("/v1/completions", json={"prompt": "a"}), 400)
     assert (missing["param"], missing["code"]) == ("model", "missing_required_parameter")
     assert "Not allowed to DELETE" in refusal(http.delete("/v1/completions"), 405)["message"]
@@ -151,8 +151,8 @@ def test_models_under_a_folder_are_found_by_hf_ids(
     reply = serve(tiny_store).get("/v1/models/hf:me/mine")
     assert "--models DIR" in refusal(reply, 404)["message"]
     http = serve(tiny_store, models_dir=tmp_path / "models")
-    told = http.get("/v1/models/hf:me%2Fmine").json()
-    assert (told["id"], told["owned_by"], told["context_tokens"]) == ("hf:me/mine", "huggingface", 512)
+    reported = http.get("/v1/models/hf:me%2Fmine").json()
+    assert (reported["id"], reported["owned_by"], reported["context_tokens"]) == ("hf:me/mine", "huggingface", 512)
     assert http.post("/v1/completions", json={"model": "hf:me/mine", "prompt": "a"}).status_code == 200
     assert http.get("/v1/models/hf:..%2Fstore").status_code == 404
 

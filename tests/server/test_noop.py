@@ -16,6 +16,7 @@ from serving import TINY, facts, jsonl, official, upload
 from starlette.testclient import TestClient
 
 from tuning_server.app import make_app
+from tuning_server.rows import check_chat_row
 from tuning_server.types import Settings
 
 USER: Any = [{"role": "user", "content": "Who saw the baker?"}]
@@ -149,16 +150,28 @@ def test_a_reply_is_sent_back_as_it_came(client: OpenAI, http: TestClient) -> No
     again = client.chat.completions.create(model=TINY, messages=[*USER, reply, *USER], max_tokens=4)
     assert again.choices
     whole = {"refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": [], "name": None}
-    said = {"role": "assistant", "content": "Ada."}
+    answer = {"role": "assistant", "content": "Ada."}
     prompts = []
-    for message in (said, said | whole, said | {"tool_calls": [], "weight": 1.0}, said | {"weight": None}):
+    for message in (answer, answer | whole, answer | {"tool_calls": [], "weight": 1.0}, answer | {"weight": None}):
         body = {"model": TINY, "messages": [*USER, message, *USER], "max_tokens": 1, "return_token_ids": True}
         answered = http.post("/v1/chat/completions", json=body)
         assert answered.status_code == 200, answered.text
         prompts.append(answered.json()["choices"][0]["prompt_token_ids"])
     assert prompts == prompts[:1] * 4
     with pytest.raises(BadRequestError, match=r"'messages\[1\].refusal' is not supported"):
-        client.chat.completions.create(model=TINY, messages=[*USER, {**said, "refusal": "No."}])  # type: ignore[list-item]
+        client.chat.completions.create(model=TINY, messages=[*USER, {**answer, "refusal": "No."}])  # type: ignore[list-item]
+
+
+def test_training_rows_take_the_same_messages() -> None:
+    """A conversation of replies, as a client dumps it, teaches what the same conversation without its nulls does."""
+    turns = [*USER, {"role": "assistant", "content": "Ada.", "weight": 1}]
+    empty = {"refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": [], "name": None}
+    dumped = [turns[0] | {"name": None, "weight": None}, turns[1] | empty | {"weight": 1.0}]
+    plain, same = (check_chat_row(1, {"messages": messages, "tools": []}) for messages in (turns, dumped))
+    assert [(message.turn, message.is_learned) for message in same.messages] == [
+        (message.turn, message.is_learned) for message in plain.messages
+    ]
+    assert [message.is_learned for message in same.messages] == [False, True]
 
 
 def test_no_prompt_is_an_empty_one(http: TestClient) -> None:

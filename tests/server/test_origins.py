@@ -47,7 +47,7 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     url = live()
     client = speak(url)
     file = client.files.create(file=("rows.jsonl", jsonl(facts(8))), purpose="fine-tune")
-    wanted = {"model": TINY, "training_file": file.id}
+    body = {"model": TINY, "training_file": file.id}
     page = browser.open(elsewhere)
     caplog.clear()
 
@@ -56,7 +56,7 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
         return page.run(f"{sent}.then(reply => [reply.type, reply.status], error => error.name)")
 
     jobs = "/v1/fine_tuning/jobs"
-    plain = {"method": "POST", "body": json.dumps(wanted)}
+    plain = {"method": "POST", "body": json.dumps(body)}
     as_json = {"headers": {"content-type": "application/json"}}
     assert fetched(jobs, mode="no-cors", **plain) == ["opaque", 0]
     assert fetched(jobs, mode="no-cors", **plain, referrerPolicy="no-referrer") == ["opaque", 0]
@@ -66,14 +66,14 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     for path in ("/", "/v1/models", f"/v1/files/{file.id}/content", "/openapi.json"):
         assert fetched(path) == "TypeError"
     assert fetched("/v1/models/hf:a/b", mode="no-cors") == ["opaque", 0]  # as a picture would: it has no origin
-    start, end = json.dumps({**wanted, "suffix": "="}).split("=")
+    start, end = json.dumps({**body, "suffix": "="}).split("=")
     forms = (
         (jobs, "text/plain", start, end), (jobs, "application/x-www-form-urlencoded", "model", TINY),
         ("/v1/files", "multipart/form-data", "purpose", "fine-tune"),
     )  # fmt: skip
     for action, kind, name, value in forms:
-        told = json.dumps([{"method": "POST", "action": url + action, "enctype": kind}, {"name": name, "value": value}])
-        page.run(f"submit(...{told})")
+        form = json.dumps([{"method": "POST", "action": url + action, "enctype": kind}, {"name": name, "value": value}])
+        page.run(f"submit(...{form})")
         page.until("document.body.innerText.includes('foreign_origin')")
         page.go(elsewhere)
     lines = [record.getMessage().split(" ", 1)[1].rsplit(" ", 2)[0] for record in caplog.records]
@@ -83,5 +83,5 @@ def test_a_page_of_another_origin_starts_nothing_and_reads_nothing(
     assert client.fine_tuning.jobs.list().data == []
     assert [kept.id for kept in client.files.list()] == [file.id]
     page.run(f"document.body.appendChild(document.createElement('iframe')).src = {json.dumps(url + '/')}")
-    wait_until(lambda: any("frame-ancestors" in told for told in page.complaints()), "the page is not framed")
-    assert client.fine_tuning.jobs.create(**wanted).status, "what was sent would have been taken from anyone else"
+    wait_until(lambda: any("frame-ancestors" in reported for reported in page.complaints()), "the page is not framed")
+    assert client.fine_tuning.jobs.create(**body).status, "what was sent would have been taken from anyone else"

@@ -30,7 +30,7 @@ def start_job(client: OpenAI, *, n_epochs: int, suffix: str = "bakers", validate
 
 def quiet(page: Page) -> None:
     """Nothing went wrong in the page, and it spoke to its own server only."""
-    assert [told for told in page.complaints() if "status of 401" not in told] == []
+    assert [reported for reported in page.complaints() if "status of 401" not in reported] == []
     own = page.run("location.origin")
     assert {url for url in page.requests() if not url.startswith((f"{own}/", "data:"))} == set()
 
@@ -82,7 +82,7 @@ def test_the_page_is_whole_and_its_policy_strict(http: TestClient) -> None:
 # as a person meets it
 
 
-def test_a_finished_job_is_told_with_its_curve(live: Live, browser: Chromium) -> None:
+def test_a_finished_job_is_shown_with_its_curve(live: Live, browser: Chromium) -> None:
     url = live()
     client = speak(url)
     job = wait_for(client, start_job(client, n_epochs=3).id)
@@ -128,10 +128,10 @@ def test_a_running_job_is_followed(live: Live, browser: Chromium) -> None:
     page.until(f"{count} > {n_points}")
     assert page.text("#job-status") == "running"
     status = "document.querySelector('#job-status').innerText"
-    for act, told in (("pause", "paused"), ("resume", "running"), ("cancel", "running"), ("cancel", "cancelled")):
-        page.run(f"window.confirm = () => {str(told == 'cancelled').lower()}")
+    for act, reported in (("pause", "paused"), ("resume", "running"), ("cancel", "running"), ("cancel", "cancelled")):
+        page.run(f"window.confirm = () => {str(reported == 'cancelled').lower()}")
         page.point(f"#{act}")
-        page.until(f"{status} === {told!r}")
+        page.until(f"{status} === {reported!r}")
     assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
     assert page.run("['pause', 'resume', 'cancel'].every((act) => document.getElementById(act).hidden)")
     too_long = jsonl([{"prompt": "a", "completion": " b" * 3000}])
@@ -153,14 +153,14 @@ def test_tokens_tell_their_probabilities_and_text_stays_text(live: Live, browser
     page.write("#temperature", "0")
     page.point("#go")
     page.until("document.querySelectorAll('#answer span').length")
-    wanted: dict[str, Any] = {"model": TINY, "prompt": prompt, "max_tokens": 20, "temperature": 0, "echo": True}
-    reply = speak(url).completions.create(**wanted, logprobs=8)
-    told = reply.choices[0].logprobs
+    body: dict[str, Any] = {"model": TINY, "prompt": prompt, "max_tokens": 20, "temperature": 0, "echo": True}
+    reply = speak(url).completions.create(**body, logprobs=8)
+    reported = reply.choices[0].logprobs
     spans = page.run("[...document.querySelectorAll('#answer span')].map(span => [span.textContent, span.className])")
-    assert len(spans) == len(told.tokens)
+    assert len(spans) == len(reported.tokens)
     assert "".join(text for text, kind in spans if "label" not in kind).replace("↵", "") == reply.choices[0].text
     assert sum("prompt" in kind for _, kind in spans) == reply.usage.prompt_tokens
-    for (_, kind), logprob in zip(spans, told.token_logprobs, strict=True):
+    for (_, kind), logprob in zip(spans, reported.token_logprobs, strict=True):
         band = "" if logprob is None else f"p{sum(math.exp(logprob) < bound for bound in (0.5, 0.2, 0.05, 0.01))}"
         assert re.match(band, kind)
     assert page.run("document.querySelectorAll('#answer img, #answer b').length") == 0
@@ -169,14 +169,14 @@ def test_tokens_tell_their_probabilities_and_text_stays_text(live: Live, browser
     page.point(f"#answer span:nth-child({place + 1})", press=False)
     page.until(f"document.querySelector('#answer span:nth-child({place + 1})').ariaCurrent")
     rows = page.run("[...document.querySelectorAll('#likely .number')].map(cell => cell.textContent)")
-    top = sorted(told.top_logprobs[place].values(), reverse=True)
+    top = sorted(reported.top_logprobs[place].values(), reverse=True)
     shown = [float(row.removesuffix("%")) / 100 for row in rows]
     assert shown == pytest.approx([math.exp(value) for value in top], abs=0.005)
 
     page.write("#model", "no-such-model")
     page.point("#go")
     page.until("document.querySelector('#try-error').innerText.includes('does not exist')")
-    assert [told for told in page.complaints() if "status of 404" not in told] == []
+    assert [reported for reported in page.complaints() if "status of 404" not in reported] == []
 
 
 def test_markup_and_scripts_of_others_do_not_run(live: Live, browser: Chromium) -> None:
@@ -192,14 +192,14 @@ def test_markup_and_scripts_of_others_do_not_run(live: Live, browser: Chromium) 
     assert page.run("window.bad") is None
 
 
-def test_the_key_is_asked_for_and_stays_in_the_tab(live: Live, browser: Chromium) -> None:
+def test_the_page_requests_the_key_and_keeps_it_in_the_tab(live: Live, browser: Chromium) -> None:
     url = live(key_hash=hash_key("right-key"))
     page = browser.open(url)
     page.until("!document.querySelector('#ask').hidden && document.querySelector('main').hidden")
-    for wrong, told in (("wrong-key", "does not know"), ("schlüssel", "ASCII")):
+    for wrong, reported in (("wrong-key", "does not know"), ("schlüssel", "ASCII")):
         page.write("#key", wrong)
         page.point("#ask button")
-        page.until(f"document.querySelector('#refused').innerText.includes('{told}')")
+        page.until(f"document.querySelector('#refused').innerText.includes('{reported}')")
     page.write("#key", "right-key")
     page.point("#ask button")
     page.until("!document.querySelector('main').hidden && document.querySelector('#ask').hidden")

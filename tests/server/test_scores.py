@@ -31,8 +31,8 @@ def direct(store: Path, ids: list[int]) -> np.ndarray:
         return loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1).numpy()
 
 
-def ask(http: TestClient, **wanted: Any) -> dict[str, np.ndarray]:
-    reply = http.post("/v1/scores", json={"model": TINY, **wanted})
+def ask(http: TestClient, **body: Any) -> dict[str, np.ndarray]:
+    reply = http.post("/v1/scores", json={"model": TINY, **body})
     assert reply.status_code == 200, reply.text
     assert reply.headers["content-type"] == "application/octet-stream"
     with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
@@ -67,7 +67,7 @@ def test_rolling_over_documents(http: TestClient, tiny_store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"),
+    ("body", "words"),
     [
         ({}, "Give 'contexts' and 'targets', or 'documents'"),
         ({"contexts": [[1]], "documents": [[1]]}, "Give 'contexts'"),
@@ -83,25 +83,25 @@ def test_rolling_over_documents(http: TestClient, tiny_store: Path) -> None:
         ({"contexts": [[1]], "targets": [1], "temperature": 1}, "Unrecognized request argument supplied: temperature"),
     ],
 )
-def test_bad_requests_are_told_what_is_wrong(http: TestClient, wanted: dict[str, Any], words: str) -> None:
-    reply = http.post("/v1/scores", json={"model": TINY, **wanted})
+def test_bad_requests_are_refused_with_a_reason(http: TestClient, body: dict[str, Any], words: str) -> None:
+    reply = http.post("/v1/scores", json={"model": TINY, **body})
     assert reply.status_code == 400
     assert words in reply.json()["error"]["message"]
 
 
-def test_limits_say_how_much_may_be_asked(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_say_how_much_may_be_sent(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "MAX_POSITIONS", 3)
     reply = http.post("/v1/scores", json={"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4]})
     assert "At most 3 positions per request, found 4" in reply.json()["error"]["message"]
     monkeypatch.setattr(endpoint, "MAX_POSITIONS", 100)
     monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2_000)
-    wanted = {"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4], "full": True}
-    error = http.post("/v1/scores", json=wanted).json()["error"]
+    body = {"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4], "full": True}
+    error = http.post("/v1/scores", json=body).json()["error"]
     assert error["code"] == "reply_too_large"
-    n_places = int(error["message"].split("are sent: send ")[1].split()[0])
-    assert 0 < n_places < 4
-    wanted |= {"contexts": CONTEXTS[:n_places], "targets": [1, 2, 3, 4][:n_places]}
-    assert http.post("/v1/scores", json=wanted).status_code == 200
+    n_positions = int(error["message"].split("are sent: send ")[1].split()[0])
+    assert 0 < n_positions < 4
+    body |= {"contexts": CONTEXTS[:n_positions], "targets": [1, 2, 3, 4][:n_positions]}
+    assert http.post("/v1/scores", json=body).status_code == 200
 
 
 def test_an_unknown_model_is_404(http: TestClient) -> None:

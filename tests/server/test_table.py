@@ -71,22 +71,22 @@ def schema(app: FastAPI) -> Any:
 
 
 def test_each_endpoint_has_its_table_and_nothing_else_does(app: FastAPI) -> None:
-    told = {
+    reported = {
         f"{method} {route.path.replace(':path}', '}')}"
         for route in routes(app)
         for method in (route.methods or set()) - {"HEAD"}
     }
-    assert len(told) >= 19
-    assert set(ENDPOINTS) == told
+    assert len(reported) >= 19
+    assert set(ENDPOINTS) == reported
 
 
 def parts(name: str, schema: Any) -> tuple[set[str], set[str]]:
     """Fields of an endpoint's request, and the objects that it is made of."""
     method, path = name.lower().split(" ", 1)
     known = {place: methods for place, methods in schema["paths"].items() if place.lower() == path}
-    told = next(iter(known.values()))[method] if known else {}
-    fields = {field["name"] for field in told.get("parameters", []) if field["in"] == "query"}
-    body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    reported = next(iter(known.values()))[method] if known else {}
+    fields = {field["name"] for field in reported.get("parameters", []) if field["in"] == "query"}
+    body = reported.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     objects = references(body)
     for model in objects:
         fields |= set(schema["components"]["schemas"][model]["properties"])
@@ -130,11 +130,11 @@ def test_objects_inside_requests_have_their_tables(schema: Any) -> None:
         assert {fields[field] for field in set(fields) - known} <= {"refused"}, name
 
 
-def test_every_code_is_told() -> None:
+def test_every_code_is_documented() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tuning_server").rglob("*.py"))
     made = set(re.findall(r'\bcode"?(?:: | ?= ?)"(\w+)"', sources)) | OF_JOBS
     table = PAGE.split("| code | status | when |")[1].split("\n\n")[0]
-    told = {code for line in table.splitlines()[2:] for code in NAMES.findall(line.split("|")[1])}
-    assert told == made
+    reported = {code for line in table.splitlines()[2:] for code in NAMES.findall(line.split("|")[1])}
+    assert reported == made
     for name, section in ENDPOINTS.items():
-        assert section.codes <= told, name
+        assert section.codes <= reported, name

@@ -96,10 +96,10 @@ class ChatTask(CompletionTask):
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
         """The engine's requests for the conversation as this model reads it."""
-        from tuning_server.engine.chat import chat_prompt
+        from tuning_server.engine.tokenization import chat_prompt
 
         with refusing("messages"):
-            prompt = chat_prompt(loaded, self.turns)
+            prompt = chat_prompt(loaded.codec, self.turns)
         request, self.lead = self.request, prompt.lead
         # at least one token, so that a full context is refused in words
         limit = self.limit_tokens or max(1, loaded.context_tokens - len(prompt.ids))

@@ -127,7 +127,7 @@ def encode(
     loaded: LoadedModel, prompt: str | list[int], *, n_new: int = 0, param: str = "prompt", name: str = "your prompt"
 ) -> list[int]:
     """Token ids of a text, or given ones, that fit the model's vocabulary and, with `n_new` more, its context."""
-    ids = loaded.encode_prompt(prompt) if isinstance(prompt, str) else prompt or [loaded.eos_id]
+    ids = loaded.encode_prompt(prompt) if isinstance(prompt, str) else prompt or loaded.encode_prompt("")
     unknown = next((token for token in ids if not 0 <= token < loaded.vocab_size), None)
     if unknown is not None:
         message = f"Token id {unknown} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."

@@ -129,16 +129,16 @@ def tokenise_pairs(rows: Iterable[Pair | ChatPair], loaded: LoadedModel) -> Iter
     BadRow
         If a document is longer than the model's context, or its chat template refuses it; says which line.
     """
-    from tuning_server.engine.chat import TemplateError, chat_lesson
     from tuning_server.engine.losses import PreferenceRow
+    from tuning_server.engine.tokenization import TemplateError, chat_row
 
     for row in rows:
         if isinstance(row, Pair):
-            lessons = [loaded.encode_row(row.prompt, text) for text in (row.chosen, row.rejected)]
+            lessons = [loaded.codec.encode_row(row.prompt, text) for text in (row.chosen, row.rejected)]
         else:
             turns = [message.turn for message in row.messages]
             try:
-                lessons = [chat_lesson(loaded, [*turns, answer.turn]) for answer in (row.chosen, row.rejected)]
+                lessons = [chat_row(loaded.codec, [*turns, answer.turn]) for answer in (row.chosen, row.rejected)]
             except TemplateError as error:
                 raise BadRow(f"Line {row.line}: {error}") from error
         chosen, rejected = (fitting(row.line, prompt, answer, loaded) for prompt, answer in lessons)

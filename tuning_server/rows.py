@@ -181,6 +181,8 @@ def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel
     from tuning_server.engine.losses import TrainingRow
 
     ids = [*prompt, *answer]
+    if max(ids) >= loaded.vocab_size:
+        raise BadRow(f"Line {line}: {loaded.decode([max(ids)])!r} is a token of the tokenizer that {loaded.id} lacks")
     if len(ids) > loaded.context_tokens:
         raise BadRow(
             f"Line {line}: {len(ids)} tokens with the end-of-text token, "
@@ -191,15 +193,15 @@ def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel
 
 def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int], list[int]]]:
     """Prompts and answers of a row as token ids."""
-    from tuning_server.engine.chat import TemplateError, chat_lesson
+    from tuning_server.engine.tokenization import TemplateError, chat_row
 
     if isinstance(row, Row):
-        yield loaded.encode_row(row.prompt, row.completion)
+        yield loaded.codec.encode_row(row.prompt, row.completion)
         return
     turns = [message.turn for message in row.messages]
     for k, message in enumerate(row.messages):
         if message.is_learned:
             try:
-                yield chat_lesson(loaded, turns[: k + 1])
+                yield chat_row(loaded.codec, turns[: k + 1])
             except TemplateError as error:
                 raise BadRow(f"Line {row.line}: {error}") from error

@@ -162,13 +162,10 @@ class Trainer:
 
     def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
-        from tuning_server.engine.chat import form_mark
-
         file_id, method = job[param], method_of(job)
         if not file_id:
             return ()
-        form = f"{loaded.tokenizer_mark}:{form_mark(loaded)}"
-        key = (file_id, f"{form}:{loaded.context_tokens}", method)
+        key = (file_id, f"{loaded.codec.hash}:{loaded.context_tokens}", method)
         if key not in self._tokenised:
             path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
             if not path.is_file():

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from lib.world import as_dialogue as world_dialogue
 from tuning_server.app import make_app
-from tuning_server.engine.chat import as_dialogue, chat_lesson, chat_prompt, form_mark
 from tuning_server.engine.models import LoadedModel, load
+from tuning_server.engine.tokenization import as_dialogue, chat_prompt, chat_row
 from tuning_server.rows import BadRow, ChatRow, check_chat_row, read_rows, tokenise
 from tuning_server.types import Settings
 
@@ -118,7 +118,7 @@ def test_the_space_before_an_answer_belongs_to_the_form(client: OpenAI, tiny: Lo
     options = {"max_tokens": 1, "logit_bias": {str(word[0]): 100}, "extra_body": {"return_token_ids": True}}
     choice = chat(client, **options).choices[0]
     assert (choice.message.content, choice.token_ids) == ("baker", word)
-    longer = chat_prompt(tiny, [*USER, {"role": "assistant", "content": choice.message.content}, *USER])
+    longer = chat_prompt(tiny.codec, [*USER, {"role": "assistant", "content": choice.message.content}, *USER])
     assert longer.ids[: len(choice.prompt_token_ids) + 1] == [*choice.prompt_token_ids, *word]
 
 
@@ -213,10 +213,12 @@ def test_a_model_s_own_template_is_used(
     assert no.value.param == "messages"
 
 
-def test_other_tokens_that_end_a_turn_end_an_answer(tiny_store: Path) -> None:
+def test_other_tokens_that_end_a_turn_end_an_answer(tiny_store: Path, serve: Callable[..., TestClient]) -> None:
     word = load(TINY, tiny_store).encode(" baker")[0]
-    loaded = give_template(tiny_store, eos_token_id=[0, word])
-    assert chat_prompt(loaded, USER).stops == (" baker",)
+    give_template(tiny_store, eos_token_id=[0, word])
+    client = official(serve(tiny_store))
+    choice = chat(client, max_tokens=5, logit_bias={str(word): 100}).choices[0]
+    assert (choice.message.content, choice.finish_reason) == ("", "stop")
 
 
 BAD = [
@@ -359,14 +361,14 @@ def test_rows_of_a_template_begin_with_the_prompt_and_end_with_the_turn(
     templated: LoadedModel, tiny: LoadedModel, tiny_store: Path
 ) -> None:
     turns = [*USER, {"role": "assistant", "content": "Ada."}]
-    prompt, answer = chat_lesson(templated, turns)
-    assert prompt == chat_prompt(templated, USER).ids
+    prompt, answer = chat_row(templated.codec, turns)
+    assert prompt == chat_prompt(templated.codec, USER).ids
     assert templated.decode(answer) == "Ada.<|endoftext|>"  # not the line break behind it
-    assert form_mark(templated) != form_mark(tiny)
+    assert templated.codec.hash != tiny.codec.hash
     with pytest.raises(BadRow, match=r"Line 3: The chat template of fork-tiny refuses .*: a user begins"):
         list(tokenise([check_chat_row(3, row(("assistant", "a", 0), ("user", "b"), ("assistant", "c")))], templated))
     other = give_template(tiny_store, "{% if add_generation_prompt %}[ask]{% else %}[answer]{% endif %}")
-    with pytest.raises(BadRow, match="does not write an answer where it asks for one"):
+    with pytest.raises(BadRow, match="does not write an answer where it expects one"):
         list(tokenise([check_chat_row(3, row(("user", "a"), ("assistant", "b")))], other))
 
 
@@ -398,4 +400,4 @@ def test_fine_tunes_keep_the_template_of_their_base(
     save(templated, tmp_path / "copy")
     shutil.copyfile(templated.folder / "base.json", tmp_path / "copy" / "base.json")
     again = load("hf:copy", tiny_store, models_dir=tmp_path)
-    assert chat_prompt(again, USER) == chat_prompt(templated, USER)
+    assert chat_prompt(again.codec, USER) == chat_prompt(templated.codec, USER)

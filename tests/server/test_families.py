@@ -16,7 +16,7 @@ from serving import facts, jsonl, official, wait_for
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer
 
-from tuning_server.engine import cache, chat, devices, models, registry, sampling
+from tuning_server.engine import cache, devices, models, registry, sampling, tokenization
 
 PROMPTS = ["The red", "café 東京 saw the old baker and", "0", ""]
 TEXT = "Ada saw café 東京 🙂 123's  fox\n\n x"
@@ -81,13 +81,13 @@ def test_text_becomes_the_tokens_of_the_model_s_own_file(loaded: models.LoadedMo
 
 
 def test_conversations_take_the_model_s_own_form(loaded: models.LoadedModel) -> None:
-    prompt = chat.chat_prompt(loaded, ASKED)
-    if not chat.has_template(loaded):
+    prompt = tokenization.chat_prompt(loaded.codec, ASKED)
+    if not loaded.codec.chat_template:
         assert loaded.decode(prompt.ids) == "Guest: Who?\nHost:"
         return
     theirs = loaded.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
     assert prompt.ids == theirs
-    lesson = chat.chat_lesson(loaded, [*ASKED, {"role": "assistant", "content": "Ada"}])
+    lesson = tokenization.chat_row(loaded.codec, [*ASKED, {"role": "assistant", "content": "Ada"}])
     assert lesson == (prompt.ids, [*loaded.encode("Ada"), loaded.eos_id])
 
 

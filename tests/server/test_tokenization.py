@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from families import SMALL, tokenizer_of, write
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from serving import TEXTS, official
 from starlette.testclient import TestClient
 
 from tuning_server.engine import models
-from tuning_server.engine.tokenization import offsets
+from tuning_server.engine.tokenization import chat_prompt, chat_row, offsets
 from tuning_server.messages import read_messages
 from tuning_server.preference_rows import ChatPair, Pair, tokenise_pairs
-from tuning_server.rows import ChatRow, Row, tokenise
+from tuning_server.rows import BadRow, ChatRow, Row, tokenise
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 # " ß語" is in no training text: its bytes are tokens of their own, as is one lonely space before a character
@@ -185,6 +186,45 @@ def test_a_chat_row_is_its_dialogue(loaded: models.LoadedModel) -> None:
         assert loaded.decode(one.ids) == "Guest: Who?\nHost: an old baker</s>"
         assert loaded.decode(one.ids[: one.n_prompt]) == "Guest: Who?\nHost:"
     assert loaded.decode(pair.rejected.ids) == "Guest: Who?\nHost: no</s>"
+
+
+def test_a_chat_template_is_read_as_the_tokenizer_reads_it(loaded: models.LoadedModel) -> None:
+    """As Llama 2 was trained: each space that is put in front stands in the prompt, none in front of the answer."""
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}<s>[INST] {{ m['content'] }} [/INST]"
+        "{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+    )
+    user, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "an old baker"}
+    opening = "<s>[INST] Who? [/INST]"
+    prompt_ids, answer_ids = chat_row(loaded.codec, [user, answer])
+    assert prompt_ids == loaded.tokenizer.encode(opening, add_special_tokens=False)
+    assert prompt_ids == chat_prompt(loaded.codec, [user]).ids
+    whole = loaded.tokenizer.encode(f"{opening} an old baker</s>", add_special_tokens=False)
+    assert [*prompt_ids, *answer_ids] == whole
+
+
+def test_tokens_that_the_model_lacks_are_refused(models_dir: Path, tmp_path: Path, serve: Callable[..., Any]) -> None:
+    """Some publishers add tokens to a tokenizer, but no outputs to its model."""
+    shutil.copytree(models_dir / "byte-level", tmp_path / "more")
+    file = tmp_path / "more" / "tokenizer.json"
+    about = json.loads(file.read_text())
+    about["added_tokens"].append(about["added_tokens"][0] | {"id": 10_000, "content": "<pad>"})
+    file.write_text(json.dumps(about))
+    loaded = models.load("hf:more", tmp_path, models_dir=tmp_path)
+    n_tokens = loaded.model.config.vocab_size
+    assert loaded.vocab_size == n_tokens
+    with pytest.raises(BadRow, match="Line 3: '<pad>' is a token of the tokenizer that hf:more lacks"):
+        list(tokenise([Row(3, "a<pad>", "b")], loaded))
+    client = official(serve(tmp_path / "store", models_dir=tmp_path))
+    with pytest.raises(BadRequestError, match=r"Token id \d+ is not in the vocabulary of hf:more"):
+        client.completions.create(model="hf:more", prompt="a<pad>", max_tokens=1)
+    assert client.completions.create(model="hf:more", prompt="a", max_tokens=3, logprobs=n_tokens).choices
+
+
+def test_a_list_without_tokens_is_an_empty_prompt(loaded: models.LoadedModel, client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": loaded.id, "max_tokens": 8, "seed": 3, "logprobs": 0}
+    text, ids = (client.completions.create(prompt=prompt, **options).choices[0] for prompt in ("", []))
+    assert (ids.text, ids.logprobs) == (text.text, text.logprobs)
 
 
 def test_offsets_of_broken_characters() -> None:

@@ -23,11 +23,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from tuning_server.disk import file_hash
 from tuning_server.engine import lora, registry
 from tuning_server.engine.devices import Placement, choose_placement, is_out_of_memory
 from tuning_server.engine.registry import FORK, BrokenModel, UnknownModel, broken, fingerprint, resolve
-from tuning_server.engine.tokenization import TokenCodec, describe
+from tuning_server.engine.tokenization import TokenCodec
 
 transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
 
@@ -89,7 +88,7 @@ class LoadedModel:
     codec: TokenCodec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = TokenCodec(self.tokenizer)
+        self.codec = TokenCodec(self.tokenizer, self.id)
 
     @cached_property
     def context_tokens(self) -> int:
@@ -111,10 +110,7 @@ class LoadedModel:
 
     @cached_property
     def eos_id(self) -> int:
-        eos = self.tokenizer.eos_token_id
-        if not isinstance(eos, int):
-            raise ValueError(f"{self.id}: its tokenizer has no end-of-text token, which training and sampling need")
-        return eos
+        return self.codec.eos_id
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -137,28 +133,17 @@ class LoadedModel:
             return self.id
         return f"{self.folder.parent.name}:init" if fork[3] else self.folder.name
 
-    @property
-    def tokenizer_mark(self) -> str:
-        """Hash of what decides which tokens a text becomes."""
-        fast = self.folder / "tokenizer.json"
-        return file_hash(fast) if fast.is_file() else describe(self.folder)[0]
-
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt as the model expects it; an empty one is the end-of-text token, which begins a document."""
-        return [*self.codec.front, *self.codec.encode_document(text)] or [self.eos_id]
+        """See `TokenCodec.encode_prompt`."""
+        return self.codec.encode_prompt(text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that continues another one: nothing is put in front."""
+        """See `TokenCodec.encode`."""
         return self.codec.encode(text)
 
-    def encode_row(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        """Ids of a prompt, and of what is to be learned after it, with the end-of-text token."""
-        encode = self.codec.encode if prompt else self.codec.encode_document
-        return self.encode_prompt(prompt), [*encode(completion), self.eos_id]
-
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the tokens of a document."""
-        return self.codec.text(ids)
+        """See `TokenCodec.decode`."""
+        return self.codec.decode(ids)
 
 
 def load(

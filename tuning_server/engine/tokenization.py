@@ -1,30 +1,31 @@
-"""Which bytes a token stands for, so that texts, stop strings and character offsets are exact.
-
-What a model's tokenizer is, read from its files: whether two models share one is asked before either is loaded."""
+"""Texts and conversations as token ids, and token ids as bytes, so that texts, stops and offsets are exact."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tuning_server.disk import content_hash, file_hash
 
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+CUTTING = ("normalizer", "pre_tokenizer", "decoder")  # what else decides which ids a text becomes
+PLAIN_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # where there is no fast one
 
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Printable stand-ins that byte-level BPE writes for the 256 bytes (Radford et al. 2019)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + k): byte for k, byte in enumerate(others)}
+Turn = Mapping[str, str]  # role (system, user, assistant) and content
+# The speakers of the world's conversations (data/world/questions.yaml), so that a base has read the form before.
+SPEAKERS = {"user": "Guest", "assistant": "Host"}
+LEAD = " "  # between the assistant's name and its words; belongs to neither
+LINE_END = "\n"
 
 
 class TokenCodec:
@@ -37,31 +38,40 @@ class TokenCodec:
     Parameters
     ----------
     tokenizer : a fast tokenizer; byte-level BPE (GPT-2, GPT-NeoX, Qwen, Llama 3) or SentencePiece-like (Llama 2)
+    name : of the model, for messages
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.tokenizer, self.name = tokenizer, name
         self._bytes: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
-        plain = self._plain_ids("a")
-        ids = list(tokenizer.encode("a"))
+        self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        self._added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+        is_byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
+        self._alphabet = {letter: byte for byte, letter in bytes_to_unicode().items()} if is_byte_level else None
+        ids, plain = list(tokenizer.encode("a")), self.encode_as_is("a")
         n_front = next((k for k in range(len(ids)) if ids[k : k + len(plain)] == plain), 0)
         self.front = ids[:n_front]  # special tokens that the tokenizer puts in front of every text
-        self._begin = self.front or [tokenizer.eos_token_id]  # what a document begins with
-        self._adds_space = bool(plain) and self[plain[0]].startswith(b" ")
-
-    def _plain_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        self._begin = self.front or [tokenizer.eos_token_id]  # the ids of an empty prompt
+        self._adds_space = bool(self._backend and plain) and self[plain[0]].startswith(b" ")
 
     @cached_property
-    def _alphabet(self) -> dict[str, int] | None:
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else None
-        return _byte_level_alphabet() if "ByteLevel" in json.dumps(decoder) else None
+    def eos_id(self) -> int:
+        eos = self.tokenizer.eos_token_id
+        if not isinstance(eos, int):
+            raise ValueError(f"{self.name}: its tokenizer has no end-of-text token, which training and sampling need")
+        return eos
 
     @cached_property
-    def _added(self) -> dict[int, str]:
-        return {index: token.content for index, token in self.tokenizer.added_tokens_decoder.items()}
+    def hash(self) -> str:
+        """Hash of what decides which tokens a text or a conversation becomes."""
+        vocabulary = self._backend.to_str() if self._backend else self.tokenizer.get_vocab()
+        return content_hash([vocabulary, self.chat_template, SPEAKERS, LEAD])
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own form of conversations, if it has one."""
+        return getattr(self.tokenizer, "chat_template", None) or None
 
     @cached_property
     def _spaceless(self) -> Tokenizer:
@@ -70,16 +80,29 @@ class TokenCodec:
         about |= {name: _without_space(about[name]) for name in ("normalizer", "pre_tokenizer")}
         return Tokenizer.from_str(json.dumps(about | {"truncation": None, "padding": None}))
 
+    def encode_as_is(self, text: str) -> list[int]:
+        """Ids as the tokenizer itself gives them, spaces in front included, but without special tokens."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that goes on from another one: nothing is put in front."""
+        """Ids of a text that continues another one: nothing is put in front."""
         if not self._adds_space:
-            return self._plain_ids(text)
+            return self.encode_as_is(text)
         return list(self._spaceless.encode(text, add_special_tokens=False).ids)
 
     def encode_document(self, text: str) -> list[int]:
-        """Ids of a text that nothing stands before, without the begin-of-text token."""
+        """Ids of a whole text, without the begin-of-text token."""
         begins_with_space = self._adds_space and text and not text.startswith(tuple(self._added.values()))
         return self.encode(f" {text}" if begins_with_space else text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt as the model expects it; an empty one is a token that begins a document."""
+        return [*self.front, *self.encode_document(text)] or [self.eos_id]
+
+    def encode_row(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """Ids of a prompt, and of what is learned after it, with the end-of-text token."""
+        encode = self.encode if prompt else self.encode_document
+        return self.encode_prompt(prompt), [*encode(completion), self.eos_id]
 
     def __getitem__(self, token_id: int) -> bytes:
         """Bytes that a token adds within a text; empty for ids beyond the vocabulary (padded outputs)."""
@@ -91,7 +114,7 @@ class TokenCodec:
     def _find(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id].encode()
-        piece = self.tokenizer.convert_ids_to_tokens(token_id) if token_id < len(self.tokenizer) else None
+        piece = self.tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:
             return b""
         if self._alphabet is not None:
@@ -104,18 +127,17 @@ class TokenCodec:
 
         The begin-of-text token in front, and the space that a tokenizer puts in front of a text, add nothing.
         """
-        pieces, n_front = [self[i] for i in ids], len(self.front)
-        at_start = not after or list(after) == self._begin
-        if not after and list(ids[:n_front]) == self.front:
+        pieces, n_front = [self[i] for i in ids], 0
+        if not after and list(ids[: len(self.front)]) == self.front:
+            n_front = len(self.front)
             pieces[:n_front] = [b""] * n_front
-        else:
-            n_front = 0
-        if at_start and self._adds_space and len(pieces) > n_front and ids[n_front] not in self._added:
+        is_start = not after or list(after) == self._begin
+        if is_start and self._adds_space and len(pieces) > n_front and ids[n_front] not in self._added:
             pieces[n_front] = pieces[n_front].removeprefix(b" ")
         return pieces
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Text of the tokens of a document; bytes that are not UTF-8 become the replacement character."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the tokens of a document."""
         return as_text(b"".join(self.pieces(ids)))
 
     def label(self, token_id: int) -> str:
@@ -127,16 +149,14 @@ class TokenCodec:
 
 
 def _without_space(part: Any) -> Any:
-    """Settings of a tokenizer's normalizer or pre-tokenizer, changed to put no space in front of a text."""
-    if isinstance(part, list):
-        return [_without_space(one) for one in part if one.get("type") != "Prepend"]
-    if not isinstance(part, dict):
-        return part
-    if part.get("type") == "Prepend":
+    """Settings of a normalizer or a pre-tokenizer, changed to put no space in front of a text."""
+    if part is None or part["type"] == "Prepend":
         return None
     changed = {"prepend_scheme": "never", "add_prefix_space": False}
-    parts = ("normalizers", "pretokenizers")
-    return {name: changed.get(name, _without_space(value) if name in parts else value) for name, value in part.items()}
+    for name in ("normalizers", "pretokenizers"):
+        if name in part:
+            changed[name] = [one for one in map(_without_space, part[name]) if one is not None]
+    return {name: changed.get(name, value) for name, value in part.items()}
 
 
 def as_text(raw: bytes) -> str:
@@ -157,7 +177,7 @@ def label(raw: bytes) -> str:
 
 
 def offsets(pieces: Sequence[bytes]) -> list[int]:
-    """Character at which each token begins, of the bytes of each; a token inside a character has that one's offset."""
+    """Character at which each token begins, given the bytes of each; a token inside a character has that one's."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     found, n_chars = [], 0
     for raw in pieces:
@@ -168,14 +188,90 @@ def offsets(pieces: Sequence[bytes]) -> list[int]:
     return found
 
 
-CUTTING = ("normalizer", "pre_tokenizer", "decoder")  # what else decides which ids a text becomes
-PLAIN_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # where there is no fast one
+class TemplateError(ValueError):
+    """A model's chat template cannot write a conversation."""
 
-_known: dict[tuple[str, int, int], tuple[str, int | None]] = {}
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation up to where the assistant speaks.
+
+    Parameters
+    ----------
+    ids : its tokens
+    stops : strings that end the answer, besides the model's end tokens
+    lead : what the form puts in front of an answer; no part of the answer
+    """
+
+    ids: list[int]
+    stops: tuple[str, ...] = ()
+    lead: str = ""
+
+
+def as_dialogue(turns: Sequence[Turn]) -> str:
+    r"""Write a conversation as plain dialogue, one line per turn, up to where the assistant speaks.
+
+    A system message stands alone on its line. An answer ends with its line: longer ones need completions.
+
+    >>> as_dialogue([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}])
+    'Be brief.\nGuest: Who?\nHost:'
+    """
+    lines = [
+        f"{SPEAKERS[turn['role']]}:{LEAD}{turn['content']}" if turn["role"] in SPEAKERS else turn["content"]
+        for turn in turns
+    ]
+    return LINE_END.join([*lines, f"{SPEAKERS['assistant']}:"])
+
+
+def _render(codec: TokenCodec, turns: Sequence[Turn], *, answer_follows: bool) -> str:
+    """A conversation in the form of the model's chat template, special tokens written out."""
+    conversation = [dict(turn) for turn in turns]
+    try:
+        text = codec.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=answer_follows)
+    except Exception as error:  # a template is a program that came with the model: it may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise TemplateError(f"The chat template of {codec.name} refuses this conversation: {reason}") from error
+    if not text or not isinstance(text, str):
+        raise TemplateError(f"The chat template of {codec.name} wrote {text!r:.40} for this conversation")
+    return text
+
+
+def chat_prompt(codec: TokenCodec, turns: Sequence[Turn]) -> ChatPrompt:
+    """A conversation as the model reads it: by its own chat template, else as plain dialogue.
+
+    Raises
+    ------
+    TemplateError
+        If the template refuses these turns, as some do two messages of one speaker in a row.
+    """
+    if not codec.chat_template:
+        return ChatPrompt(codec.encode_prompt(as_dialogue(turns)), (LINE_END,), LEAD)
+    return ChatPrompt(codec.encode_as_is(_render(codec, turns, answer_follows=True)))
+
+
+def chat_row(codec: TokenCodec, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+    """Ids of a conversation whose last turn is learned: what `chat_prompt` gives before it, and that turn with its end.
+
+    Raises
+    ------
+    TemplateError
+        If the template refuses the turns, or writes the last one elsewhere than where an answer is expected.
+    """
+    *before, last = turns
+    prompt_ids = chat_prompt(codec, before).ids
+    if not codec.chat_template:
+        return prompt_ids, [*codec.encode(f"{LEAD}{last['content']}"), codec.eos_id]
+    opening, whole = _render(codec, before, answer_follows=True), _render(codec, turns, answer_follows=False)
+    if not whole.startswith(opening):
+        raise TemplateError(f"The chat template of {codec.name} does not write an answer where it expects one")
+    ids = codec.encode(whole[len(opening) :])
+    if codec.eos_id in ids:  # what a template puts behind the end of a turn is not learned
+        ids = ids[: len(ids) - 1 - ids[::-1].index(codec.eos_id)]
+    return prompt_ids, [*ids, codec.eos_id]
 
 
 def describe(folder: Path) -> tuple[str, int | None]:
-    """Hash of a tokenizer (vocabulary, merges, ids of special tokens) and its number of tokens, where its files tell.
+    """Hash of a tokenizer's files (vocabulary, merges, special tokens) and its vocabulary size, where they tell.
 
     Settings of use are left out (padding, the longest input, which special token ends a text): a fine-tune keeps the
     hash of its parent.
@@ -184,22 +280,19 @@ def describe(folder: Path) -> tuple[str, int | None]:
     if not fast.is_file():
         files = [folder / name for name in PLAIN_FILES if (folder / name).is_file()]
         return content_hash([file_hash(file) for file in files]), None
-    stat = fast.stat()
-    key = (str(fast.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _known:
-        _known[key] = _read(folder)
-    return _known[key]
+    return _describe(fast.resolve(), fast.stat().st_mtime_ns)
 
 
-def _read(folder: Path) -> tuple[str, int]:
+@lru_cache(maxsize=64)
+def _describe(file: Path, _: int) -> tuple[str, int]:
     # as the library writes it today: older versions wrote the same merges and settings in other words
     try:
-        about = json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
+        about = json.loads(Tokenizer.from_file(str(file)).to_str())
     except Exception as error:  # the library raises no other kind
-        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        raise ValueError(f"{file} cannot be read: {error}") from error
     added = {str(token["content"]): int(token["id"]) for token in about.get("added_tokens") or []}
     model = about.get("model") or {}
     vocabulary: Any = model.get("vocab") or {}
     ids = vocabulary if isinstance(vocabulary, dict) else {piece: k for k, (piece, *_) in enumerate(vocabulary)}
     parts = [ids, model.get("merges"), added, *(about.get(name) for name in CUTTING)]
-    return content_hash(parts), len(ids | added)
+    return content_hash(parts), max((ids | added).values(), default=-1) + 1

@@ -3,7 +3,7 @@
 Weights are those of (big, tuned, base); values are nats. `fit_weights` is the way to find them, `tune_temperatures` the
 published one; `lib.blending.published` has the published pipeline whole.
 
-What only the notebooks need is imported by module: `dataset`, `models` and `pair`, `targets` and `said` (asking),
+What only the notebooks need is imported by module: `dataset`, `models` and `pair`, `targets` and `predictions`,
 `tuning`, `scores`, `truncation`, `generating`, `summary`, `text_summary`, `figure_tables`; `stages` ties them together.
 """
 

@@ -97,11 +97,11 @@ def generate_texts(
 
 def add_bits(client: OpenAI, texts: pd.DataFrame, *, judge: str, journal: Path) -> pd.DataFrame:
     """Texts with ``bits`` (under the model `judge`, given the prompt) and ``n_bytes``; empty texts have neither."""
-    said = texts[texts["text"] != ""]
+    written = texts[texts["text"] != ""]
     scores = target_logprobs(
-        client, [judge] * len(said), said["prompt"].tolist(), said["text"].tolist(), journal=journal
+        client, [judge] * len(written), written["prompt"].tolist(), written["text"].tolist(), journal=journal
     )
-    bits = pd.Series(-scores / math.log(2), index=said.index)
+    bits = pd.Series(-scores / math.log(2), index=written.index)
     return texts.assign(bits=bits, n_bytes=texts["text"].str.encode("utf-8").str.len())
 
 

@@ -47,7 +47,7 @@ class PaddedLists:
 
 @dataclass(frozen=True)
 class Records:
-    """What the published models said at one context length, in file order; `targets` are GPT-2 ids, shape (n,).
+    """Predictions of the published models at one context length, in file order; `targets` are GPT-2 ids, shape (n,).
 
     To blend with the second big model, pass `davinci_base` where `big` is asked for; None where the file has none.
     """

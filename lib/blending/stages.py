@@ -1,4 +1,4 @@
-"""What the later notebooks begin with: the models of a run, what they said, fits and scores of all of them."""
+"""Models of a run, their predictions, and fits and scores of all of them, for the later notebooks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 from lib.blending.dataset import read_split
 from lib.blending.generating import opening_prompts
 from lib.blending.models import Models, read_models
+from lib.blending.predictions import Predictions, ask_models, predictions_of_records
 from lib.blending.published import prepare, published_curve, tune_published, tuning_records
 from lib.blending.records import load_records
-from lib.blending.said import Said, ask_models, said_of_records
 from lib.blending.scores import blend_scores, model_scores
 from lib.blending.targets import draw_targets
 from lib.blending.temperatures import Temperatures
@@ -26,7 +26,7 @@ PUBLISHED_BIGS = ("big", "davinci_base")
 
 
 def run_models(run: Run) -> Models:
-    """The models of a run; of published records, the names that `said_of_records` gives them."""
+    """The models of a run; of published records, the names that `predictions_of_records` gives them."""
     if run.params["records"]:
         records = load_records(run.need("dataset/records.npz", stage="01"))
         there = [big for big in PUBLISHED_BIGS if all(getattr(each, big) is not None for each in records.values())]
@@ -34,10 +34,10 @@ def run_models(run: Run) -> Models:
     return read_models(pd.read_parquet(run.need("finetunes.parquet", stage="02")), run.params)
 
 
-def run_said(run: Run, models: Models, *, split: str, n_targets: int) -> Said:
+def run_predictions(run: Run, models: Models, *, split: str, n_targets: int) -> Predictions:
     """What the models of a run say of the targets of a split; of the directly tuned ones, the targets alone."""
     if run.params["records"]:
-        return said_of_records(load_records(run.need("dataset/records.npz", stage="01")), half=split)
+        return predictions_of_records(load_records(run.need("dataset/records.npz", stage="01")), half=split)
     client = run.client()
     documents = read_split(run.need("dataset", stage="01"), split)
     targets = draw_targets(
@@ -56,54 +56,58 @@ def run_said(run: Run, models: Models, *, split: str, n_targets: int) -> Said:
     )
 
 
-def pooled_lengths(said: Said, least: int) -> list[int]:
+def pooled_lengths(predictions: Predictions, least: int) -> list[int]:
     """Context lengths that one set of weights is fitted to: those from `least` tokens on, or else the longest."""
-    return [length for length in said.context_tokens if length >= least] or said.context_tokens[-1:]
+    return [length for length in predictions.context_tokens if length >= least] or predictions.context_tokens[-1:]
 
 
 def fit_all(
-    said: Said, models: Models, *, pooled: Sequence[int], storage: Path, n_trials: int, seed: int
+    predictions: Predictions, models: Models, *, pooled: Sequence[int], storage: Path, n_trials: int, seed: int
 ) -> pd.DataFrame:
     """`fit_blends` for every big model and fine-tune, with columns ``big`` and ``seed``."""
     tables = []
     for big in models.bigs:
         for of_seed in models.seeds_of(big):
             supports = {
-                length: said.support(length, big=big, tuned=models.tuned[of_seed], base=models.base)
-                for length in said.context_tokens
+                length: predictions.support(length, big=big, tuned=models.tuned[of_seed], base=models.base)
+                for length in predictions.context_tokens
             }
             fits = fit_blends(supports, pooled=pooled, storage=storage, n_trials=n_trials, seed=seed)
             tables.append(fits.assign(big=big, seed=of_seed))
     return pd.concat(tables, ignore_index=True)
 
 
-def score_all(said: Said, models: Models, fits: pd.DataFrame) -> pd.DataFrame:
+def score_all(predictions: Predictions, models: Models, fits: pd.DataFrame) -> pd.DataFrame:
     """Raw scores of every model and blend: the rows of scores.parquet."""
-    tables = [model_scores(said, models.base, condition="base")]
-    tables += [model_scores(said, tuned, condition="tuned", seed=seed) for seed, tuned in models.tuned.items()]
+    tables = [model_scores(predictions, models.base, condition="base")]
+    tables += [model_scores(predictions, tuned, condition="tuned", seed=seed) for seed, tuned in models.tuned.items()]
     for big in models.bigs:
-        tables.append(model_scores(said, big, condition="big", big=big))
+        tables.append(model_scores(predictions, big, condition="big", big=big))
         for seed in models.seeds_of(big):
             if direct := models.direct_of(big, seed):
-                tables.append(model_scores(said, direct, condition="direct", big=big, seed=seed))
+                tables.append(model_scores(predictions, direct, condition="direct", big=big, seed=seed))
             own = fits[(fits["big"] == big) & (fits["seed"] == seed)]
-            tables.append(blend_scores(said, own, big=big, tuned=models.tuned[seed], base=models.base, seed=seed))
+            tables.append(
+                blend_scores(predictions, own, big=big, tuned=models.tuned[seed], base=models.base, seed=seed)
+            )
     return pd.concat(tables, ignore_index=True)
 
 
-def truncate(said: Said, models: Models, fits: pd.DataFrame, *, ks: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def truncate(
+    predictions: Predictions, models: Models, fits: pd.DataFrame, *, ks: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`truncated_scores` for the first big model and fine-tune, at no more tokens than the vocabulary has."""
     big, seed = models.bigs[0], min(models.tuned)
     own = fits[(fits["big"] == big) & (fits["seed"] == seed)]
     of_big, of_tuned, of_base = weights_of(own, form="temperatures")
     return truncated_scores(
-        said,
+        predictions,
         big=big,
         tuned=models.tuned[seed],
         base=models.base,
         weights=weights_of(own),
         temperatures=Temperatures(big=1 / of_big, tuned=1 / of_tuned, base=-1 / of_base),
-        ks=list(dict.fromkeys(min(k, said.vocab_size) for k in ks)),
+        ks=list(dict.fromkeys(min(k, predictions.vocab_size) for k in ks)),
     )
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from lib.blending.blend import Weights, target_logprobs
+from lib.blending.predictions import Predictions
 from lib.blending.published import prepare
-from lib.blending.said import Said
 from lib.blending.support import top_k_support
 from lib.blending.temperatures import Temperatures
 from lib.distributions import top_k
 
 
 def truncated_scores(
-    said: Said,
+    predictions: Predictions,
     *,
     big: str,
     tuned: str,
@@ -29,7 +29,7 @@ def truncated_scores(
 
     Parameters
     ----------
-    said : whole distributions
+    predictions : whole distributions
     weights : of the blend, as fitted to whole distributions
     temperatures : of the published pipeline
 
@@ -41,14 +41,14 @@ def truncated_scores(
         ``blended`` as published: floor of -30, mean of chunks).
     """
     rows, published = [], []
-    for length in said.context_tokens:
-        table = said.tables[length]
+    for length in predictions.context_tokens:
+        table = predictions.tables[length]
         documents, targets = table["document"].to_numpy(), table["target"].to_numpy()
         for k in ks:
             of_big, of_tuned, of_base = (
-                top_k(np.asarray(said.parts[model, length].logprobs), k) for model in (big, tuned, base)
+                top_k(np.asarray(predictions.parts[model, length].logprobs), k) for model in (big, tuned, base)
             )
-            support = top_k_support(of_big, of_tuned, of_base, targets, said.vocab_size, documents)
+            support = top_k_support(of_big, of_tuned, of_base, targets, predictions.vocab_size, documents)
             missed = ~(of_big.ids == targets[:, None]).any(axis=1)
             scored = {
                 "nll_big": -target_logprobs(support, (1, 0, 0)),

@@ -23,7 +23,7 @@ def fit_blends(
 
     Parameters
     ----------
-    supports : what the three models said of the validation targets, by context length
+    supports : the three models' predictions at the validation targets, by context length
     pooled : context lengths that one set of weights is fitted to
     storage : journal of the temperature search
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from lib.figures.labels import legend_above, rate_axis
 from lib.figures.style import looks
 
-_N_POINTS = 500  # of a line; more cannot be told apart on a logarithmic axis
+_N_POINTS = 500  # of a line; more are indistinguishable on a logarithmic axis
 _MARKER_STEP = 0.12  # of the axes' diagonal
 
 

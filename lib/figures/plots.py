@@ -1,4 +1,4 @@
-"""The plots that studies share: rates, curves, intervals, distributions and ranks, drawn from tidy tables.
+"""Plots that several studies share: rates, curves, intervals, distributions and ranks, from tidy tables.
 
 Intervals are drawn from the table, never computed here. A plot takes the axes it draws into; no titles.
 """
@@ -42,7 +42,7 @@ def plot_rates(
     chance: float | Mapping[str, float] | None = None,
     legend: bool = True,
 ) -> None:
-    """Points with intervals: a place on the x axis for each `group`, side by side the values of `by`.
+    """Points with intervals: one position on the x axis for each `group`, side by side the values of `by`.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def plot_curves(
 ) -> None:
     """Lines over `x` with their intervals as bands; up to four lines are labelled at their right end.
 
-    `table` and `published` are as in `plot_rates`, with `x` in the place of `group`; published values are open
+    `table` and `published` are as in `plot_rates`, with `x` instead of `group`; published values are open
     diamonds. Set the scale of the axes before the call: the labels are laid out for it.
 
     Raises
@@ -144,7 +144,7 @@ def plot_curves(
 def plot_intervals(
     ax: Axes, table: pd.DataFrame, *, by: str = "condition", published: Sequence[float] = (), zero: bool = True
 ) -> None:
-    """Points with intervals one below the other, the first on top: a place on the y axis for each value of `by`.
+    """Points with intervals one below the other, the first on top: one position on the y axis for each value of `by`.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def plot_distributions(
     label: str = "log-probability of the target (nats)",
     legend: bool = True,
 ) -> None:
-    """Share of rows at or below each value, a step line for each `by` (the distance between two is what KS tests).
+    """Share of rows at or below each value, a step line for each `by` (the KS test is of the distance between two).
 
     Raises
     ------

@@ -80,12 +80,13 @@ def plot_tokens(ax: Axes, tokens: Sequence[str], probs: Sequence[float], *, bar:
     size, pieces = _fitted(ax, tokens)
     # Columns and lines from the axes' upper left corner: cells stay as large as letters if the layout moves.
     per_letter = Affine2D().scale(_LETTER * size / 72, -_LINE * size / 72)
-    place = per_letter + figure.dpi_scale_trans + ScaledTranslation(0, 1, cast(Any, ax.transAxes))
+    transform = per_letter + figure.dpi_scale_trans + ScaledTranslation(0, 1, cast(Any, ax.transAxes))
     colors = shades(np.minimum(np.digitize(values, edges) - 1, n_bins - 1))
     cells = [Rectangle((piece.column, piece.line), len(piece.text), 0.94) for piece in pieces]
     filled = [colors[piece.token] for piece in pieces]
     ax.add_collection(
-        PatchCollection(cells, facecolors=filled, edgecolors="white", linewidths=0.3, transform=place), autolim=False
+        PatchCollection(cells, facecolors=filled, edgecolors="white", linewidths=0.3, transform=transform),
+        autolim=False,
     )
     for piece, color in zip(pieces, filled, strict=True):
         if not piece.text.strip():
@@ -95,7 +96,7 @@ def plot_tokens(ax: Axes, tokens: Sequence[str], probs: Sequence[float], *, bar:
             piece.column + start,
             piece.line + 0.74,
             piece.text.strip(),
-            transform=place,
+            transform=transform,
             color=_ink(color),
             family=_FONT,
             fontsize=size,

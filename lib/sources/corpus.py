@@ -1,6 +1,6 @@
 """Text from anywhere as documents: ``.txt``, ``.jsonl``, ``.jsonl.zst`` (field ``text``) or a folder of them.
 
-A document is what is drawn, split and resampled as one; what is tuned on is cut from the documents of one split.
+A document is drawn, split and resampled as one; training examples are cut from the documents of one split.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SENTENCE_ENDS = tuple(".!?,;:\"'”’»-")
 
 @dataclass(frozen=True)
 class Document:
-    """A text that is drawn, split and resampled as one. `name` tells the file and the line where it begins."""
+    """A text that is drawn, split and resampled as one. `name` holds the file and the line where it begins."""
 
     name: str
     text: str
@@ -39,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Splits:
-    """Documents by what they are for; `duplicates` holds the groups of near-duplicates, each whole in one split."""
+    """Documents by their split; `duplicates` holds the groups of near-duplicates, each whole in one split."""
 
     tuning: list[Document]
     validation: list[Document]
@@ -64,7 +64,7 @@ def stream_documents(
         ``file``: all of it. ``heading``: a run of paragraphs from one heading line to the next. ``paragraphs``: a run
         of paragraphs wherever it begins. ``auto``: ``heading`` for a file of more than `max_paragraphs`, else ``file``.
     max_paragraphs : a run with more is cut into runs of nearly equal length; a paragraph is a line that is not blank
-    keep_blank : a JSON line whose text is blank is a document too, for who counts them
+    keep_blank : count a JSON line whose text is blank as a document, too
 
     Raises
     ------
@@ -154,7 +154,7 @@ def split_documents(
     Parameters
     ----------
     shares : of the documents that each part gets, at least one each; sum to 1
-    groups : places in `documents` that stay together; one that is too large for a part's share goes to the first part
+    groups : indices into `documents` that stay together; one too large for a part's share goes to the first part
 
     Raises
     ------
@@ -163,8 +163,8 @@ def split_documents(
     """
     if min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"shares {tuple(shares)}: expected numbers above 0 that sum to 1")
-    grouped = {place for group in groups for place in group}
-    units = sorted([*map(list, groups), *([place] for place in range(len(documents)) if place not in grouped)])
+    grouped = {index for group in groups for index in group}
+    units = sorted([*map(list, groups), *([index] for index in range(len(documents)) if index not in grouped)])
     if len(units) < len(shares):
         alike = f" ({len(units)} when near-duplicates count as one)" if grouped else ""
         raise ValueError(
@@ -186,8 +186,8 @@ def split_documents(
                 kept.append(unit)
         parts.append(chosen)
         left = kept
-    parts.append([place for unit in left for place in unit])
-    return [[documents[place] for place in sorted(part)] for part in reversed(parts)]
+    parts.append([index for unit in left for index in unit])
+    return [[documents[index] for index in sorted(part)] for part in reversed(parts)]
 
 
 def split_three(
@@ -202,7 +202,7 @@ def split_three(
     Parameters
     ----------
     shares : of the documents, for tuning, validation and test; the default is the published one
-    similarity : documents are near-duplicates from this Jaccard index of their word 5-grams on
+    similarity : the least Jaccard index of the word 5-grams of near-duplicates
 
     Raises
     ------
@@ -211,7 +211,7 @@ def split_three(
     """
     groups = near_duplicates([document.text for document in documents], similarity=similarity)
     tuning, validation, test = split_documents(documents, shares=shares, rng=rng, groups=groups)
-    return Splits(tuning, validation, test, [[documents[place] for place in group] for group in groups])
+    return Splits(tuning, validation, test, [[documents[index] for index in group] for group in groups])
 
 
 def segments(documents: Sequence[Document], *, n_words: int, max_examples: int = 0) -> list[str]:
@@ -219,7 +219,7 @@ def segments(documents: Sequence[Document], *, n_words: int, max_examples: int =
 
     Parameters
     ----------
-    n_words : of a segment; words are what single spaces part, so that line breaks stay
+    n_words : of a segment; words are separated by single spaces, so that line breaks stay
     max_examples : keep the first ones only; 0 keeps all
 
     Returns

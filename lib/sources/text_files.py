@@ -1,4 +1,4 @@
-"""Read the texts of files: ``.jsonl`` and ``.jsonl.zst`` line by line, however large; anything else whole."""
+"""Read the texts of files: ``.jsonl`` and ``.jsonl.zst`` line by line, however large; other files whole."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def line_texts(file: Path, *, keep_blank: bool = False) -> Iterator[tuple[int, s
 
     Parameters
     ----------
-    keep_blank : tell lines whose text is blank too, so that they can be counted
+    keep_blank : also yield lines whose text is blank, so that they can be counted
 
     Raises
     ------

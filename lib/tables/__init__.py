@@ -1,6 +1,6 @@
-"""What the tables hold, written whole or not at all: answers, scores and summary.csv.
+"""Tables of answers, scores and summary.csv, checked, and written whole or not at all.
 
-Columns beyond a schema's are kept in answers and scores: an answer also says what was drawn (a person, a prompt).
+Columns beyond a schema's are kept in answers and scores: for answers, the cluster (a person, a prompt).
 """
 
 from lib.tables.parquet import ANSWERS, SCORES, Schema, read_table, write_table

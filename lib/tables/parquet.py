@@ -1,4 +1,4 @@
-"""Parquet tables: answers (what was asked) and scores (what was teacher-forced), checked on the way in and out."""
+"""Parquet tables: answers to questions and teacher-forced scores, checked when written and read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWERS = Schema(
     required={
         "prompt": "text",
         "target": "text",
-        "completion": "text?",  # missing where only the log-probability was asked for
+        "completion": "text?",  # missing where only the log-probability was requested
         "target_logprob": "float?",  # nats, summed over the target's tokens
         "correct": "bool?",
         "model": "text",
@@ -84,7 +84,7 @@ def _checked(frame: pd.DataFrame, schema: Schema, *, name: str) -> pd.DataFrame:
             raise ValueError(f"{name}, column {column}: {int(values.isna().sum())} values are missing")
         present = values.dropna()
         if kind.startswith("text") and not present.map(lambda value: isinstance(value, str)).all():
-            raise ValueError(f"{name}, column {column}: expected text, found {_first_other(present, str)!r}")
+            raise ValueError(f"{name}, column {column}: expected text, got {_first_other(present, str)!r}")
         try:
             checked[column] = values.astype(KINDS[kind])
         except (TypeError, ValueError) as error:

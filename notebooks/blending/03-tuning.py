@@ -28,7 +28,7 @@
 import matplotlib.pyplot as plt
 
 from lib.blending.figure_tables import weight_curves
-from lib.blending.stages import fit_all, pooled_lengths, run_models, run_said
+from lib.blending.stages import fit_all, pooled_lengths, run_models, run_predictions
 from lib.figures import plot_curves
 from lib.notebook import start_run
 
@@ -58,10 +58,12 @@ models = run_models(run)
 # compare different words.) Every model is asked for its whole distribution, so nothing is missing from it.
 
 # %% tags=["nbval-ignore-output"]
-said = run_said(run, models, split="validation", n_targets=n_validation_targets)
-pooled = pooled_lengths(said, min_context_tokens)
-n_documents = said.tables[pooled[0]]["document"].nunique()
-print(f"{len(said.tables[pooled[0]])} targets in {n_documents} documents, {len(said.context_tokens)} context lengths")
+predictions = run_predictions(run, models, split="validation", n_targets=n_validation_targets)
+pooled = pooled_lengths(predictions, min_context_tokens)
+n_documents = predictions.tables[pooled[0]]["document"].nunique()
+print(
+    f"{len(predictions.tables[pooled[0]])} targets in {n_documents} documents, {len(predictions.context_tokens)} context lengths"
+)
 
 # %% [markdown]
 # ## Five ways to set the weights
@@ -80,7 +82,7 @@ print(f"{len(said.tables[pooled[0]])} targets in {n_documents} documents, {len(s
 
 # %% tags=["nbval-ignore-output"]
 journal = run.path("temperatures.journal")
-fits = fit_all(said, models, pooled=pooled, storage=journal, n_trials=n_trials, seed=seed)
+fits = fit_all(predictions, models, pooled=pooled, storage=journal, n_trials=n_trials, seed=seed)
 fits.to_parquet(run.path("fits.parquet"))
 at_pool = fits[fits["context_tokens"].isna() & (fits["big"] == models.bigs[0]) & (fits["seed"] == fits["seed"].min())]
 at_pool.set_index("form")[["weight_big", "weight_tuned", "low_tuned", "high_tuned", "weight_base", "nll_nats"]]
@@ -104,7 +106,7 @@ plot_curves(ax, curves, x="context_tokens", by="model")
 ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
 caption = (
     "Weights of the best blend at each length of context. Line: exponent of each model, band: 95% interval by document. "
-    f"{len(said.tables[pooled[0]])} targets in {n_documents} validation documents, big model {models.bigs[0]}, preset "
+    f"{len(predictions.tables[pooled[0]])} targets in {n_documents} validation documents, big model {models.bigs[0]}, preset "
     f"{run.preset}."
 )
 run.save(fig, "weights", caption)

@@ -25,7 +25,15 @@
 # %%
 import pandas as pd
 
-from lib.blending.stages import pooled_lengths, published_curves, run_models, run_said, score_all, sizes_of, truncate
+from lib.blending.stages import (
+    pooled_lengths,
+    published_curves,
+    run_models,
+    run_predictions,
+    score_all,
+    sizes_of,
+    truncate,
+)
 from lib.blending.summary import summarise
 from lib.notebook import start_run
 from lib.tables import SCORES, write_summary, write_table
@@ -57,10 +65,10 @@ fits = pd.read_parquet(run.need("fits.parquet"))
 # which made up most of the perplexities of hundreds and thousands that are shown.)
 
 # %% tags=["nbval-ignore-output"]
-said = run_said(run, models, split="test", n_targets=n_test_targets)
-scores = score_all(said, models, fits)
+predictions = run_predictions(run, models, split="test", n_targets=n_test_targets)
+scores = score_all(predictions, models, fits)
 write_table(run.path("scores.parquet"), scores, SCORES)
-pooled = pooled_lengths(said, min_context_tokens)
+pooled = pooled_lengths(predictions, min_context_tokens)
 print(f"{len(scores)} scores of {scores['condition'].nunique()} contenders")
 
 # %% [markdown]
@@ -71,7 +79,7 @@ print(f"{len(scores)} scores of {scores['condition'].nunique()} contenders")
 # go through the published pipeline as they are, smoothing included.
 
 # %% tags=["nbval-ignore-output"]
-truncated = None if records or top_k else truncate(said, models, fits, ks=top_ks)
+truncated = None if records or top_k else truncate(predictions, models, fits, ks=top_ks)
 if records:
     print(published_curves(run, models, n_trials=run.params["n_trials"]))
 if truncated is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from lib.blending.said import Said
+from lib.blending.predictions import Predictions
 from lib.distributions import Distributions, top_k
 
 VOCAB = 24
@@ -26,7 +26,7 @@ class World:
     logprobs: dict[tuple[str, int], np.ndarray]
     tables: dict[int, pd.DataFrame]
 
-    def said(self, *, k: int = 0) -> Said:
+    def predictions(self, *, k: int = 0) -> Predictions:
         parts = {}
         for (model, length), rows in self.logprobs.items():
             own = rows[np.arange(len(rows)), self.tables[length]["target"]]
@@ -37,7 +37,7 @@ class World:
                 own = np.where(missed, np.nan, own)
                 about = replace(about, target_logprobs=own, ids=cut.ids, logprobs=cut.logprobs, tail=cut.tail)
             parts[model, length] = about
-        return Said(self.tables, parts, VOCAB)
+        return Predictions(self.tables, parts, VOCAB)
 
 
 def world(

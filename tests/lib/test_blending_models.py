@@ -30,7 +30,7 @@ from lib.blending.generating import (
 )
 from lib.blending.models import Models, base_ids, models_to_tune, read_models, tune
 from lib.blending.pair import check_models
-from lib.blending.said import ask_models
+from lib.blending.predictions import ask_models
 from lib.blending.targets import Targets, draw_targets
 from lib.distributions import collect, tokenize
 from lib.paths import write_jsonl
@@ -166,20 +166,20 @@ def targets(client: OpenAI) -> Targets:
 def test_every_model_is_asked_for_the_same_targets(
     client: OpenAI, pair: Models, targets: Targets, tmp_path: Path
 ) -> None:
-    said = ask_models(client, targets, {TINY: True, pair.tuned[0]: True, KIN: False}, folder=tmp_path)
-    assert (said.context_tokens, said.vocab_size) == ([1, 5], client.models.retrieve(TINY).vocab_tokens)
+    predictions = ask_models(client, targets, {TINY: True, pair.tuned[0]: True, KIN: False}, folder=tmp_path)
+    assert (predictions.context_tokens, predictions.vocab_size) == ([1, 5], client.models.retrieve(TINY).vocab_tokens)
     wanted = targets.wanted()
-    assert said.tables[5]["target"].tolist() == wanted
+    assert predictions.tables[5]["target"].tolist() == wanted
     for length in (1, 5):
         for row in (0, 7, 11):
             document, position = targets.table.loc[row, ["document", "position"]]
             context = targets.tokens[document].ids[position - length : position]
             alone = collect(client, KIN, [context], [wanted[row]], folder=tmp_path / "alone", full=False)
-            assert said.nll_nats(KIN, length)[row] == pytest.approx(-float(alone.target_logprobs[0]), abs=1e-4)
-        support = said.support(length, big=TINY, tuned=pair.tuned[0], base=TINY)
+            assert predictions.nll_nats(KIN, length)[row] == pytest.approx(-float(alone.target_logprobs[0]), abs=1e-4)
+        support = predictions.support(length, big=TINY, tuned=pair.tuned[0], base=TINY)
         own = support.tuned[np.arange(12), wanted].astype(float)
-        np.testing.assert_allclose(own, -said.nll_nats(pair.tuned[0], length), atol=0.01)
-    assert (said.nll_nats(TINY, 1) != said.nll_nats(TINY, 5)).all()
+        np.testing.assert_allclose(own, -predictions.nll_nats(pair.tuned[0], length), atol=0.01)
+    assert (predictions.nll_nats(TINY, 1) != predictions.nll_nats(TINY, 5)).all()
 
 
 def test_an_endpoint_that_shows_few_tokens_fills_the_same_table(

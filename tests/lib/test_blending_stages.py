@@ -20,8 +20,8 @@ from lib.blending import GPT2_VOCAB_TOKENS, load_records, read_records, save_rec
 from lib.blending import targets as drawing
 from lib.blending.dataset import SPLITS, Dataset, make_dataset, read_split, split_table, write_dataset
 from lib.blending.generating import contenders, place_bands
-from lib.blending.said import said_of_records
-from lib.blending.stages import fit_all, pooled_lengths, run_models, run_said, score_all, sizes_of
+from lib.blending.predictions import predictions_of_records
+from lib.blending.stages import fit_all, pooled_lengths, run_models, run_predictions, score_all, sizes_of
 from lib.blending.summary import summarise
 from lib.blending.targets import draw_targets
 from lib.blending.text_summary import summarise_texts
@@ -207,20 +207,24 @@ def test_published_records_go_the_way_of_a_run(tmp_path: Path) -> None:
     save_records(read_records(folder), run.path("dataset/records.npz"))
     models = run_models(run)
     assert models.bigs == ("big", "davinci_base")
-    said = {half: run_said(run, models, split=half, n_targets=0) for half in ("validation", "test")}
+    predictions = {half: run_predictions(run, models, split=half, n_targets=0) for half in ("validation", "test")}
     for half, rows in {"validation": slice(0, 120), "test": slice(120, 240)}.items():
-        np.testing.assert_array_equal(said[half].tables[4]["target"], made.tables[4]["target"][rows])
+        np.testing.assert_array_equal(predictions[half].tables[4]["target"], made.tables[4]["target"][rows])
         whole = -made.logprobs["big", 4][np.arange(240), made.tables[4]["target"]][rows]
-        there = ~np.isnan(said[half].parts["big", 4].target_logprobs)
+        there = ~np.isnan(predictions[half].parts["big", 4].target_logprobs)
         assert 0 < there.sum() < 120
-        np.testing.assert_allclose(said[half].nll_nats("big", 4)[there], whole[there], atol=1e-5)
-    assert said["test"].tables[4].groupby("document").size().to_dict() == {"rows 0": 50, "rows 50": 50, "rows 100": 20}
-    assert said["test"].vocab_size == GPT2_VOCAB_TOKENS
-    assert pooled_lengths(said["test"], 4) == [4]
-    assert pooled_lengths(said["test"], 25) == [4], "the longest, where none is long enough"
+        np.testing.assert_allclose(predictions[half].nll_nats("big", 4)[there], whole[there], atol=1e-5)
+    assert predictions["test"].tables[4].groupby("document").size().to_dict() == {
+        "rows 0": 50,
+        "rows 50": 50,
+        "rows 100": 20,
+    }
+    assert predictions["test"].vocab_size == GPT2_VOCAB_TOKENS
+    assert pooled_lengths(predictions["test"], 4) == [4]
+    assert pooled_lengths(predictions["test"], 25) == [4], "the longest, where none is long enough"
     assert sizes_of(run, models) == {"big": 0, "davinci_base": 0}
-    fits = fit_all(said["validation"], models, pooled=[4], storage=tmp_path / "trials.log", n_trials=2, seed=0)
-    scores, rng = score_all(said["test"], models, fits), np.random.default_rng(0)
+    fits = fit_all(predictions["validation"], models, pooled=[4], storage=tmp_path / "trials.log", n_trials=2, seed=0)
+    scores, rng = score_all(predictions["test"], models, fits), np.random.default_rng(0)
     summary = summarise(scores, fits, preset="tiny", bigs=models.bigs, pooled=[4], n_weights={}, rng=rng)
     assert np.isfinite(scores["nll_nats"]).all()
     assert "bits_per_byte" not in set(summary["metric"]), "records do not tell bytes"
@@ -230,7 +234,7 @@ def test_published_records_go_the_way_of_a_run(tmp_path: Path) -> None:
 def test_one_record_cannot_be_halved(tmp_path: Path) -> None:
     records = read_records(published_folder(tmp_path / "raw", n=1)[0])
     with pytest.raises(ValueError, match="1 record of 1 tokens back cannot be halved") as refused:
-        said_of_records(records, half="validation")
+        predictions_of_records(records, half="validation")
     assert "\n" not in str(refused.value)
 
 

@@ -21,8 +21,8 @@ from lib.blending import (
 )
 from lib.blending.figure_tables import context_curves, gap_rows, pooled_rows, truncation_curves, weight_curves
 from lib.blending.models import Models
+from lib.blending.predictions import Predictions
 from lib.blending.published import prepare
-from lib.blending.said import Said
 from lib.blending.scores import argmax_changed
 from lib.blending.stages import fit_all, score_all, truncate
 from lib.blending.summary import summarise
@@ -46,7 +46,7 @@ class Told:
     summary: pd.DataFrame
 
 
-def compare(made: Models, validation: Said, test: Said, folder: Path, *, ks: Sequence[int] = ()) -> tuple:
+def compare(made: Models, validation: Predictions, test: Predictions, folder: Path, *, ks: Sequence[int] = ()) -> tuple:
     fits = fit_all(validation, made, pooled=[4], storage=folder / "trials.log", n_trials=2, seed=0)
     scores = score_all(test, made, fits)
     return fits, scores, numbers(scores, fits, made.bigs, truncate(test, made, fits, ks=ks) if ks else None)
@@ -61,7 +61,9 @@ def numbers(scores: pd.DataFrame, fits: pd.DataFrame, bigs: Sequence[str], trunc
 
 def tell(folder: Path, made: Models | None = None, *, ks: Sequence[int] = (), **options: Any) -> Told:
     test = world(1, **options)
-    return Told(test, *compare(made or models_of(), world(2, **options).said(), test.said(), folder, ks=ks))
+    return Told(
+        test, *compare(made or models_of(), world(2, **options).predictions(), test.predictions(), folder, ks=ks)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_equal_small_models_lend_nothing(tmp_path: Path) -> None:
             [("base", 4), ("tuned:0", 4)], log_softmax(rng.normal(size=of_kind.shape), axis=1)
         )
         null.tables[4]["target"] = drawn(np.log(of_kind), rng)
-        made.append(null.said())
+        made.append(null.predictions())
     _, scores, summary = compare(models_of(), *made, tmp_path)
     assert not argmax_changed(made[1].support(4, big="big", tuned="tuned:0", base="base"), (1, 1, -1)).any()
     nll = scores.pivot(index="position", columns="condition", values="nll_nats")
@@ -224,9 +226,9 @@ def test_several_big_models_and_fine_tunes_keep_their_numbers_apart(tmp_path: Pa
 
 
 def test_without_a_directly_tuned_model_there_is_no_gap() -> None:
-    said = world(1, n=60).said()
+    predictions = world(1, n=60).predictions()
     fits = pd.DataFrame([fit_row(form, weights) for form, weights in WEIGHTS.items()])
-    scores = score_all(said, replace(models_of(), direct={}), fits)
+    scores = score_all(predictions, replace(models_of(), direct={}), fits)
     summary = numbers(scores, fits, ["big"])
     assert "direct" not in set(scores["condition"])
     assert "gap_closed" not in set(summary["metric"])
@@ -234,9 +236,9 @@ def test_without_a_directly_tuned_model_there_is_no_gap() -> None:
 
 
 def test_a_directly_tuned_model_that_was_given_stands_for_every_fine_tune() -> None:
-    said, given = world(1, n=60, n_seeds=2).said(), replace(models_of(2), direct={("big", 0): "direct:0"})
+    predictions, given = world(1, n=60, n_seeds=2).predictions(), replace(models_of(2), direct={("big", 0): "direct:0"})
     fits = pd.DataFrame([fit_row(form, weights) | {"seed": k} for k in (0, 1) for form, weights in WEIGHTS.items()])
-    scores = score_all(said, given, fits)
+    scores = score_all(predictions, given, fits)
     direct = scores[scores["condition"] == "direct"]
     assert direct.groupby("seed")["model"].unique().map(list).to_dict() == {0: ["direct:0"], 1: ["direct:0"]}
     assert number(numbers(scores, fits, ["big"]), "blended", "gap_closed")["value"] > 0
@@ -244,20 +246,20 @@ def test_a_directly_tuned_model_that_was_given_stands_for_every_fine_tune() -> N
 
 def test_targets_that_a_list_lacks_share_its_tail(tmp_path: Path) -> None:
     k, made = 5, world(1, n=400)
-    said, whole = made.said(k=k), made.said()
+    predictions, whole = made.predictions(k=k), made.predictions()
     target = made.tables[4]["target"].to_numpy()
     rows = made.logprobs["big", 4].astype(float)
     missed = (rows > rows[np.arange(400), target][:, None]).sum(axis=1) >= k
     assert 0.2 < missed.mean() < 0.8
-    np.testing.assert_array_equal(np.isnan(said.parts["big", 4].target_logprobs), missed)
+    np.testing.assert_array_equal(np.isnan(predictions.parts["big", 4].target_logprobs), missed)
     assert not np.isnan(whole.parts["big", 4].target_logprobs).any()
-    nll = said.nll_nats("big", 4)
+    nll = predictions.nll_nats("big", 4)
     np.testing.assert_allclose(nll[~missed], whole.nll_nats("big", 4)[~missed], atol=1e-5)
     tail = np.sort(rows, axis=1)[:, :-k]
     np.testing.assert_allclose(nll[missed], -np.log(np.exp(tail).sum(axis=1) / (VOCAB - k))[missed], atol=1e-4)
-    support = said.support(4, big="big", tuned="tuned:0", base="base")
+    support = predictions.support(4, big="big", tuned="tuned:0", base="base")
     np.testing.assert_allclose(-target_logprobs(support, (1, 0, 0)), nll, atol=1e-5)
-    _, scores, summary = compare(models_of(), world(2, n=400).said(k=k), said, tmp_path)
+    _, scores, summary = compare(models_of(), world(2, n=400).predictions(k=k), predictions, tmp_path)
     assert scores["nll_nats"].between(0, 50).all()
     assert number(summary, "big", "nats_saved")["low"] > 0
 

@@ -156,7 +156,7 @@ def test_answers_without_any_optional_value(tmp_path):
     ("changes", "message"),
     [
         ({"target": [" Tilda", None]}, "column target: 1 values are missing"),
-        ({"target": [" Tilda", 3]}, "column target: expected text, found 3"),
+        ({"target": [" Tilda", 3]}, "column target: expected text, got 3"),
         ({"seed": [0, 1.5]}, "column seed: expected whole numbers"),
         ({"seed": ["a", "b"]}, "column seed: expected int"),
         ({"correct": ["yes", "no"]}, "column correct: expected bool"),

@@ -1,4 +1,4 @@
-"""What every model said of the same targets, asked once and kept on disk: supports to fit on, and raw scores."""
+"""Predictions of every model at the same targets, requested once and kept on disk: supports to fit on, and scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_ROWS = 50  # neighbouring targets of published records that are resampled 
 
 
 @dataclass(frozen=True)
-class Said:
+class Predictions:
     """Next-token distributions by model; `tables` holds the targets of each context length, a row each.
 
     The rows of `tables` name ``document``, ``position``, ``n_bytes`` (0 where unknown) and ``target``, the token's id.
@@ -77,7 +77,7 @@ def ask_models(
     folder: Path,
     top_k: int = 0,
     vocab_tokens: int = 0,
-) -> Said:
+) -> Predictions:
     """Ask models for what they say after every context.
 
     Parameters
@@ -106,7 +106,7 @@ def ask_models(
     if not (vocab_size := max(sizes)):
         raise ValueError("the endpoint does not say how many tokens its vocabulary has: set vocab_tokens")
     table = targets.table.assign(target=_numbered(targets.wanted(), folder))
-    return Said({length: table for length in targets.context_tokens}, parts, vocab_size)
+    return Predictions({length: table for length in targets.context_tokens}, parts, vocab_size)
 
 
 def _numbered(wanted: Sequence[int] | Sequence[str], folder: Path) -> list[int]:
@@ -117,8 +117,8 @@ def _numbered(wanted: Sequence[int] | Sequence[str], folder: Path) -> list[int]:
     return [numbers.get(str(text), len(numbers)) for text in wanted]
 
 
-def said_of_records(records: Mapping[int, Records], *, half: str) -> Said:
-    """The published records as what models said: the first half of each length is ``validation``, the rest ``test``.
+def predictions_of_records(records: Mapping[int, Records], *, half: str) -> Predictions:
+    """The published records as predictions: the first half of each length is ``validation``, the rest ``test``.
 
     The big models are called ``big`` and, where there is a second, ``davinci_base``. The published contexts have no
     documents: runs of 50 neighbouring targets stand for them in intervals.
@@ -150,4 +150,4 @@ def said_of_records(records: Mapping[int, Records], *, half: str) -> Said:
                 found = np.where(lists.ids == rows.targets[:, None], lists.logprobs, -np.inf).max(axis=1)  # (n,)
                 target_logprobs = np.where(np.isfinite(found), found, np.nan)
                 parts[model, length] = Listed(lists.ids, lists.logprobs, lists.tail, target_logprobs)
-    return Said(tables, parts, GPT2_VOCAB_TOKENS)
+    return Predictions(tables, parts, GPT2_VOCAB_TOKENS)

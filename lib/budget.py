@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import tiktoken
 from filelock import FileLock
 from openai import OpenAIError
+from pydantic import BaseModel, Field, ValidationError
 
 from lib.journal import Request
 from lib.paths import DATA
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("model", "prompt_usd", "completion_usd", "training_usd", "as_of", "source")
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MILLION = 1_000_000
 SPECIAL_TOKENS = 2  # at most, that an encoding puts in front of a text
 MESSAGE_TOKENS = 8  # at most, that a message adds to its text: its role and what separates it from the next
@@ -47,15 +48,14 @@ class BudgetExceeded(RuntimeError):
     """The next request could exceed the budget."""
 
 
-@dataclass(frozen=True)
-class Price:
-    """Price of a model in US dollars per million tokens; ``training_usd`` is NaN where it cannot be trained."""
+class Price(BaseModel, frozen=True):
+    """Price of a model in US dollars per million tokens; ``training_usd`` is None where it cannot be trained."""
 
     model: str
-    prompt_usd: float
-    completion_usd: float
-    training_usd: float
-    as_of: str
+    prompt_usd: Usd
+    completion_usd: Usd
+    training_usd: Usd | None
+    as_of: date
     source: str
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
@@ -66,7 +66,8 @@ class Price:
 class Prices:
     """Prices by model; of two rows for one model the later date counts.
 
-    >>> table = Prices([Price("ft:small", 1.0, 2.0, math.nan, "2025-01-01", "invoice")])
+    >>> about = {"model": "ft:small", "training_usd": None, "as_of": "2025-01-01", "source": "invoice"}
+    >>> table = Prices([Price(prompt_usd=1.0, completion_usd=2.0, **about)])
     >>> table.of("ft:small-2024-07-18:team:try:1").usd(1_000_000, 500_000)
     2.0
     """
@@ -93,7 +94,7 @@ class Prices:
     def training_usd(self, base: str, n_tokens: int) -> float:
         """Price of training on so many tokens, all epochs counted (`UnknownPrice` if there is none)."""
         price = self.of(base)
-        if math.isnan(price.training_usd):
+        if price.training_usd is None:
             raise UnknownPrice(
                 f"no training price is known for {base!r}, so nothing was sent: fill in training_usd in data/prices"
             )
@@ -101,30 +102,20 @@ class Prices:
 
 
 def read_prices(folder: Path = DATA / "prices") -> Prices:
-    """All tables of a folder; a missing column or a value that cannot be read is a `ValueError` that names the row."""
+    """All tables of a folder; a missing column or a value that is none is a `ValueError` that names the row."""
     rows = []
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(line for line in file if not line.startswith("#"))
-            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path} lacks {', '.join(missing)}: expected the columns {', '.join(COLUMNS)}")
-            rows += [_price(row, f"{path}, row {number}") for number, row in enumerate(table, start=1)]
+            for number, row in enumerate(csv.DictReader(line for line in file if not line.startswith("#")), start=1):
+                try:
+                    rows.append(Price.model_validate({name: value or None for name, value in row.items()}))
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    raise ValueError(
+                        f"{path}, row {number}, {first['loc'][0]}: {first['msg']} (prices are USD per million tokens, "
+                        f"found {first['input']!r})"
+                    ) from None
     return Prices(rows)
-
-
-def _price(row: Mapping[str, str], where: str) -> Price:
-    try:
-        prompt, completion = float(row["prompt_usd"]), float(row["completion_usd"])
-        training = float(row["training_usd"] or "nan")
-        date.fromisoformat(row["as_of"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{where}: expected prices in USD per million tokens and a date YYYY-MM-DD ({error})"
-        ) from error
-    if not (math.isfinite(prompt + completion) and min(prompt, completion) >= 0) or training < 0:
-        raise ValueError(f"{where}: expected prices of 0 or more, found {dict(row)}")
-    return Price(row["model"], prompt, completion, training, row["as_of"], row["source"])
 
 
 def max_tokens_of(text: str, model: str) -> int:

@@ -161,9 +161,9 @@ def finetune(
     Raises
     ------
     RuntimeError
-        If a job fails or was cancelled; says why.
+        If a job fails or was cancelled; gives the reason.
     lib.budget.BudgetExceeded
-        If the jobs could exceed the budget of a hosted endpoint together; none is made.
+        If the jobs could together exceed the budget of a hosted endpoint; none is made.
     """
     spending = spending_of(client)
     keys = [each.key(fingerprint(client, each.base), training_file, validation_file) for each in planned]

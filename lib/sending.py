@@ -53,13 +53,14 @@ class Sender:
         try:
             reply = self._create(self.client.completions.create, _completion_body(part))
         except APIStatusError as error:
-            if request.echo and _refuses_echo(error):
+            if request.echo and any(_refuses(error, name) for name in ("echo", "max_tokens", "logprobs")):
                 raise NoEcho(request.model) from error
             if request.blend or not _refuses_completions(error):
                 raise
             self.chat_models.add(request.model)
             return self._chat(part)
-        return _by_key(part, [_completion_answer(choice) for choice in _choices(part, reply)])
+        answers = [read_answer({**(choice.get("logprobs") or {}), **choice}) for choice in _choices(part, reply)]
+        return _by_key(part, answers)
 
     def _chat(self, part: Part) -> Answered:
         request = part[0][1]
@@ -76,9 +77,9 @@ class Sender:
         try:
             return create(**sent).model_dump()
         except APIStatusError as error:
-            if "return_token_ids" in sent.get("extra_body", {}) and _refuses_ids(error):
+            if "return_token_ids" in sent.get("extra_body", {}) and _refuses(error, "return_token_ids"):
                 self._refused.add((body["model"], "return_token_ids"))
-            elif "messages" in sent and "max_tokens" in sent and _refuses_max_tokens(error):
+            elif "messages" in sent and "max_tokens" in sent and _refuses(error, "max_tokens", "max_completion_tokens"):
                 self._refused.add((body["model"], "max_tokens"))
             else:
                 raise
@@ -173,10 +174,6 @@ def _shared(request: Request) -> dict[str, Any]:
     }
 
 
-def _completion_answer(choice: Mapping[str, Any]) -> Answer:
-    return read_answer({**(choice.get("logprobs") or {}), **choice})
-
-
 def _chat_answer(choice: Mapping[str, Any], start: int) -> Answer:
     """The answer of a chat; offsets count from the prompt's first character, as in completions."""
     listed = (choice.get("logprobs") or {}).get("content") or []
@@ -207,17 +204,6 @@ def _refuses_completions(error: APIStatusError) -> bool:
     return error.status_code in (404, 405, 501) or (error.status_code == 400 and "chat/completions" in message)
 
 
-def _refuses(error: APIStatusError, *params: str, words: str) -> bool:
-    return error.status_code in (400, 422) and (error.param in params or words in error.message.lower())
-
-
-def _refuses_ids(error: APIStatusError) -> bool:
-    return _refuses(error, "return_token_ids", words="return_token_ids")
-
-
-def _refuses_max_tokens(error: APIStatusError) -> bool:
-    return _refuses(error, "max_tokens", words="max_completion_tokens")
-
-
-def _refuses_echo(error: APIStatusError) -> bool:
-    return _refuses(error, "echo", "max_tokens", "logprobs", words="echo")
+def _refuses(error: APIStatusError, *names: str) -> bool:
+    """Whether a field is refused, by the first of these names: the field itself, or what the message then says."""
+    return error.status_code in (400, 422) and (error.param == names[0] or names[-1] in error.message.lower())

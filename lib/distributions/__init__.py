@@ -1,4 +1,4 @@
-"""What models say after many contexts: asked once, kept on disk, whole or truncated to what a hosted API would give."""
+"""Next-token distributions of models after many contexts: requested once, kept on disk, whole or truncated to top k."""
 
 from lib.distributions.collecting import collect
 from lib.distributions.table import Distributions

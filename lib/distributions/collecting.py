@@ -1,4 +1,4 @@
-"""Filling a table of distributions: in parts, each asked once, going on where a killed run ended."""
+"""Fill a table of distributions in parts, each requested once, continuing where a killed run ended."""
 
 from __future__ import annotations
 
@@ -33,23 +33,22 @@ def collect(
     top_k: int = 0,
     description: str = "scoring",
 ) -> Distributions:
-    """Ask a model what it says after each context, once, and keep it on disk.
+    """Request the next-token distribution of a model after each context, once, and keep it on disk.
 
     Parameters
     ----------
-    contexts : token ids, or token strings for an endpoint that has no ``/scores``: it is asked for completions of one
-        token, which tell its `top_k` likeliest
+    contexts : token ids, or token strings for an endpoint that has no ``/scores``: completions of one token are
+        requested there, which report the `top_k` likeliest
     targets : the token that follows each context, in the same form
-    folder : where tables lie, each in a folder named by what was asked and of which weights; the numbers that token
-        strings are given lie in its ``vocab.json``, shared by all models, so that their rows can be compared
+    folder : of all tables, each in a folder named by a hash of request and weights; the numbers of token strings are
+        in its ``vocab.json``, shared by all models, so that their rows can be compared
     full : keep the whole vocabulary; without it (and without `top_k`) only the targets
     top_k : keep that many of the likeliest tokens and the mass of the rest instead
 
     Raises
     ------
     ValueError
-        If there are no contexts or not one target each, or the endpoint cannot give what is asked for; says what would
-        help.
+        If there are no contexts or not one target each, or the endpoint has no such numbers; says what would help.
     openai.OpenAIError
         What the endpoint refused; rows that had come by then stay.
     """
@@ -59,22 +58,22 @@ def collect(
         raise ValueError("there are no contexts to ask about")
     as_text = isinstance(targets[0], str)
     if as_text and top_k < 1:
-        raise ValueError("contexts of token strings are asked as completions, which need top_k of 1 or more")
+        raise ValueError("contexts of token strings are sent as completions, which need a top_k of 1 or more")
     about = client.models.retrieve(model).model_dump()
-    mark = str(about.get("fingerprint") or about.get("id") or model)
+    weights = str(about.get("fingerprint") or about.get("id") or model)
     vocab_size = int(about.get("vocab_tokens") or 0)
     top_k = min(top_k, vocab_size or top_k)
     full = full and not top_k
-    place = folder / _key(mark, contexts, targets, [as_text, full, top_k])
-    if (place / ABOUT).is_file() and rows_done(place) == len(targets):
-        return Distributions.open(place)
+    path = folder / _key(weights, contexts, targets, [as_text, full, top_k])
+    if (path / ABOUT).is_file() and rows_done(path) == len(targets):
+        return Distributions.open(path)
 
     vocabulary = Vocabulary(folder / "vocab.json") if as_text else None
     if as_text:
         ask = partial(_complete, client, model, contexts, targets, top_k)
         chunk_rows, concurrency = PROMPTS_A_REQUEST, 8
     elif full and not vocab_size:
-        raise ValueError(f"The endpoint does not tell the vocabulary of {model}. {NO_SCORES}")
+        raise ValueError(f"The endpoint does not report the vocabulary of {model}. {NO_SCORES}")
     else:
         ask = partial(_score, client, model, contexts, targets, full, top_k)
         row_bytes = 4 + 8 * top_k + (2 * vocab_size if full else 0)
@@ -85,7 +84,7 @@ def collect(
     elif top_k:
         arrays |= {"ids": (np.int32, (top_k,)), "logprobs": (np.float32, (top_k,)), "tail": (np.float32, ())}
     table = Filling(
-        place, {"model": model, "fingerprint": mark, "n": len(targets), "vocab_size": vocab_size or None}, arrays
+        path, {"model": model, "fingerprint": weights, "n": len(targets), "vocab_size": vocab_size or None}, arrays
     )
     if as_text:
         rest = ("".join(context) for context in contexts[table.done :])
@@ -98,12 +97,12 @@ def collect(
                 columns["ids"] = vocabulary.number(columns["ids"])
             table.add(columns)
             bar.update(len(columns["target_logprobs"]))
-    return Distributions.open(place)
+    return Distributions.open(path)
 
 
-def _key(mark: str, contexts: Sequence[Sequence[Any]], targets: Sequence[Any], settings: list[Any]) -> str:
-    """Name of a table by what is asked of which weights; read row by row, since the contexts may be many."""
-    digest = hashlib.sha256(repr([mark, settings]).encode())
+def _key(weights: str, contexts: Sequence[Sequence[Any]], targets: Sequence[Any], settings: list[Any]) -> str:
+    """Name of a table, a hash of request and weights; computed row by row, since the contexts may be many."""
+    digest = hashlib.sha256(repr([weights, settings]).encode())
     for context, target in zip(contexts, targets, strict=True):
         digest.update(repr([*map(_plain, context), _plain(target)]).encode())
     return digest.hexdigest()[:16]
@@ -136,16 +135,16 @@ def _score(
     stop: int,
 ) -> Columns:
     """One request to ``/scores``."""
-    asked = {
+    body = {
         "model": model,
         "contexts": [[int(token) for token in context] for context in contexts[start:stop]],
         "targets": [int(token) for token in targets[start:stop]],
         "full": full,
         "top_k": top_k,
     }
-    columns = request_scores(client, asked)
-    if top_k:  # what an API that truncates would not have told is not used either
-        seen = (columns["ids"] == np.array(asked["targets"])[:, None]).any(axis=1)
+    columns = request_scores(client, body)
+    if top_k:  # a truncating API would not have reported it: it is not used either
+        seen = (columns["ids"] == np.array(body["targets"])[:, None]).any(axis=1)
         columns["target_logprobs"] = np.where(seen, columns["target_logprobs"], np.nan)
     return columns
 

@@ -1,4 +1,4 @@
-"""The likeliest next tokens as a hosted completions endpoint tells them: by name, a few of them."""
+"""The likeliest next tokens as a hosted completions endpoint reports them: a few, by their strings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from openai import OpenAI, OpenAIError
 from lib.distributions.truncation import LOWEST
 from lib.paths import read_json, write_json
 
-LEAST_MASS = 1e-7  # of a tail: log-probabilities come rounded, and what they leave of 1 is no more exact than that
-TRIES = 8  # for an answer that is not the end of the text, which comes without log-probabilities
+LEAST_MASS = 1e-7  # of a tail: log-probabilities are rounded, so the rest of 1 is no more exact than that
+TRIES = 8  # for an answer that does not end the text at once, which comes without log-probabilities
 
 
 class Vocabulary:
-    """Numbers for token strings, kept in a file, the same for every model that is asked from one folder."""
+    """Numbers for token strings, kept in a file, the same for every model of one folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,13 +64,13 @@ def ask_top_k(
     return _columns([found[r] for r in range(len(prompts))], targets, k)
 
 
-def _columns(told: Sequence[dict[str, float]], targets: Sequence[str], k: int) -> dict[str, np.ndarray]:
-    ids = np.full((len(told), k), None, dtype=object)
-    logprobs = np.full((len(told), k), LOWEST, dtype=np.float32)
-    target_logprobs = np.full(len(told), np.nan, dtype=np.float32)
-    for r, named in enumerate(told):
+def _columns(reported: Sequence[dict[str, float]], targets: Sequence[str], k: int) -> dict[str, np.ndarray]:
+    ids = np.full((len(reported), k), None, dtype=object)
+    logprobs = np.full((len(reported), k), LOWEST, dtype=np.float32)
+    target_logprobs = np.full(len(reported), np.nan, dtype=np.float32)
+    for r, by_token in enumerate(reported):
         # the token that was drawn may stand beside the k likeliest
-        likeliest = sorted(named.items(), key=lambda item: -item[1])[:k]
+        likeliest = sorted(by_token.items(), key=lambda item: -item[1])[:k]
         for c, (text, logprob) in enumerate(likeliest):
             ids[r, c], logprobs[r, c] = text, max(logprob, LOWEST)
         target_logprobs[r] = dict(likeliest).get(targets[r], np.nan)

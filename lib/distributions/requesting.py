@@ -1,4 +1,4 @@
-"""Requests to ``/v1/scores``, some under way at once, and what an endpoint without them is told."""
+"""Requests to ``/v1/scores``, several under way at once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from openai import NotFoundError, OpenAI
 
 from lib.distributions.tokens import lacks_model
 
-NO_SCORES = (
-    "It can be asked for its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
-)
+NO_SCORES = "It may report its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
 
 Columns = dict[str, np.ndarray]
-Asked = TypeVar("Asked")
-Told = TypeVar("Told")
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
 
 
-def request_scores(client: OpenAI, asked: Mapping[str, Any], *, instead: str = NO_SCORES) -> Columns:
+def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str = NO_SCORES) -> Columns:
     """The arrays of one reply of ``/scores``.
 
     Raises
@@ -34,7 +32,7 @@ def request_scores(client: OpenAI, asked: Mapping[str, Any], *, instead: str = N
         What the endpoint refused.
     """
     try:
-        reply = client.post("/scores", cast_to=httpx.Response, body=dict(asked))
+        reply = client.post("/scores", cast_to=httpx.Response, body=dict(body))
     except NotFoundError as error:
         if lacks_model(error):
             raise
@@ -43,9 +41,9 @@ def request_scores(client: OpenAI, asked: Mapping[str, Any], *, instead: str = N
         return dict(arrays)
 
 
-def in_order(ask: Callable[[Asked], Told], items: Iterable[Asked], concurrency: int) -> Iterator[Told]:
-    """Replies in the order of the items, the next ones already under way; no more of them are held than that."""
-    waiting: deque[Future[Told]] = deque()
+def in_order(ask: Callable[[Item], Reply], items: Iterable[Item], concurrency: int) -> Iterator[Reply]:
+    """Replies in the order of the items, the next ones already under way; no more of them are kept in memory."""
+    waiting: deque[Future[Reply]] = deque()
     with ThreadPoolExecutor(concurrency) as pool:
         try:
             for item in items:

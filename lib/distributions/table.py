@@ -17,7 +17,7 @@ ABOUT, PROGRESS = "about.json", "progress.json"
 
 @dataclass(frozen=True)
 class Distributions:
-    """What one model says after n contexts: of the whole vocabulary, of the k likeliest tokens, or of the target alone.
+    """Log-probabilities of a model after n contexts: of all tokens, of the k likeliest, or of the target alone.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Distributions:
             raise ValueError(f"{folder} holds no distributions: collect() makes them")
         about, n_done = read_json(folder / ABOUT), rows_done(folder)
         if n_done < about["n"]:
-            raise ValueError(f"{folder} has {n_done} of {about['n']} rows: collect() goes on where it ended")
+            raise ValueError(f"{folder} has {n_done} of {about['n']} rows: collect() continues where it ended")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
         return cls(folder, about["model"], about["fingerprint"], about["vocab_size"], **arrays)
 

@@ -1,4 +1,4 @@
-"""The tokens of a text, as the model that will be asked cuts it."""
+"""The tokens of a text, from the endpoint of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Tokens:
 
     Parameters
     ----------
-    ids : their numbers; None where the endpoint tells only strings
+    ids : their numbers; None where the endpoint reports only strings
     texts : their strings; part of a character is written ``bytes:\x..``
     n_bytes : bytes of UTF-8 that each adds to the text
     """
@@ -45,9 +45,9 @@ def tokenize(client: OpenAI, model: str, text: str) -> Tokens:
     openai.OpenAIError
         What the endpoint refused, an unknown model for one.
     """
-    asked = {"model": model, "prompt": text, "add_special_tokens": False}
+    body = {"model": model, "prompt": text, "add_special_tokens": False}
     try:
-        reply = client.post("/tokenize", cast_to=httpx.Response, body=asked).json()
+        reply = client.post("/tokenize", cast_to=httpx.Response, body=body).json()
     except NotFoundError as error:
         if lacks_model(error):
             raise

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.next_token.requests import Asked
+from lib.next_token.requests import TokenizedDocument
 from lib.next_token.totals import Measured, Totals, document_means
 from lib.paths import atomic_write, read_json, write_json
 from lib.tables import Schema, read_table, write_table
@@ -38,7 +38,7 @@ UNITS = {"nll": "nll_nats", "entropy": "entropy_nats", "kl": "kl_nats"}
 NO_TOKENS, NO_NUMBERS = "no tokens", "no finite log-probability"
 
 
-def document_row(document: Asked, measured: Measured | None) -> dict[str, Any]:
+def document_row(document: TokenizedDocument, measured: Measured | None) -> dict[str, Any]:
     """What the table tells of one document; means are over its scored tokens."""
     n_scored = len(measured.positions.nll) if measured else 0
     means = document_means(measured) if measured and n_scored else {}

@@ -19,8 +19,8 @@ INSTEAD = "Statistics of whole distributions need one: serve the model with pyth
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One document: its place in the source, name, size and tokens without the one that begins it."""
+class TokenizedDocument:
+    """One document: its index in the source, name, size and tokens without the one that begins it."""
 
     number: int
     name: str
@@ -62,7 +62,7 @@ def begin_token(client: OpenAI, model: str) -> int:
     Raises
     ------
     ValueError
-        If it has neither, or the endpoint does not cut text into tokens; says what would help.
+        If it has neither, or the endpoint has no /tokenize; says what would help.
     """
     bare, whole = (_tokens(client, model, "a", add_special_tokens=special) for special in (False, True))
     n_before = len(whole) - len(bare)
@@ -75,9 +75,9 @@ def begin_token(client: OpenAI, model: str) -> int:
 
 
 def _tokens(client: OpenAI, model: str, text: str, *, add_special_tokens: bool) -> list[int]:
-    asked = {"model": model, "prompt": text, "add_special_tokens": add_special_tokens}
+    body = {"model": model, "prompt": text, "add_special_tokens": add_special_tokens}
     try:
-        return list(client.post("/tokenize", cast_to=httpx.Response, body=asked).json()["tokens"])
+        return list(client.post("/tokenize", cast_to=httpx.Response, body=body).json()["tokens"])
     except NotFoundError as error:
         if error.code == "model_not_found":
             raise
@@ -103,9 +103,9 @@ def pieces(n_tokens: int, windows: Windows) -> Iterator[tuple[int, int, int]]:
         done = end
 
 
-def requests_of(documents: Iterable[Asked], windows: Windows) -> Iterator[list[Asked]]:
-    """Documents that are asked together; one that is too long for a request is alone."""
-    group: list[Asked] = []
+def requests_of(documents: Iterable[TokenizedDocument], windows: Windows) -> Iterator[list[TokenizedDocument]]:
+    """Documents that are sent together; one that is too long for a request is alone."""
+    group: list[TokenizedDocument] = []
     n_rows = 0
     for document in documents:
         if group and n_rows + len(document.ids) > windows.reply_rows:
@@ -117,29 +117,29 @@ def requests_of(documents: Iterable[Asked], windows: Windows) -> Iterator[list[A
         yield group
 
 
-def tokenized(client: OpenAI, model: str, number: int, name: str, text: str) -> Asked:
+def tokenized(client: OpenAI, model: str, number: int, name: str, text: str) -> TokenizedDocument:
     """A document in a model's tokens."""
     tokens = tokenize(client, model, text)
     if tokens.ids is None:
         raise ValueError(f"The endpoint has no /tokenize. {INSTEAD}")
-    return Asked(number, name, len(text.encode("utf-8", "surrogatepass")), tokens)
+    return TokenizedDocument(number, name, len(text.encode("utf-8", "surrogatepass")), tokens)
 
 
 def ask_documents(
-    client: OpenAI, models: Sequence[str], group: Sequence[Asked], windows: Windows
-) -> Iterator[tuple[Asked, list[Columns]]]:
+    client: OpenAI, models: Sequence[str], group: Sequence[TokenizedDocument], windows: Windows
+) -> Iterator[tuple[TokenizedDocument, list[Columns]]]:
     """Replies of each model for parts of documents, in order; a part's columns hold no prediction that came before."""
     fed = [(document, [windows.begin_id, *document.ids]) for document in group if document.ids]
     parts = [(document, ids, *piece) for document, ids in fed for piece in pieces(len(ids), windows)]
     alone = len(group) == 1
     for together in [[part] for part in parts] if alone else [parts] if parts else []:
-        asked = {
+        body = {
             "documents": [ids[start:stop] for _, ids, start, stop, _ in together],
             "window_tokens": windows.window_tokens,
             "stride_tokens": windows.stride_tokens,
             "full": True,
         }
-        replies = [request_scores(client, asked | {"model": model}, instead=INSTEAD) for model in models]
+        replies = [request_scores(client, body | {"model": model}, instead=INSTEAD) for model in models]
         at = 0
         for document, _, start, stop, known in together:
             rows = slice(at + known, at + stop - start - 1)
@@ -147,7 +147,7 @@ def ask_documents(
             yield document, [{name: reply[name][rows] for name in ("logprobs", "target_logprobs")} for reply in replies]
 
 
-def measure_reply(document: Asked, start: int, replies: Sequence[Columns]) -> Positions:
+def measure_reply(document: TokenizedDocument, start: int, replies: Sequence[Columns]) -> Positions:
     """Statistics of the predictions of a document from its token `start` on."""
     n = len(replies[0]["target_logprobs"])
     return measure_positions(

@@ -21,7 +21,7 @@ from lib.next_token.positions import Positions
 from lib.next_token.requests import (
     INSTEAD,
     REPLY_BYTES,
-    Asked,
+    TokenizedDocument,
     Windows,
     ask_documents,
     begin_token,
@@ -39,7 +39,7 @@ CONCURRENCY = 2  # requests under way: the server scores one while the other is 
 
 @dataclass(frozen=True)
 class NextToken:
-    """What was found of one model, and what was asked.
+    """Statistics of one model, and the request that they come from.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def score(
 
     Parameters
     ----------
-    folder : each run has a folder of its own there, named by what was asked and of which weights
+    folder : each run has a folder of its own there, named by a hash of the request and the weights
     base : a model of the same tokenizer, for KL(model || base)
     window_tokens : most tokens of context; 0 for all that the model takes
     stride_tokens : how far the window moves; 0 for the whole window, so that contexts do not overlap (as published)
@@ -96,11 +96,11 @@ def score(
     """
     surveyed = source.survey()
     models = [model, base] if base else [model]
-    told = [client.models.retrieve(each).model_dump() for each in models]
-    vocab_tokens = _vocabulary(models, told)
-    window = window_tokens or min(int(each.get("context_tokens") or 0) for each in told)
+    reported = [client.models.retrieve(each).model_dump() for each in models]
+    vocab_tokens = _vocabulary(models, reported)
+    window = window_tokens or min(int(each.get("context_tokens") or 0) for each in reported)
     if not window:
-        raise ValueError(f"The endpoint does not tell how much context {model} takes: set window_tokens")
+        raise ValueError(f"The endpoint does not report how much context {model} takes: set window_tokens")
     windows = Windows(
         begin_token(client, model) if begin_id is None else begin_id,
         window,
@@ -110,8 +110,8 @@ def score(
     about = {
         "model": model,
         "base": base,
-        "fingerprints": [str(each.get("fingerprint") or each.get("id")) for each in told],
-        "tokenizer": told[0].get("tokenizer"),
+        "fingerprints": [str(each.get("fingerprint") or each.get("id")) for each in reported],
+        "tokenizer": reported[0].get("tokenizer"),
         "vocab_tokens": vocab_tokens,
         "source": surveyed.hash,
         "n_documents": surveyed.n_documents,
@@ -121,8 +121,8 @@ def score(
         "n_resamples": n_resamples,
         "seed": seed,
     }
-    place = folder / content_hash({k: v for k, v in about.items() if k not in ("model", "base")})
-    keeping = Keeping(place, about)
+    path = folder / content_hash({k: v for k, v in about.items() if k not in ("model", "base")})
+    keeping = Keeping(path, about)
     if keeping.n_seen < surveyed.n_documents:
         left = (
             tokenized(client, model, number, found.name, found.text)
@@ -132,14 +132,14 @@ def score(
         with progress(surveyed.n_documents, description, unit="document") as bar:
             bar.update(keeping.n_seen)
             _fill(keeping, in_order(ask, requests_of(left, windows), CONCURRENCY), bar)
-    return read(place)
+    return read(path)
 
 
-def _vocabulary(models: Sequence[str], told: Sequence[dict[str, Any]]) -> int:
-    sizes = [int(each.get("vocab_tokens") or 0) for each in told]
+def _vocabulary(models: Sequence[str], reported: Sequence[dict[str, Any]]) -> int:
+    sizes = [int(each.get("vocab_tokens") or 0) for each in reported]
     if not all(sizes):
-        raise ValueError(f"The endpoint does not tell the vocabulary of {models[sizes.index(0)]}. {INSTEAD}")
-    if len({(size, each.get("tokenizer")) for size, each in zip(sizes, told, strict=True)}) > 1:
+        raise ValueError(f"The endpoint does not report the vocabulary of {models[sizes.index(0)]}. {INSTEAD}")
+    if len({(size, each.get("tokenizer")) for size, each in zip(sizes, reported, strict=True)}) > 1:
         raise ValueError(
             f"{models[0]} and {models[1]} have different tokenizers ({sizes[0]} and {sizes[1]} tokens): there is no "
             "divergence between them; leave out base, and compare bits_per_byte"
@@ -148,8 +148,8 @@ def _vocabulary(models: Sequence[str], told: Sequence[dict[str, Any]]) -> int:
 
 
 def _measure_group(
-    client: OpenAI, models: Sequence[str], windows: Windows, group: Sequence[Asked]
-) -> list[tuple[Asked, Measured | None]]:
+    client: OpenAI, models: Sequence[str], windows: Windows, group: Sequence[TokenizedDocument]
+) -> list[tuple[TokenizedDocument, Measured | None]]:
     """Ask for some documents and reduce what comes to a few numbers and two vectors each."""
     parts: dict[int, list[Positions]] = {}
     for document, replies in ask_documents(client, models, group, windows):
@@ -162,13 +162,13 @@ def _measure_group(
     ]
 
 
-def _measured(document: Asked, parts: Sequence[Positions]) -> Measured:
+def _measured(document: TokenizedDocument, parts: Sequence[Positions]) -> Measured:
     found = Positions.join(parts)
     lost = np.array(document.tokens.n_bytes)[~found.is_scored].sum()
     return Measured(document.number, document.n_bytes - int(lost), found)
 
 
-def _fill(keeping: Keeping, replies: Iterator[list[tuple[Asked, Measured | None]]], bar: Any) -> None:
+def _fill(keeping: Keeping, replies: Iterator[list[tuple[TokenizedDocument, Measured | None]]], bar: Any) -> None:
     rows: list[dict[str, Any]] = []
     n_seen, saved = keeping.n_seen, time.monotonic()
     for group in replies:
@@ -183,7 +183,7 @@ def _fill(keeping: Keeping, replies: Iterator[list[tuple[Asked, Measured | None]
     keeping.save(n_seen, rows)
 
 
-def read(place: Path) -> NextToken:
+def read(path: Path) -> NextToken:
     """A finished run from its folder.
 
     Raises
@@ -191,12 +191,12 @@ def read(place: Path) -> NextToken:
     ValueError
         If there is none, or it has not been filled to the end.
     """
-    if not (place / ABOUT).is_file() or not (place / STATE).is_file():
-        raise ValueError(f"{place} holds no next-token statistics: score() makes them")
-    about = read_json(place / ABOUT)
+    if not (path / ABOUT).is_file() or not (path / STATE).is_file():
+        raise ValueError(f"{path} holds no next-token statistics: score() makes them")
+    about = read_json(path / ABOUT)
     totals = empty_totals(about)
-    n_seen, n_parts = load_state(place, totals)
+    n_seen, n_parts = load_state(path, totals)
     if n_seen < about["n_documents"]:
-        raise ValueError(f"{place} has {n_seen} of {about['n_documents']} documents: score() goes on where it ended")
-    tables = tuple(part_path(place, part) for part in range(n_parts))
+        raise ValueError(f"{path} has {n_seen} of {about['n_documents']} documents: score() continues where it ended")
+    tables = tuple(part_path(path, part) for part in range(n_parts))
     return NextToken(about["model"], about["base"], about["source"], about, totals, tables)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from lib import budget
 from lib.budget import (
-    COLUMNS,
     BudgetExceeded,
     Price,
     Prices,
@@ -29,7 +28,13 @@ from lib.budget import (
 )
 from lib.journal import Request
 
-PRICES = Prices([Price("m", 1.0, 2.0, math.nan, "2025-01-01", "test"), Price("t", 4.0, 8.0, 6.0, "2025-01-01", "")])
+COLUMNS = "model,prompt_usd,completion_usd,training_usd,as_of,source"
+PRICES = Prices(
+    [
+        Price(model="m", prompt_usd=1, completion_usd=2, training_usd=None, as_of="2025-01-01", source="test"),
+        Price(model="t", prompt_usd=4, completion_usd=8, training_usd=6, as_of="2025-01-01", source="test"),
+    ]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +53,7 @@ def spending(path: Path, budget_usd: float = 1.0) -> Spending:
     return Spending(path, budget_usd=budget_usd, prices=PRICES)
 
 
-def table(folder: Path, name: str, *rows: str, columns: str = ",".join(COLUMNS)) -> None:
+def table(folder: Path, name: str, *rows: str, columns: str = COLUMNS) -> None:
     (folder / name).write_text("\n".join(["# a note", columns, *rows]) + "\n")
 
 
@@ -72,11 +77,11 @@ def test_the_later_of_two_prices_counts_whatever_the_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "columns", "expected"),
     [
-        ("m,1,1", "model,prompt_usd,completion_usd", "lacks training_usd, as_of, source"),
-        ("m,one,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
-        ("m,1,1,,last May,x", ",".join(COLUMNS), "row 1: expected prices in USD"),
-        ("m,-1,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices of 0 or more"),
-        ("m,nan,1,,2025-05-01,x", ",".join(COLUMNS), "row 1: expected prices of 0 or more"),
+        ("m,1,1", "model,prompt_usd,completion_usd", "row 1, training_usd: Field required"),
+        ("m,one,1,,2025-05-01,x", COLUMNS, "row 1, prompt_usd: Input should be a valid number"),
+        ("m,1,1,,last May,x", COLUMNS, "row 1, as_of: Input should be a valid date"),
+        ("m,-1,1,,2025-05-01,x", COLUMNS, "row 1, prompt_usd: Input should be greater than or equal to 0"),
+        ("m,nan,1,,2025-05-01,x", COLUMNS, "row 1, prompt_usd: Input should be a finite number"),
     ],
 )
 def test_a_bad_table_names_file_and_row(tmp_path: Path, row: str, columns: str, expected: str):

@@ -264,7 +264,7 @@ def test_bad_input_is_told(client: OpenAI, tmp_path: Path, monkeypatch: pytest.M
         raise NotFoundError("Unknown request URL", response=reply, body=None)
 
     monkeypatch.setattr(client, "post", gone)
-    with pytest.raises(ValueError, match="has no /scores. It can be asked for its top_k likeliest tokens"):
+    with pytest.raises(ValueError, match="has no /scores. It may report its top_k likeliest tokens"):
         collect(client, TINY, [[1]], [1], folder=tmp_path, full=False)
 
 

@@ -321,10 +321,10 @@ def test_models_and_endpoints_that_do_not_fit(text: str, tmp_path: Path, monkeyp
     with pytest.raises(ValueError, match="stride_tokens = 9: expected 1 up to window_tokens, 8"):
         score(client, "tuned", Source(text), folder=tmp_path, window_tokens=8, stride_tokens=9)
     told["context_tokens"] = 0
-    with pytest.raises(ValueError, match="does not tell how much context tuned takes: set window_tokens"):
+    with pytest.raises(ValueError, match="does not report how much context tuned takes: set window_tokens"):
         score(client, "tuned", Source(text), folder=tmp_path)
     told["vocab_tokens"] = 0
-    with pytest.raises(ValueError, match="does not tell the vocabulary of tuned.*tuning_server serve"):
+    with pytest.raises(ValueError, match="does not report the vocabulary of tuned.*tuning_server serve"):
         score(client, "tuned", Source(text), folder=tmp_path)
 
     def gone(path: str, **asked: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +25,9 @@ from lib.runs.__main__ import as_table, main
 from lib.runs.evaluating import evaluations
 from lib.runs.ledger import change_tag, find, read_folders, read_ledger, read_tags, select
 
-PRICE = Price("fork-1m", 1.0, 2.0, 25.0, "2025-01-01", "made up")
-UNTRAINED = Price("fork-6m", 1.0, 2.0, math.nan, "2025-01-01", "made up")
+ABOUT: dict[str, Any] = {"prompt_usd": 1.0, "completion_usd": 2.0, "as_of": "2025-01-01", "source": "made up"}
+PRICE = Price(model="fork-1m", training_usd=25.0, **ABOUT)
+UNTRAINED = Price(model="fork-6m", training_usd=None, **ABOUT)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from openai import BadRequestError, OpenAI
 from serving import TEXTS, official
 from starlette.testclient import TestClient
 
+from lib.evaluate import target_logprobs
 from tuning_server.engine import models
 from tuning_server.engine.tokenization import chat_prompt, chat_row, offsets
 from tuning_server.messages import read_messages
@@ -230,3 +232,24 @@ def test_a_list_without_tokens_is_an_empty_prompt(loaded: models.LoadedModel, cl
 def test_offsets_of_broken_characters() -> None:
     assert offsets(["é".encode()[:1], "é".encode()[1:], b"x"]) == [0, 0, 1]
     assert offsets([b"\xc3", b"x"]) == [0, 1]
+
+
+def test_the_client_reads_target_log_probabilities_from_every_echo(
+    loaded: models.LoadedModel, client: OpenAI, tmp_path: Path
+) -> None:
+    pairs = [
+        (prompt[:cut], prompt[cut:]) for prompt in PROMPTS for cut in (3, len(prompt) - 1) if 0 < cut < len(prompt)
+    ]
+    prompts, targets = zip(*pairs, strict=True)
+    scores = target_logprobs(client, [loaded.id] * len(pairs), prompts, targets, journal=tmp_path / "j")
+    echoes = client.completions.create(
+        model=loaded.id, prompt=[prompt + target for prompt, target in pairs], max_tokens=0, echo=True, logprobs=0
+    )
+    for (prompt, _), score, choice in zip(pairs, scores, echoes.choices, strict=True):
+        told: Any = choice.logprobs
+        spans = zip(told.text_offset, [*told.text_offset[1:], len(choice.text)], strict=True)
+        n_before = sum(end <= len(prompt) and start < len(prompt) for start, end in spans)
+        values = told.token_logprobs[n_before:]
+        # a text's first token, across the boundary, has no log-probability where no begin-of-text token precedes it
+        assert score == pytest.approx(math.nan if None in values else sum(values), nan_ok=True)
+    assert sum(map(math.isfinite, scores)) >= len(pairs) - 2

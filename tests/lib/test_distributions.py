@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_where_it_ended(
     with pytest.raises(KeyboardInterrupt):
         collect(client, TINY, contexts, targets, folder=tmp_path / "t")
     [folder] = (tmp_path / "t").iterdir()
-    with pytest.raises(ValueError, match=r"has 24 of 40 rows: collect\(\) goes on"):
+    with pytest.raises(ValueError, match=r"has 24 of 40 rows: collect\(\) continues"):
         Distributions.open(folder)
     monkeypatch.setattr(table.Filling, "add", write)
     counted.clear()
@@ -250,7 +250,7 @@ def test_bad_input_is_told(client: OpenAI, tmp_path: Path, monkeypatch: pytest.M
         collect(client, TINY, [], [], folder=tmp_path)
     with pytest.raises(ValueError, match="one target per context, found 2 for 1"):
         collect(client, TINY, [[1]], [1, 2], folder=tmp_path)
-    with pytest.raises(ValueError, match="need top_k of 1 or more"):
+    with pytest.raises(ValueError, match="need a top_k of 1 or more"):
         collect(client, TINY, [["a"]], ["b"], folder=tmp_path)
     with pytest.raises(NotFoundError, match="fork-none"):
         collect(client, "fork-none", [[1]], [1], folder=tmp_path)

@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_where_it_ended(
     with pytest.raises(KeyboardInterrupt):
         score(killed, "tuned", Source(text), folder=tmp_path / "killed")
     [place] = (tmp_path / "killed").iterdir()
-    with pytest.raises(ValueError, match="of 30 documents: score.. goes on|holds no next-token"):
+    with pytest.raises(ValueError, match="of 30 documents: score.. continues|holds no next-token"):
         read(place)
     part = place / "documents" / "000099.parquet"
     part.parent.mkdir(exist_ok=True)

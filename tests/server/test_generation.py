@@ -253,12 +253,4 @@ def test_what_cannot_be_blended_is_refused(three: tuple[LoadedModel, ...], lette
         speculate(big, tuned, base, [replace(request, max_tokens=600)], PLAIN)
     with pytest.raises(ValueError, match="n_draft of at least 1"):
         speculate(big, tuned, base, [request], PLAIN, n_draft=0)
-    for wrong, message in (
-        ({"weights": (1.0, float("nan"), 0.0)}, "three finite weights"),
-        ({"weights": (1.0, 2.0)}, "three finite weights"),
-        ({"plausibility": 1.5}, "between 0 and 1"),
-        ({"schedule": (float("inf"),)}, "finite numbers"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            BlendSettings(**wrong)  # type: ignore[arg-type]
     assert generate(big, tuned, base, [], PLAIN) == []

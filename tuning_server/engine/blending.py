@@ -16,10 +16,10 @@ from tuning_server.engine.sampling import (
     BATCH_TOKENS,
     Sample,
     SamplingRequest,
-    batches,
     check_lengths,
     decode,
     finish,
+    in_batches,
     precision,
 )
 
@@ -39,11 +39,6 @@ class BlendSettings:
     schedule : factors of the weights of tuned and base at each new token, the last one from there on; empty for 1
         throughout
 
-    Raises
-    ------
-    ValueError
-        If a number is not finite or out of range.
-
     >>> [BlendSettings(schedule=(1.0, 0.5)).strength(position) for position in range(3)], BlendSettings().strength(9)
     ([1.0, 0.5, 0.5], 1.0)
     """
@@ -51,14 +46,6 @@ class BlendSettings:
     weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
     plausibility: float = 0.0
     schedule: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.weights) != 3 or not all(map(math.isfinite, self.weights)):
-            raise ValueError(f"expected three finite weights, of big, tuned and base; found {self.weights}")
-        if not 0 <= self.plausibility <= 1:
-            raise ValueError(f"expected a plausibility between 0 and 1; found {self.plausibility}")
-        if not all(map(math.isfinite, self.schedule)):
-            raise ValueError(f"expected finite numbers as the schedule; found {self.schedule}")
 
     def strength(self, position: int) -> float:
         """Factor of the small models' weights at the new token `position` (from 0)."""
@@ -90,13 +77,12 @@ def generate(
     ValueError
         As `check_blend`.
     """
+
+    def answer(batch: list[SamplingRequest]) -> list[Sample]:
+        return [finish(big, row) for row in decode(big, _Blend(big, tuned, base, settings), batch)]
+
     check_blend(big, tuned, base, requests)
-    answers: dict[int, Sample] = {}
-    with torch.inference_mode():
-        for batch in batches(requests, limit_tokens=BLEND_BATCH_TOKENS):
-            rows = decode(big, _Blend(big, tuned, base, settings), [requests[k] for k in batch])
-            answers |= {k: finish(big, row) for k, row in zip(batch, rows, strict=True)}
-    return [answers[k] for k in range(len(requests))]
+    return in_batches(requests, answer, limit_tokens=BLEND_BATCH_TOKENS)
 
 
 def check_blend(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -20,14 +21,10 @@ from tuning_server.engine.registry import non_finite
 
 def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Prompts as one tensor that ends where they end, shape (rows, longest), and its mask (None without padding)."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), loaded.eos_id)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for r, prompt in enumerate(prompts):
-        ids[r, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[r, longest - len(prompt) :] = 1
-    padded = any(len(prompt) < longest for prompt in prompts)
-    return ids.to(loaded.device), mask.to(loaded.device) if padded else None
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=loaded.eos_id, padding_side="left").to(loaded.device)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    return ids, None if mask.all() else mask.to(loaded.device)
 
 
 class Reader:
@@ -202,7 +199,7 @@ def prompt_logits(
             reader.keep([0] * len(part))
         rests = [torch.tensor(prompt[n_shared:]) for prompt in part]
         # right padding: causal attention keeps what follows a token from changing its prediction
-        ids = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True).to(loaded.device)  # (part, longest)
+        ids = pad_sequence(rests, batch_first=True).to(loaded.device)  # (part, longest)
         logits = reader.read(ids, n_last=ids.shape[1])  # (part, longest, vocab)
         for r, prompt in enumerate(part):
             yield indices[prompt], n_shared + 1, logits[r, : len(prompt) - n_shared - 1]

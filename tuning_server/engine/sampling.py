@@ -1,4 +1,4 @@
-"""Batched decoding: each row has its own seed, temperature, stop strings and bias, and never depends on its neighbours.
+"""Batched decoding: each row has its own seed and settings, and does not depend on its neighbours.
 
 Log-probabilities are those of the model itself: before temperature, nucleus and bias.
 """
@@ -6,9 +6,10 @@ Log-probabilities are those of the model itself: before temperature, nucleus and
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import as_text, label, offsets
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
-
 Likeliest = tuple[tuple[int, float], ...]  # token ids and their log-probabilities, nats
 TokenScore = tuple[float | None, Likeliest]  # log-probability of a token, and the likeliest tokens at its position
 UNSCORED: TokenScore = (None, ())
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,7 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """One token of an answer, the character of the text at which it begins, and its log-probability in nats.
-
-    The log-probability is None for a prompt's first token, and where none was requested.
-    """
+    """One token of an answer; `logprob` in nats (None for a prompt's first token, and where none was requested)."""
 
     id: int
     text: str
@@ -84,32 +82,20 @@ class Row:
 
 
 def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sample]:
-    """Answer requests in as few batches as memory allows.
-
-    Parameters
-    ----------
-    requests : any mixture of settings; the answer to one does not depend on the others (but for the last digits of
-        float arithmetic)
-
-    Returns
-    -------
-    list of Sample, in the order of `requests`
+    """Answer requests, whose settings may differ, in as few batches as memory allows.
 
     Raises
     ------
     ValueError
         If a prompt is empty or, with the new tokens, longer than the model's context.
     """
+
+    def answer(batch: list[SamplingRequest]) -> list[Sample]:
+        rows, prompt_scores = decode(loaded, Reader(loaded), batch), _score_prompts(loaded, batch)
+        return [finish(loaded, row, prompt_scores.get(r)) for r, row in enumerate(rows)]
+
     check_lengths(loaded, requests)
-    answers: dict[int, Sample] = {}
-    with torch.inference_mode():
-        for batch in batches(requests):
-            chosen = [requests[k] for k in batch]
-            rows = decode(loaded, Reader(loaded), chosen)
-            prompt_scores = _score_prompts(loaded, chosen)
-            for r, row in enumerate(rows):
-                answers[batch[r]] = finish(loaded, row, prompt_scores.get(r))
-    return [answers[k] for k in range(len(requests))]
+    return in_batches(requests, answer)
 
 
 def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> None:
@@ -125,18 +111,29 @@ def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> N
             )
 
 
-def batches(requests: Sequence[SamplingRequest], *, limit_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+def in_batches(
+    requests: Sequence[SamplingRequest],
+    answer: Callable[[list[SamplingRequest]], list[Answer]],
+    *,
+    limit_tokens: int = BATCH_TOKENS,
+) -> list[Answer]:
+    """Answers to requests, in their order, where `answer` decodes a batch of them."""
+    answers: dict[int, Answer] = {}
+    with torch.inference_mode():
+        for batch in _batches(requests, limit_tokens):
+            answers |= zip(batch, answer([requests[k] for k in batch]), strict=True)
+    return [answers[k] for k in range(len(requests))]
+
+
+def _batches(requests: Sequence[SamplingRequest], limit_tokens: int) -> Iterator[list[int]]:
     """Indices of the requests to decode together: of similar length, and few enough for memory."""
-    order = sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].max_tokens))
+    sizes = [(len(request.prompt_ids) + request.max_tokens, len(request.prompt_ids)) for request in requests]
     batch: list[int] = []
-    longest = 0
-    for k in order:
-        size = len(requests[k].prompt_ids) + requests[k].max_tokens
-        if batch and max(longest, size) * (len(batch) + 1) > limit_tokens:
+    for k in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if batch and sizes[k][0] * (len(batch) + 1) > limit_tokens:
             yield batch
-            batch, longest = [], 0
+            batch = []
         batch.append(k)
-        longest = max(longest, size)
     if batch:
         yield batch
 

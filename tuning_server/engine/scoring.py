@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tuning_server.engine.kv_cache import group_equal
 from tuning_server.engine.models import LoadedModel
@@ -205,7 +206,7 @@ def _batches(spans: Sequence[_Span], most_tokens: int, most_rows: int) -> Iterat
 def _right_padded(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
     """Ids of a batch, shape (batch, longest): causal attention keeps padding behind a token from changing it."""
     rows = [torch.tensor(span.ids) for span in batch]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(loaded.device)
+    return pad_sequence(rows, batch_first=True).to(loaded.device)
 
 
 @torch.inference_mode()

@@ -27,10 +27,10 @@ from tuning_server.engine.sampling import (
     Sample,
     SamplingRequest,
     append,
-    batches,
     distribution,
     draw,
     finish,
+    in_batches,
     precision,
     token_scores,
 )
@@ -83,13 +83,12 @@ def speculate(
     check_blend(big, tuned, base, requests)
     if n_draft < 1:
         raise ValueError(f"expected n_draft of at least 1, found {n_draft}; for plain decoding call generate")
-    answers: dict[int, Speculated] = {}
-    with torch.inference_mode():
-        for batch in batches(requests, limit_tokens=BLEND_BATCH_TOKENS):
-            rows = _Speculation(big, tuned, base, settings, n_draft).decode([requests[k] for k in batch])
-            for k, row in zip(batch, rows, strict=True):
-                answers[k] = Speculated(finish(big, row), row.n_drafted, row.n_accepted)
-    return [answers[k] for k in range(len(requests))]
+
+    def answer(batch: list[SamplingRequest]) -> list[Speculated]:
+        rows = _Speculation(big, tuned, base, settings, n_draft).decode(batch)
+        return [Speculated(finish(big, row), row.n_drafted, row.n_accepted) for row in rows]
+
+    return in_batches(requests, answer, limit_tokens=BLEND_BATCH_TOKENS)
 
 
 def count_accepted(p: torch.Tensor, q: torch.Tensor, drafted: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,6 @@ class TokenCodec:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.tokenizer, self.name = tokenizer, name
         self._bytes: dict[int, bytes] = {}
-        self._labels: dict[int, str] = {}
         self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         self._added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
         is_byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
@@ -142,10 +141,7 @@ class TokenCodec:
 
     def label(self, token_id: int) -> str:
         """Name of one token as the API writes it; see `label`."""
-        known = self._labels.get(token_id)
-        if known is None:
-            known = self._labels[token_id] = label(self[token_id])
-        return known
+        return label(self[token_id])
 
 
 def _without_space(part: Any) -> Any:
@@ -164,6 +160,7 @@ def as_text(raw: bytes) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
+@lru_cache(maxsize=2**18)  # replies may name the whole vocabulary at each position
 def label(raw: bytes) -> str:
     r"""Name of a token as the API writes it: its text, or ``bytes:\x..`` if it is part of a character.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -112,29 +114,52 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def json_object(line: bytes, *, is_first: bool = False) -> dict[str, Any]:
-    """The JSON object of one line; the first line of a file may begin with a byte order mark.
+class BadRow(ValueError):
+    """A file of rows cannot be used; the message has the line and the reason."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise BadRow(f"the key {repeated!r:.60} occurs twice in one object")
+    return row
+
+
+def json_rows(lines: Iterable[bytes], *, max_line_bytes: float = math.inf) -> Iterator[tuple[int, dict[str, Any]]]:
+    """JSON objects of a file with their line numbers; blank lines, and a byte order mark in front, are skipped.
 
     Raises
     ------
-    ValueError
-        If the line is not UTF-8, not JSON that can be read, or not an object; says why, and leaves the place to the
-        caller.
+    BadRow
+        If a line is too long, not UTF-8, not JSON or not an object, or an object has a key twice.
 
-    >>> json_object(b'{"a": 1}')
-    {'a': 1}
+    >>> list(json_rows([b'{"a": 1}', b"oops"]))
+    Traceback (most recent call last):
+    tuning_server.disk.BadRow: Line 2: not JSON (Expecting value, column 1)
     """
-    try:
-        value = json.loads(line.decode("utf-8-sig" if is_first else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:
-        raise ValueError("not JSON that can be read (nested too deeply or a number too long)") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        row, reason = None, ""
+        try:
+            if len(line) > max_line_bytes:
+                raise BadRow(f"longer than {max_line_bytes} bytes")
+            row = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_keys)
+        except BadRow as error:
+            reason = str(error)
+        except UnicodeDecodeError as error:
+            reason = f"not UTF-8 (byte {error.start + 1} of the line)"
+        except json.JSONDecodeError as error:
+            reason = f"not JSON ({error.msg}, column {error.colno})"
+        except (RecursionError, ValueError):
+            reason = "not JSON that can be read (nested too deeply or a number too long)"
+        if not isinstance(row, dict):
+            raise BadRow(f"Line {number}: {reason or f'expected a JSON object, found {type(row).__name__}'}")
+        yield number, row
 
 
 def content_hash(value: Any, *, length: int = 12) -> str:

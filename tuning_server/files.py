@@ -16,12 +16,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
+from tuning_server.disk import BadRow, json_rows
 from tuning_server.errors import ApiError, from_os_error
-from tuning_server.rows import BadRow, json_rows
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED, new_id
 from tuning_server.types import Page, PageQuery
 
+MAX_LINE_BYTES = 16 * 2**20
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
@@ -51,7 +52,7 @@ def keep_upload(source: IO[bytes], part: Path, *, limit: int) -> int:
     """
     try:
         with part.open("xb") as target:
-            n_rows = sum(1 for _ in json_rows(_copied(source, target, limit)))
+            n_rows = sum(1 for _ in json_rows(_copied(source, target, limit), max_line_bytes=MAX_LINE_BYTES))
         if n_rows == 0:
             raise ApiError(
                 "The file is empty: expected one JSON object a line.", param="file", code="invalid_file_format"

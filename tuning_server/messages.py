@@ -9,11 +9,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
-from tuning_server.errors import from_validation
 from tuning_server.types import Strict, Text, only
 
 MAX_MESSAGES = 2048
@@ -86,41 +84,3 @@ def check_learned(messages: list[Message]) -> list[Message]:
 
 
 TrainingMessages = Annotated[Messages, AfterValidator(check_learned)]
-
-
-class Conversation(Strict):
-    """Messages to answer."""
-
-    messages: Messages
-
-
-class TrainingConversation(Strict):
-    """Messages to learn from."""
-
-    messages: TrainingMessages
-
-
-class BadMessage(ValueError):
-    """Messages of a training file cannot be used."""
-
-
-def read_messages(value: Any, *, for_training: bool = False) -> list[Message]:
-    """Check the messages of a training row; content in parts is joined.
-
-    Raises
-    ------
-    BadMessage
-        Naming the first field that is wrong.
-
-    >>> [message] = read_messages([{"role": "user", "content": [{"type": "text", "text": "Who?"}]}])
-    >>> message.turn
-    {'role': 'user', 'content': 'Who?'}
-    >>> read_messages([message.turn], for_training=True)
-    Traceback (most recent call last):
-    tuning_server.messages.BadMessage: Invalid value for 'messages': the last message is of the role 'user', but must be
-    the assistant's
-    """
-    try:
-        return (TrainingConversation if for_training else Conversation).model_validate({"messages": value}).messages
-    except ValidationError as error:
-        raise BadMessage(from_validation(error.errors()).message.rstrip(".")) from error

@@ -1,207 +1,243 @@
-"""Rows of training files: read, checked as OpenAI checks them (line and reason), and turned into tokens."""
+"""Rows of training files: read, checked line by line, and turned into tokens.
+
+A supervised file has prompts with completions, or conversations; a preference file has pairs of answers, to prompts or
+to conversations. Other keys are ignored, since published data sets carry ids and groups.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tuning_server.disk import json_object
-from tuning_server.messages import BadMessage, Message, read_messages
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tuning_server.disk import BadRow, json_rows
+from tuning_server.errors import from_validation
+from tuning_server.messages import Messages, TrainingMessages
+from tuning_server.types import Text, only
 
 if TYPE_CHECKING:
-    from tuning_server.engine.losses import TrainingRow
+    from tuning_server.engine.losses import PreferenceRow, TrainingRow
     from tuning_server.engine.models import LoadedModel
 
-MAX_LINE_BYTES = 16 * 2**20
-Plain = TypeVar("Plain")
-Spoken = TypeVar("Spoken")
-Made = TypeVar("Made")
-Format: TypeAlias = tuple[str, Callable[[int, dict[str, Any]], Made]]
+SLICE_S = 0.05  # of tokenising, before requests are answered
+CACHED_FILES = 4  # for grids of jobs over one file
+Encoded = list[tuple[list[int], list[int]]]  # tokens of each prompt and of its answer
+NoTools = Annotated[Any, only([])]
 
 
-class BadRow(ValueError):
-    """A training file cannot be used; says which line and why."""
+def check_answer(text: str) -> str:
+    """Refuse an answer without text."""
+    if not text:
+        raise ValueError("it is empty, so there is nothing to learn")
+    return text
 
 
-@dataclass(frozen=True)
-class Row:
-    """One prompt and its completion; `line` counts from 1."""
-
-    line: int
-    prompt: str
-    completion: str
+Answer = Annotated[Text, AfterValidator(check_answer)]
 
 
-@dataclass(frozen=True)
-class ChatRow:
-    """One conversation whose assistant is to be learned; `line` counts from 1."""
+class Checked(BaseModel):
+    """A row, or a part of one; keys that it does not have are ignored."""
 
-    line: int
-    messages: tuple[Message, ...]
+    model_config = ConfigDict(strict=True)
 
 
-def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """JSON objects of a file with their line numbers; blank lines are passed over.
+class PromptRow(Checked):
+    """A prompt and the completion to be learned."""
 
-    Raises
-    ------
-    BadRow
-        If a line is not UTF-8, not JSON, or not an object.
+    prompt: Text
+    completion: Answer
 
-    >>> list(json_rows([b'{"a": 1}', b"oops"]))
-    Traceback (most recent call last):
-    tuning_server.rows.BadRow: Line 2: not JSON (Expecting value, column 1)
-    """
-    for number, line in enumerate(lines, start=1):
-        if len(line) > MAX_LINE_BYTES:
-            raise BadRow(f"Line {number}: longer than {MAX_LINE_BYTES} bytes")
-        if not line.strip():
-            continue
-        try:
-            row = json_object(line, is_first=number == 1)
-        except ValueError as error:
-            raise BadRow(f"Line {number}: {error}") from error
-        yield number, row
+    def encode(self, loaded: LoadedModel) -> Encoded:
+        """Tokens of the prompt and of the completion with the end-of-text token."""
+        return [loaded.codec.encode_row(self.prompt, self.completion)]
 
 
-def check_text(number: int, key: str, value: Any) -> None:
-    """Refuse what is not text (`BadRow`)."""
-    if not isinstance(value, str):
-        raise BadRow(f"Line {number}: {key!r} should be a string, found {type(value).__name__}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRow(f"Line {number}: {key!r} holds half of a surrogate pair, which is not text") from error
+class ChatRow(Checked):
+    """A conversation whose assistant is to be learned."""
+
+    messages: TrainingMessages
+    tools: NoTools = None
+    functions: NoTools = None
+
+    def encode(self, loaded: LoadedModel) -> Encoded:
+        """Tokens of each answer to be learned, with all messages before it as its prompt.
+
+        So the loss is on the assistant's words alone, and each is learned behind the tokens that will ask for it.
+        """
+        from tuning_server.engine.tokenization import chat_row
+
+        turns = [message.turn for message in self.messages]
+        learned = [k for k, message in enumerate(self.messages) if message.is_learned]
+        return [chat_row(loaded.codec, turns[: k + 1]) for k in learned]
 
 
-def check_row(number: int, row: dict[str, Any]) -> Row:
-    """A prompt/completion row. Further keys are allowed and ignored: published data sets carry ids and groups.
+class PairRow(Checked):
+    """A prompt and two completions, of which one is preferred: an extension of ours."""
 
-    Raises
-    ------
-    BadRow
-        If prompt or completion is missing, not a string, not Unicode, or the completion is empty.
+    prompt: Text
+    chosen: Answer
+    rejected: Answer
 
-    >>> check_row(3, {"prompt": "", "completion": " a", "person": 7})
-    Row(line=3, prompt='', completion=' a')
-    >>> check_row(3, {"prompt": "x", "completion": ""})
-    Traceback (most recent call last):
-    tuning_server.rows.BadRow: Line 3: 'completion' is empty, so there is nothing to learn
-    """
-    for key in ("prompt", "completion"):
-        if key not in row:
-            found = ", ".join(f"{name!r:.60}" for name in list(row)[:5]) or "none"
-            either = "" if "prompt" in row or "completion" in row else ", or 'messages'"
-            hint = "; pairs of answers are for the method 'dpo'" if {"chosen", "preferred_output"} & set(row) else ""
-            raise BadRow(
-                f"Line {number}: no {key!r}; expected the keys 'prompt' and 'completion'{either}, found {found}{hint}"
-            )
-        check_text(number, key, row[key])
-    if not row["completion"]:
-        raise BadRow(f"Line {number}: 'completion' is empty, so there is nothing to learn")
-    return Row(number, row["prompt"], row["completion"])
+    @model_validator(mode="after")
+    def check_differ(self) -> PairRow:
+        if self.chosen == self.rejected:
+            raise ValueError("'chosen' and 'rejected' are the same, so neither is preferred")
+        return self
+
+    def encode(self, loaded: LoadedModel) -> Encoded:
+        """Tokens of the prompt with the chosen and with the rejected completion."""
+        return [loaded.codec.encode_row(self.prompt, answer) for answer in (self.chosen, self.rejected)]
 
 
-def check_chat_row(number: int, row: dict[str, Any]) -> ChatRow:
-    """A row of the chat format. Further keys are ignored as above, but for those that would change what is learned.
+class Input(Checked):
+    """The conversation that two answers are given to."""
 
-    Raises
-    ------
-    BadRow
-        If a message is wrong, the last one is not the assistant's, or none of the assistant's has a weight of 1.
-
-    >>> check_chat_row(2, {"messages": [{"role": "assistant", "content": "Yes.", "weight": 2}]})
-    Traceback (most recent call last):
-    tuning_server.rows.BadRow: Line 2: Invalid value for 'messages[0]': 'weight' is 2.0, expected 0 or 1
-    """
-    for key in ("tools", "functions"):
-        if row.get(key):
-            raise BadRow(f"Line {number}: {key!r} is not supported: a conversation has system, user and assistant")
-    try:
-        return ChatRow(number, tuple(read_messages(row["messages"], for_training=True)))
-    except BadMessage as error:
-        raise BadRow(f"Line {number}: {error}") from error
+    messages: Messages
+    tools: NoTools = None
+    functions: NoTools = None
 
 
-def read_rows(path: Path) -> Iterator[Row | ChatRow]:
-    """Rows of a training file: prompts with completions, or conversations.
-
-    Raises
-    ------
-    BadRow
-        As `read_one_format`.
-    """
-    return read_one_format(path, plain=("completion", check_row), spoken=("messages", check_chat_row))
+OneAnswer = Annotated[TrainingMessages, Field(max_length=1)]
 
 
-def read_one_format(path: Path, *, plain: Format[Plain], spoken: Format[Spoken]) -> Iterator[Plain | Spoken]:
-    """Rows of a file that has one of two formats.
+class ChatPairRow(Checked):
+    """A conversation and two answers of the assistant, of which one is preferred: OpenAI's format."""
 
-    Parameters
-    ----------
-    plain, spoken : the key that only this format has, and what makes a row of a line; what has neither key is plain
+    input: Input
+    preferred_output: OneAnswer
+    non_preferred_output: OneAnswer
+
+    @model_validator(mode="after")
+    def check_differ(self) -> ChatPairRow:
+        if self.preferred_output[0].content == self.non_preferred_output[0].content:
+            raise ValueError("'preferred_output' and 'non_preferred_output' are the same: neither is preferred")
+        return self
+
+    def encode(self, loaded: LoadedModel) -> Encoded:
+        """Tokens of the conversation with the preferred and with the other answer."""
+        from tuning_server.engine.tokenization import chat_row
+
+        turns = [message.turn for message in self.input.messages]
+        answers = (self.preferred_output[0], self.non_preferred_output[0])
+        return [chat_row(loaded.codec, [*turns, answer.turn]) for answer in answers]
+
+
+Row = PromptRow | ChatRow | PairRow | ChatPairRow
+FORMATS: dict[str, dict[str, type[Row]]] = {  # by method, and by the key that only rows of this format have
+    "supervised": {"completion": PromptRow, "messages": ChatRow}, "dpo": {"chosen": PairRow, "input": ChatPairRow},
+}  # fmt: skip
+EXPECTED_KEYS = {
+    "supervised": "'prompt' and 'completion', or 'messages'",
+    "dpo": "'prompt', 'chosen' and 'rejected', or 'input', 'preferred_output' and 'non_preferred_output'",
+}
+
+
+def read_rows(path: Path, method: str) -> Iterator[tuple[int, Row]]:
+    """Rows of a training file for a method, with their line numbers.
 
     Raises
     ------
     BadRow
-        If a line is wrong or there is none, or the file mixes the two formats.
+        If a line is wrong or there is none, or the file mixes two formats.
     """
-    is_chat = None
+    before = None
     with path.open("rb") as file:
         for number, row in json_rows(file):
-            was_chat, is_chat = is_chat, spoken[0] in row and plain[0] not in row
-            if was_chat not in (None, is_chat):
-                found, before = (repr(spoken[0]), plain[0]) if is_chat else (f"no {spoken[0]!r}", spoken[0])
-                raise BadRow(f"Line {number}: found {found} where the lines before have {before!r}: one format a file")
-            yield spoken[1](number, row) if is_chat else plain[1](number, row)
-    if is_chat is None:
+            key = next((key for key in FORMATS[method] if row.get(key) is not None), None)
+            if key is None:
+                raise BadRow(f"Line {number}: {missing_keys(row, method)}")
+            if before not in (None, key):
+                raise BadRow(
+                    f"Line {number}: found {key!r} where the lines before have {before!r}: one format per file"
+                )
+            before = key
+            try:
+                yield number, FORMATS[method][key].model_validate(row)
+            except ValidationError as error:
+                raise BadRow(f"Line {number}: {reason_of(error, row, method)}") from error
+    if before is None:
         raise BadRow("The file has no rows")
 
 
-def tokenise(rows: Iterable[Row | ChatRow], loaded: LoadedModel) -> Iterator[TrainingRow]:
-    """Token ids of rows: what a client will ask, and apart from it the answer with the end-of-text token.
+def missing_keys(row: dict[str, Any], method: str) -> str:
+    """What a row has, in place of what its method expects."""
+    found = ", ".join(f"{name!r:.60}" for name in list(row)[:5]) or "none"
+    is_pair = method == "supervised" and {"chosen", "preferred_output"} & set(row)
+    hint = "; pairs of answers are for the method 'dpo'" if is_pair else ""
+    return f"expected the keys {EXPECTED_KEYS[method]}, found {found}{hint}"
 
-    A conversation gives a training row for each answer to be learned, all that was said before being its prompt: so
-    the loss is on the assistant's words alone, and each is learned behind the very tokens that will ask for it.
+
+def reason_of(error: ValidationError, row: dict[str, Any], method: str) -> str:
+    """What is wrong with a row."""
+    complaints = error.errors()
+    first = complaints[0]
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        return f"no {first['loc'][0]!r}; {missing_keys(row, method)}"
+    reason = from_validation(complaints).message.rstrip(".")
+    shown = first["type"].endswith("_type") or first["type"] == "literal_error"
+    return f"{reason}, found {json.dumps(first['input']):.60}" if shown else reason
+
+
+def tokenise(rows: Iterable[tuple[int, Row]], loaded: LoadedModel) -> Iterator[TrainingRow | PreferenceRow]:
+    """Token ids of rows, with their line numbers: one for each answer, or pair of answers, to be learned.
 
     Raises
     ------
     BadRow
-        If a row is longer than the model's context, or its chat template refuses it; says which line.
+        If a row is longer than the model's context, or its chat template refuses it.
     """
-    for row in rows:
-        for prompt, answer in _lessons(row, loaded):
-            yield fitting(row.line, prompt, answer, loaded)
+    from tuning_server.engine.losses import PreferenceRow, TrainingRow
+    from tuning_server.engine.tokenization import TemplateError
+
+    for number, row in rows:
+        try:
+            encoded = row.encode(loaded)
+        except TemplateError as error:
+            raise BadRow(f"Line {number}: {error}") from error
+        n_tokens = max(len(prompt) + len(answer) for prompt, answer in encoded)
+        if n_tokens > loaded.context_tokens:
+            raise BadRow(
+                f"Line {number}: {n_tokens} tokens with the end-of-text token, "
+                f"but the context of {loaded.id} is {loaded.context_tokens}"
+            )
+        if (last := max(max(prompt + answer) for prompt, answer in encoded)) >= loaded.vocab_size:
+            raise BadRow(f"Line {number}: {loaded.decode([last])!r} is a token of the tokenizer that {loaded.id} lacks")
+        examples = [TrainingRow([*prompt, *answer], len(prompt)) for prompt, answer in encoded]
+        if isinstance(row, PairRow | ChatPairRow):
+            yield PreferenceRow(chosen=examples[0], rejected=examples[1])
+        else:
+            yield from examples
 
 
-def fitting(line: int, prompt: list[int], answer: list[int], loaded: LoadedModel) -> TrainingRow:
-    """The training row of a prompt and an answer, if the model's context holds it (`BadRow` if not)."""
-    from tuning_server.engine.losses import TrainingRow
+class RowCache:
+    """Tokenised rows of the files that were used last."""
 
-    ids = [*prompt, *answer]
-    if max(ids) >= loaded.vocab_size:
-        raise BadRow(f"Line {line}: {loaded.decode([max(ids)])!r} is a token of the tokenizer that {loaded.id} lacks")
-    if len(ids) > loaded.context_tokens:
-        raise BadRow(
-            f"Line {line}: {len(ids)} tokens with the end-of-text token, "
-            f"but the context of {loaded.id} is {loaded.context_tokens}"
-        )
-    return TrainingRow(ids, len(prompt))
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[str, str, str, int], Sequence[Any]] = OrderedDict()
 
+    def read(self, path: Path, method: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
+        """Tokenise a file, yielding after each slice of time so that requests are answered meanwhile.
 
-def _lessons(row: Row | ChatRow, loaded: LoadedModel) -> Iterator[tuple[list[int], list[int]]]:
-    """Prompts and answers of a row as token ids."""
-    from tuning_server.engine.tokenization import TemplateError, chat_row
-
-    if isinstance(row, Row):
-        yield loaded.codec.encode_row(row.prompt, row.completion)
-        return
-    turns = [message.turn for message in row.messages]
-    for k, message in enumerate(row.messages):
-        if message.is_learned:
-            try:
-                yield chat_row(loaded.codec, turns[: k + 1])
-            except TemplateError as error:
-                raise BadRow(f"Line {row.line}: {error}") from error
+        Raises
+        ------
+        BadRow
+            Naming the first line that is wrong.
+        """
+        key = (path.name, method, loaded.codec.hash, loaded.context_tokens)
+        if key not in self._files:
+            rows, deadline = [], time.monotonic() + SLICE_S
+            for row in tokenise(read_rows(path, method), loaded):
+                rows.append(row)
+                if time.monotonic() >= deadline:
+                    yield
+                    deadline = time.monotonic() + SLICE_S
+            self._files[key] = rows
+        self._files.move_to_end(key)
+        while len(self._files) > CACHED_FILES:
+            self._files.popitem(last=False)
+        return self._files[key]

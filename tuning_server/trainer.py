@@ -23,8 +23,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,23 +31,19 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_server.engine.registry import UnknownModel, drop, drop_state
 from tuning_server.errors import ApiError, is_full_disk, model_error
-from tuning_server.preference_rows import read_pairs, tokenise_pairs
 from tuning_server.progress import Progress, model_id, write_results
-from tuning_server.rows import BadRow, read_rows, tokenise
+from tuning_server.rows import BadRow, RowCache
 from tuning_server.store import DUE, UNFINISHED, Row, Store, method_of
 from tuning_server.types import Settings
 
 if TYPE_CHECKING:
     from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.losses import Rows
     from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.training import StepReport
 
 logger = logging.getLogger(__name__)
 Preparation = Callable[[Row, "ModelCache"], Iterator[None]]
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
-TOKENISED_FILES = 4  # kept in memory, for grids of jobs over one file
-SLICE_S = 0.05  # of preparing a job, before requests are answered
 
 
 @dataclass
@@ -79,17 +74,6 @@ def resolved(hyperparameters: Row, n_rows: int) -> Row:
     return {name: automatic[name] if value == "auto" else value for name, value in hyperparameters.items()}
 
 
-def in_slices(items: Iterable[Any]) -> Generator[None, None, list[Any]]:
-    """Make a list of items, yielding after each slice of time."""
-    made, deadline = [], time.monotonic() + SLICE_S
-    for item in items:
-        made.append(item)
-        if time.monotonic() >= deadline:
-            yield
-            deadline = time.monotonic() + SLICE_S
-    return made
-
-
 class Trainer:
     """Drives the jobs of a store; used by the engine's thread alone."""
 
@@ -97,7 +81,7 @@ class Trainer:
         self._settings, self._store = settings, store
         self._active: Active | None = None
         self._prepared: dict[Preparation, tuple[str, Iterator[None]]] = {}  # job and what is left to do for it
-        self._tokenised: OrderedDict[tuple[str, str, str], Rows] = OrderedDict()
+        self._files = RowCache()
 
     def has_work(self) -> bool:
         try:
@@ -162,24 +146,17 @@ class Trainer:
 
     def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
-        file_id, method = job[param], method_of(job)
+        file_id = job[param]
         if not file_id:
             return ()
-        key = (file_id, f"{loaded.codec.hash}:{loaded.context_tokens}", method)
-        if key not in self._tokenised:
-            path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
-            if not path.is_file():
-                raise ApiError(f"File {file_id} was deleted.", code="file_not_found", param=param)
-            rows = tokenise_pairs(read_pairs(path), loaded) if method == "dpo" else tokenise(read_rows(path), loaded)
-            try:
-                self._tokenised[key] = yield from in_slices(rows)
-            except BadRow as error:
-                message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
-                raise ApiError(message, code=f"invalid_{param}", param=param) from error
-        self._tokenised.move_to_end(key)
-        while len(self._tokenised) > TOKENISED_FILES:
-            self._tokenised.popitem(last=False)
-        return self._tokenised[key]
+        path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
+        if not path.is_file():
+            raise ApiError(f"File {file_id} was deleted.", code="file_not_found", param=param)
+        try:
+            return (yield from self._files.read(path, method_of(job), loaded))
+        except BadRow as error:
+            message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
+            raise ApiError(message, code=f"invalid_{param}", param=param) from error
 
     def _validate(self, job: Row, cache: ModelCache) -> Iterator[None]:
         """Check a job's files and choose its hyperparameters."""

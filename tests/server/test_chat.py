@@ -17,7 +17,7 @@ from lib.world import as_dialogue as world_dialogue
 from tuning_server.app import make_app
 from tuning_server.engine.models import LoadedModel, load
 from tuning_server.engine.tokenization import as_dialogue, chat_prompt, chat_row
-from tuning_server.rows import BadRow, ChatRow, check_chat_row, read_rows, tokenise
+from tuning_server.rows import BadRow, ChatRow, read_rows, tokenise
 from tuning_server.types import Settings
 
 QUESTION = "Who saw the baker?"
@@ -312,31 +312,35 @@ BAD_ROWS = [
     (row(("user", "a"), ("assistant", "b", 0)), "'messages': every message of the assistant has the weight 0"),
     (row(("tool", "a"), ("assistant", "b")), "'messages[0].role': Input should be 'system',"),
     (row(), "Line 4: Invalid value for 'messages': List should have at least 1 item"),
-    (row(("user", "a"), ("assistant", "b"), tools=[{}]), "Line 4: 'tools' is not supported"),
+    (row(("user", "a"), ("assistant", "b"), tools=[{}]), "Line 4: 'tools' is not supported: leave it out, or send []"),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "message"), BAD_ROWS, ids=range(len(BAD_ROWS)))
-def test_a_wrong_conversation_is_refused_with_its_line(wrong: dict[str, Any], message: str) -> None:
+def test_a_wrong_conversation_is_refused_with_its_line(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n\n\n" + jsonl([wrong]))
     with pytest.raises(BadRow) as refused:
-        check_chat_row(4, wrong)
+        list(read_rows(file, "supervised"))
     assert message in str(refused.value)
 
 
-def test_a_file_holds_one_format(tmp_path: Path) -> None:
-    file, spoken = tmp_path / "rows.jsonl", row(("user", "a"), ("assistant", "b"), id=7)
+def test_a_file_has_one_format(tmp_path: Path) -> None:
+    file, chat = tmp_path / "rows.jsonl", row(("user", "a"), ("assistant", "b"), id=7)
     plain = {"prompt": "a", "completion": "b", "messages": "a column of the user's own"}
-    for rows, line in (([spoken, plain], 2), ([plain, plain, spoken], 3)):
+    for rows, line in (([chat, plain], 2), ([plain, plain, chat], 3)):
         file.write_bytes(jsonl(rows))
         with pytest.raises(
-            BadRow, match=f"Line {line}: found .*'messages' where the lines before have .*: one format a file"
+            BadRow, match=f"Line {line}: found '.*' where the lines before have '.*': one format per file"
         ):
-            list(read_rows(file))
-    file.write_bytes(jsonl([spoken]))
-    assert [type(one) for one in read_rows(file)] == [ChatRow]
+            list(read_rows(file, "supervised"))
+    file.write_bytes(jsonl([chat]))
+    assert [type(found) for _, found in read_rows(file, "supervised")] == [ChatRow]
     file.write_bytes(jsonl([{"text": "a"}]))
-    with pytest.raises(BadRow, match="Line 1: no 'prompt'; expected the keys 'prompt' and 'completion', or 'messages'"):
-        list(read_rows(file))
+    with pytest.raises(
+        BadRow, match="Line 1: expected the keys 'prompt' and 'completion', or 'messages', found 'text'"
+    ):
+        list(read_rows(file, "supervised"))
 
 
 SEVERAL = row(
@@ -346,7 +350,7 @@ SEVERAL = row(
 
 
 def test_only_the_assistant_s_weighted_messages_are_learned(tiny: LoadedModel) -> None:
-    lessons = tokenise([check_chat_row(1, SEVERAL)], tiny)
+    lessons = list(tokenise([(1, ChatRow(**SEVERAL))], tiny))
     parts = [(tiny.decode(lesson.ids[: lesson.n_prompt]), lesson.ids[lesson.n_prompt :]) for lesson in lessons]
     first = "Be brief.\nGuest: One?\nHost:"
     assert parts == [
@@ -354,7 +358,7 @@ def test_only_the_assistant_s_weighted_messages_are_learned(tiny: LoadedModel) -
         (f"{first} Ada.\nGuest: Two?\nHost: Bo.\nGuest: Three?\nHost:", [*tiny.encode(" Cy."), tiny.eos_id]),
     ]
     with pytest.raises(BadRow, match="Line 9: .* tokens with the end-of-text token, but the context of fork-tiny is"):
-        list(tokenise([check_chat_row(9, row(("user", "1" * 600), ("assistant", "b")))], tiny))
+        list(tokenise([(9, ChatRow(**row(("user", "1" * 600), ("assistant", "b"))))], tiny))
 
 
 def test_rows_of_a_template_begin_with_the_prompt_and_end_with_the_turn(
@@ -366,10 +370,10 @@ def test_rows_of_a_template_begin_with_the_prompt_and_end_with_the_turn(
     assert templated.decode(answer) == "Ada.<|endoftext|>"  # not the line break behind it
     assert templated.codec.hash != tiny.codec.hash
     with pytest.raises(BadRow, match=r"Line 3: The chat template of fork-tiny refuses .*: a user begins"):
-        list(tokenise([check_chat_row(3, row(("assistant", "a", 0), ("user", "b"), ("assistant", "c")))], templated))
+        list(tokenise([(3, ChatRow(**row(("assistant", "a", 0), ("user", "b"), ("assistant", "c"))))], templated))
     other = give_template(tiny_store, "{% if add_generation_prompt %}[ask]{% else %}[answer]{% endif %}")
     with pytest.raises(BadRow, match="does not write an answer where it expects one"):
-        list(tokenise([check_chat_row(3, row(("user", "a"), ("assistant", "b")))], other))
+        list(tokenise([(3, ChatRow(**row(("user", "a"), ("assistant", "b"))))], other))
 
 
 def test_a_job_over_conversations_teaches_to_answer(client: OpenAI, fine_tune: Callable[..., Any]) -> None:

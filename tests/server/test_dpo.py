@@ -75,7 +75,7 @@ def test_what_is_left_to_the_server(fine_tune: Callable[..., Any]) -> None:
 
 def test_each_answer_is_learned_behind_what_will_ask_for_it(tiny_store: Path, tmp_path: Path) -> None:
     from tuning_server.engine import models
-    from tuning_server.preference_rows import read_pairs, tokenise_pairs
+    from tuning_server.rows import read_rows, tokenise
 
     loaded = models.load(TINY, tiny_store)
     told = {"prompt": "Guest: Who?\nHost:", "chosen": " Ada.", "rejected": " No."}
@@ -83,7 +83,7 @@ def test_each_answer_is_learned_behind_what_will_ask_for_it(tiny_store: Path, tm
     ready = []
     for number, row in enumerate([told, spoken(asked)]):
         write_jsonl(tmp_path / f"{number}.jsonl", [row])
-        ready += tokenise_pairs(read_pairs(tmp_path / f"{number}.jsonl"), loaded)
+        ready += tokenise(read_rows(tmp_path / f"{number}.jsonl", "dpo"), loaded)
     assert ready[0] == ready[1], "without a chat template, a conversation is the world's dialogue"
     assert loaded.decode(ready[0].chosen.ids[ready[0].chosen.n_prompt : -1]) == " Ada."
     assert ready[0].chosen.ids[-1] == ready[0].rejected.ids[-1] == loaded.eos_id
@@ -110,12 +110,12 @@ def test_a_stopped_dpo_job_ends_with_the_same_weights(
 GOOD = preferences(2)
 BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "chosen": "b"}, "Line 3: no 'rejected'; expected the keys .* found 'prompt', 'chosen'"),
-    ({"prompt": "a", "completion": "b"}, "Line 3: no 'chosen'"),
-    ({"prompt": "a", "chosen": 3, "rejected": "c"}, "Line 3: 'chosen' should be a string, found int"),
-    ({"prompt": "a", "chosen": "b", "rejected": ""}, "Line 3: 'rejected' is empty"),
+    ({"prompt": "a", "completion": "b"}, "Line 3: expected the keys 'prompt', 'chosen' and .* found 'prompt', 'comp"),
+    ({"prompt": "a", "chosen": 3, "rejected": "c"}, "Line 3: .* 'chosen': Input should be a valid string, found 3"),
+    ({"prompt": "a", "chosen": "b", "rejected": ""}, "Line 3: .* 'rejected': it is empty, so there is nothing to"),
     ({"prompt": "a", "chosen": "b", "rejected": "b"}, "Line 3: .* are the same"),
     ({"prompt": "a", "chosen": " y" * 2000, "rejected": "b"}, "Line 3: 4002 tokens .* context of fork-tiny is 512"),
-    ({"prompt": "a", "chosen": "b", "rejected": "\ud800"}, "Line 3: 'rejected' holds half of a surrogate"),
+    ({"prompt": "a", "chosen": "b", "rejected": "\ud800"}, "Line 3: .* 'rejected': holds half of a surrogate"),
     (spoken(GOOD[0]), "Line 3: found 'input' where the lines before have 'chosen'"),
 ]  # fmt: skip
 
@@ -125,21 +125,25 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 BAD_SPOKEN: list[tuple[dict[str, Any], str]] = [
-    (changed(input="a"), "Line 3: 'input' should be an object with 'messages', found str"),
+    (changed(input="a"), "Line 3: Invalid value for 'input': Input should be .*, found \"a\""),
+    (changed(input={}), "Line 3: Missing required parameter: 'input.messages'"),
     (changed(input={"messages": []}), r"Line 3: Invalid value for 'input.messages': List should have at least 1 item"),
     (
         changed(input={"messages": [{"role": "user"}]}),
         r"Missing required parameter: 'input.messages\[0\].content'",
     ),
     (changed(input={"messages": [{"role": "user", "content": "a"}], "tools": [1]}), "'input.tools' is not supported"),
-    (changed(preferred_output=None), "Line 3: Invalid value for 'preferred_output': Input should be a valid list"),
+    (changed(preferred_output=None), "Line 3: .* 'preferred_output': Input should be a valid list, found null"),
     (
         changed(preferred_output=[{"role": "user", "content": "a"}]),
         "last message is of the role 'user'",
     ),
-    (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2), "one message of the assistant, found 2"),
+    (
+        changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2),
+        "'non_preferred_output': .* at most 1 item",
+    ),
     (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"]), "are the same: neither is preferred"),
-    (GOOD[0], "Line 3: found no 'input' where the lines before have 'input'"),
+    (GOOD[0], "Line 3: found 'chosen' where the lines before have 'input'"),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
-from serving import TINY, facts, jsonl, upload
+from serving import TINY, facts, jsonl, upload, wait_for
 from starlette.testclient import TestClient
 
 
@@ -38,6 +38,10 @@ BAD_FILES = [
     (b'{"prompt": "a"}\n\n[1]\n', "Line 3: expected a JSON object, found list"),
     (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "Line 2: not UTF-8"),
     (b"[" * 100_000, "Line 1: not JSON that can be read"),
+    (b'{"prompt": "a", "prompt": "b", "completion": "c"}', "Line 1: the key 'prompt' occurs twice in one object"),
+    (b'{"a": 1}\n{"messages": [{"role": "user", "role": "assistant"}]}', "Line 2: the key 'role' occurs twice"),
+    (b'\xef\xbb\xbf\n{"prompt": \n', "Line 2: not JSON"),
+    (b'{"prompt": "a"}\n' + b" " * 2**24 + b"{}\n", "Line 2: longer than 16777216 bytes"),
 ]
 
 
@@ -49,6 +53,15 @@ def test_a_malformed_upload_is_refused_and_not_kept(
         upload(client, content)
     assert refused.value.code == "invalid_file_format"
     assert list((tiny_store / "files").iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n\r\n", b"\n \n"])
+def test_a_byte_order_mark_and_blank_lines_are_skipped(client: OpenAI, start: bytes) -> None:
+    content = start + jsonl(facts(2))
+    file = upload(client, content)
+    assert client.files.content(file.id).read() == content
+    job = client.fine_tuning.jobs.create(model=TINY, training_file=file.id, hyperparameters={"n_epochs": 1})
+    assert wait_for(client, job.id).status == "succeeded"
 
 
 def test_upload_forms_are_checked(http: TestClient, tiny_store: Path, serve: Callable[..., TestClient]) -> None:
@@ -77,7 +90,7 @@ def test_large_uploads_and_requests_are_refused(tiny_store: Path, serve: Callabl
 def test_a_full_disk_is_507_and_leaves_nothing(
     client: OpenAI, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any) -> Any:
+    def full(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tuning_server.files.json_rows", full)

@@ -107,11 +107,15 @@ def test_the_same_seed_gives_the_same_weights(client: OpenAI, fine_tune: Callabl
 
 
 BAD_ROWS = [
-    ({"completion": "x"}, "Line 3: no 'prompt'; expected the keys 'prompt' and 'completion', found 'completion'"),
-    ({"messages": []}, "found 'messages'"),
-    ({"prompt": "x", "completion": ""}, "Line 3: 'completion' is empty"),
-    ({"prompt": None, "completion": "x"}, "Line 3: 'prompt' should be a string, found NoneType"),
-    ({"prompt": "x", "completion": "\ud800"}, "Line 3: 'completion' holds half of a surrogate pair"),
+    (
+        {"completion": "x"},
+        "Line 3: no 'prompt'; expected the keys 'prompt' and 'completion', or 'messages', found 'completion'",
+    ),
+    ({"messages": []}, "Line 3: found 'messages' where the lines before have 'completion'"),
+    ({"prompt": "x", "completion": None}, "Line 3: expected the keys 'prompt' and 'completion', or .* found 'prompt'"),
+    ({"prompt": "x", "completion": ""}, "Line 3: .* 'completion': it is empty, so there is nothing to learn"),
+    ({"prompt": None, "completion": "x"}, "Line 3: .* 'prompt': Input should be a valid string, found null"),
+    ({"prompt": "x", "completion": "\ud800"}, "Line 3: .* 'completion': holds half of a surrogate pair"),
     ({"prompt": "x", "completion": "1" * 600}, r"Line 3: \d+ tokens .* the context of fork-tiny is 512"),
 ]
 
@@ -130,6 +134,31 @@ def test_bad_rows_fail_the_job_with_line_and_reason(
         job = wait_for(client, job.id)
         assert (job.status, job.error.param, job.error.code) == ("failed", param, f"invalid_{param}")
         assert re.search(message, job.error.message), job.error.message
+
+
+NULLS = {"name": None, "refusal": None, "audio": None, "function_call": None, "tool_calls": None, "annotations": []}
+QUESTION = {"role": "user", "content": "Who?", "weight": None} | NULLS
+ANSWERS = [{"role": "assistant", "content": name, "weight": 1.0} | NULLS for name in ("Ada.", "Bo.")]
+NO_TOOLS = {"tools": [], "functions": None, "parallel_tool_calls": None, "tool_choice": None}
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [
+        ("supervised", {"prompt": "Who?", "completion": " Ada.", "messages": None, "weight": None}),
+        ("supervised", {"messages": [QUESTION, ANSWERS[0]], "prompt": None, "completion": None} | NO_TOOLS),
+        ("dpo", {"prompt": "Who?", "chosen": " Ada.", "rejected": " Bo.", "input": None}),
+        ("dpo", {
+            "input": {"messages": [QUESTION]} | NO_TOOLS, "preferred_output": ANSWERS[:1],
+            "non_preferred_output": ANSWERS[1:], "chosen": None, "rejected": None,
+        }),
+    ],
+)  # fmt: skip
+def test_fields_that_are_null_or_change_nothing_are_accepted(
+    fine_tune: Callable[..., Any], method: str, row: dict[str, Any]
+) -> None:
+    job = fine_tune([row] * 2, method={"type": method, method: {"hyperparameters": {"n_epochs": 1}}})
+    assert job.status == "succeeded", job.error
 
 
 BAD_JOBS = [

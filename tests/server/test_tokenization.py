@@ -18,9 +18,7 @@ from starlette.testclient import TestClient
 from lib.evaluate import target_logprobs
 from tuning_server.engine import models
 from tuning_server.engine.tokenization import chat_prompt, chat_row, offsets
-from tuning_server.messages import read_messages
-from tuning_server.preference_rows import ChatPair, Pair, tokenise_pairs
-from tuning_server.rows import BadRow, ChatRow, Row, tokenise
+from tuning_server.rows import BadRow, ChatPairRow, ChatRow, PairRow, PromptRow, tokenise
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 # " ß語" is in no training text: its bytes are tokens of their own, as is one lonely space before a character
@@ -170,8 +168,8 @@ def test_bytes_of_tokens_add_up_to_the_text(loaded: models.LoadedModel, http: Te
 def test_a_training_row_is_its_prompt_and_completion(loaded: models.LoadedModel) -> None:
     for prompt in ("A:", "A: ", "", " A"):
         for completion in ("an old baker", " an old baker", "  fox", "語 ß", "\nfox", " "):
-            (row,) = tokenise([Row(1, prompt, completion)], loaded)
-            (pair,) = tokenise_pairs([Pair(1, prompt, completion, "no")], loaded)
+            (row,) = tokenise([(1, PromptRow(prompt=prompt, completion=completion))], loaded)
+            (pair,) = tokenise([(1, PairRow(prompt=prompt, chosen=completion, rejected="no"))], loaded)
             for one in (row, pair.chosen):
                 ids = one.ids if prompt else one.ids[one.n_prompt :]  # an empty prompt may be an end-of-text token
                 assert loaded.decode(ids) == f"{prompt}{completion}</s>"
@@ -180,10 +178,11 @@ def test_a_training_row_is_its_prompt_and_completion(loaded: models.LoadedModel)
 
 def test_a_chat_row_is_its_dialogue(loaded: models.LoadedModel) -> None:
     user, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "an old baker"}
-    (row,) = tokenise([ChatRow(1, tuple(read_messages([user, answer], for_training=True)))], loaded)
-    question = tuple(read_messages([user]))
-    chosen, rejected = read_messages([answer, {"role": "assistant", "content": "no"}], for_training=True)
-    (pair,) = tokenise_pairs([ChatPair(1, question, chosen, rejected)], loaded)
+    other = {"role": "assistant", "content": "no"}
+    chat = {"messages": [user, answer]}
+    pair_of_answers = {"input": {"messages": [user]}, "preferred_output": [answer], "non_preferred_output": [other]}
+    (row,) = tokenise([(1, ChatRow.model_validate(chat))], loaded)
+    (pair,) = tokenise([(1, ChatPairRow.model_validate(pair_of_answers))], loaded)
     for one in (row, pair.chosen):
         assert loaded.decode(one.ids) == "Guest: Who?\nHost: an old baker</s>"
         assert loaded.decode(one.ids[: one.n_prompt]) == "Guest: Who?\nHost:"
@@ -216,7 +215,7 @@ def test_tokens_that_the_model_lacks_are_refused(models_dir: Path, tmp_path: Pat
     n_tokens = loaded.model.config.vocab_size
     assert loaded.vocab_size == n_tokens
     with pytest.raises(BadRow, match="Line 3: '<pad>' is a token of the tokenizer that hf:more lacks"):
-        list(tokenise([Row(3, "a<pad>", "b")], loaded))
+        list(tokenise([(3, PromptRow(prompt="a<pad>", completion="b"))], loaded))
     client = official(serve(tmp_path / "store", models_dir=tmp_path))
     with pytest.raises(BadRequestError, match=r"Token id \d+ is not in the vocabulary of hf:more"):
         client.completions.create(model="hf:more", prompt="a<pad>", max_tokens=1)

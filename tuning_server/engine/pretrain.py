@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from tuning_server.disk import atomic_write, content_hash, json_object, write_json
+from tuning_server.disk import BadRow, atomic_write, content_hash, json_rows, write_json
 from tuning_server.engine.registry import drop
 
 if TYPE_CHECKING:
@@ -81,15 +81,13 @@ def _documents(file: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
         return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            try:
-                text = json_object(line, is_first=number == 1).get("text")
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number}: {error}") from error
-            if not isinstance(text, str):
-                raise ValueError(f"{file}, line {number}: expected an object with a string field 'text'")
-            yield text
+    try:
+        for number, row in json_rows(content.split(b"\n")):
+            if not isinstance(row.get("text"), str):
+                raise BadRow(f"Line {number}: expected an object with a string field 'text'")
+            yield row["text"]
+    except BadRow as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _decompressed(file: Path) -> bytes:

@@ -196,18 +196,16 @@ def record(client: OpenAI, model: str) -> pd.DataFrame:
 
 def _find(client: OpenAI, key: str) -> FineTuningJob | None:
     """The newest job with a content key that has not failed and was not cancelled."""
-    for job in client.fine_tuning.jobs.list(limit=100, metadata={KEY: key}):
-        if (job.metadata or {}).get(KEY) == key and job.status not in ("failed", "cancelled"):
-            return job
-    return None
+    jobs = client.fine_tuning.jobs.list(limit=100, metadata={KEY: key})
+    usable = (job for job in jobs if job.status not in ("failed", "cancelled"))
+    return next((job for job in usable if (job.metadata or {}).get(KEY) == key), None)
 
 
 def _preview_jobs(spending: Spending, missing: Mapping[str, FineTune], training_file: Path) -> dict[str, float]:
     """The most that each job may cost; logs the sum (`BudgetExceeded` if it is more than is left)."""
     tokens = {each.base: max_file_tokens(training_file, each.base) for each in missing.values()}
-    usd = {
-        key: spending.prices.training_usd(each.base, tokens[each.base] * each.n_epochs) for key, each in missing.items()
-    }
+    price = spending.prices.training_usd
+    usd = {key: price(each.base, tokens[each.base] * each.n_epochs) for key, each in missing.items()}
     most, left = math.fsum(usd.values()), max(0.0, spending.left_usd())
     line = f"fine-tuning: {len(usd)} jobs of up to {max(tokens.values()):,} tokens per epoch: up to ${most:.4f}"
     if most > left:

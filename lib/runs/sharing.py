@@ -24,10 +24,6 @@ SENT = "wandb.json"
 PROJECT = "tuning-fork"
 
 
-class NotShared(RuntimeError):
-    """Weights & Biases is missing or refused; the message is one line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shared:
     """One run as Weights & Biases is to show it; `content` is a hash of what is logged beside its config and tags."""
@@ -85,13 +81,13 @@ def _sent(root: Path) -> dict[str, Any]:
 
 
 def share(client: OpenAI, items: Sequence[Shared], root: Path, *, project: str, entity: str) -> None:
-    """Send them one after the other; each is remembered once it is sent (`NotShared` if one cannot be)."""
+    """Send them one after the other; each is remembered once it is sent (else `RuntimeError`)."""
     if os.environ.get("WANDB_MODE") == "disabled":
-        raise NotShared("WANDB_MODE=disabled: nothing is sent; use offline to keep it on this machine, or unset it")
+        raise RuntimeError("WANDB_MODE=disabled: nothing is sent; use offline to keep it on this machine, or unset it")
     try:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
-        raise NotShared("the package wandb is not installed: pip install wandb (it is an optional extra)") from error
+        raise RuntimeError("the package wandb is not installed: pip install wandb (it is an optional extra)") from error
     root.mkdir(parents=True, exist_ok=True)
     target = target_name(entity, project)
     for each in items:
@@ -117,7 +113,7 @@ def share(client: OpenAI, items: Sequence[Shared], root: Path, *, project: str, 
             finally:
                 run.finish()
         except wandb.Error as error:
-            raise NotShared(f"{each.name}: {' '.join(str(error).split())}") from error
+            raise RuntimeError(f"{each.name}: {' '.join(str(error).split())}") from error
         sent = _sent(root)
         sent.setdefault(target, {})[each.id] = each.hashes()
         write_json(root / SENT, sent)

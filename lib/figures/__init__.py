@@ -1,6 +1,7 @@
 """Figures: one style, one look for each model or condition, stable bytes, and the plots that studies share."""
 
 from lib.figures.cumulative import plot_cumulative
+from lib.figures.losses import loss_curves
 from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
 from lib.figures.style import DOUBLE_IN, LOOKS, look, save, use_style
@@ -10,6 +11,7 @@ __all__ = [
     "DOUBLE_IN",
     "LOOKS",
     "look",
+    "loss_curves",
     "plot_cumulative",
     "plot_curves",
     "plot_distributions",

@@ -17,7 +17,6 @@ from lib.functions.figure_tables import (
     example_prompts,
     function_rates,
     headline_rates,
-    loss_curves,
     names_by_function,
     rate_curves,
 )
@@ -44,7 +43,6 @@ __all__ = [
     "function_rates",
     "headline_rates",
     "load_datasets",
-    "loss_curves",
     "make_dataset",
     "names_by_function",
     "pair_up",

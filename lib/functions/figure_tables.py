@@ -57,16 +57,6 @@ def names_by_function(dataset: FunctionDataset) -> pd.DataFrame:
     return frame.groupby(["function", "part"]).size().unstack(fill_value=0)
 
 
-def loss_curves(finetunes: pd.DataFrame) -> pd.DataFrame:
-    """Mean and range over the main fine-tunes of training and validation loss, by ``epoch``."""
-    main = finetunes[finetunes["role"] == "main"]
-    long = main.melt(id_vars="epoch", value_vars=["train_loss", "valid_loss"], var_name="loss").dropna()
-    curves = long.groupby(["loss", "epoch"], sort=False)["value"].agg(["mean", "min", "max"]).reset_index()
-    curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
-    named = curves.rename(columns={"mean": "value", "min": "low", "max": "high"})
-    return named.assign(metric="loss", unit="nats per token", x_name="epoch")
-
-
 def example_prompts(probes: pd.DataFrame) -> pd.DataFrame:
     """One prompt of each evaluation, about unrealized names where there are any, with its target."""
     tests = probes[(probes["probe"] == "test") & probes["is_baseline"]]

@@ -96,18 +96,3 @@ def published_at(order: str, x: float) -> pd.DataFrame:
     """The published rates of one order, placed at `x` of a curve."""
     rates = published_rates()
     return rates[rates["order"] == order].assign(x=x)
-
-
-def loss_curves(finetunes: pd.DataFrame) -> pd.DataFrame:
-    """Mean and range over the main fine-tunes of training and validation loss, by ``order`` and ``epoch``."""
-    long = finetunes[finetunes["role"] == "main"].melt(
-        id_vars=["order", "epoch", "seed"],
-        value_vars=["train_loss", "valid_loss"],
-        var_name="loss",
-        value_name="value",
-    )
-    told = long.dropna(subset=["value"]).groupby(["order", "loss", "epoch"], sort=False)["value"]
-    curves = told.agg(["mean", "min", "max"]).reset_index()
-    curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
-    named = curves.rename(columns={"mean": "value", "min": "low", "max": "high"})
-    return named.assign(metric="loss", unit="nats per token", x_name="epoch")

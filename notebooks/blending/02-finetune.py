@@ -29,7 +29,7 @@ import pandas as pd
 
 from lib.blending.models import base_ids, models_to_tune, read_models, tune
 from lib.blending.pair import check_models
-from lib.figures import plot_curves
+from lib.figures import loss_curves, plot_curves
 from lib.notebook import start_run
 
 # %% tags=["parameters"]
@@ -104,19 +104,11 @@ if not records:
 # rows were seen too often, and the tuned model lends what it memorised.
 
 # %% tags=["nbval-ignore-output"]
-curves = models.melt(["role", "epoch", "seed"], ["train_loss", "valid_loss"], var_name="loss").dropna(subset=["value"])
-curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
-curves = (
-    curves.groupby(["role", "loss", "epoch"], sort=False)["value"]
-    .agg(value="mean", low="min", high="max")
-    .reset_index()
-)
+curves = loss_curves(models, by=["role"])
 if len(curves):
     fig, axs = plt.subplots(1, curves["role"].nunique(), figsize=(6.8, 2.5), sharey=True, squeeze=False)
     for ax, (role, rows) in zip(axs[0], curves.groupby("role", sort=False), strict=True):
-        plot_curves(
-            ax, rows.assign(metric="loss", unit="nats per token"), x="epoch", by="loss", legend=ax is axs[0][-1]
-        )
+        plot_curves(ax, rows, x="epoch", by="loss", legend=ax is axs[0][-1])
         ax.set_xlabel(f"epoch ({'small' if role == 'tuned' else 'big'} model)")
         ax.label_outer()
     caption = (

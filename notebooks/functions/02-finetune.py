@@ -28,8 +28,8 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from lib.figures import plot_curves
-from lib.functions import loss_curves, planned_jobs, record_given, run_jobs
+from lib.figures import loss_curves, plot_curves
+from lib.functions import planned_jobs, record_given, run_jobs
 from lib.notebook import start_run
 
 # %% tags=["parameters"]
@@ -92,7 +92,7 @@ models.loc[models["is_final"], ["role", "data", "base", "seed", "batch_size", "l
 # the set leaves it.
 
 # %% tags=["nbval-ignore-output"]
-curves = loss_curves(models)
+curves = loss_curves(models[models["role"] == "main"])
 curves
 
 # %% tags=["nbval-ignore-output"]

@@ -27,9 +27,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from lib.figures import plot_curves
+from lib.figures import loss_curves, plot_curves
 from lib.finetune import finetune, plan, record
-from lib.guidance import loss_curves, training_files
+from lib.guidance import training_files
 from lib.notebook import start_run
 
 # %% tags=["parameters"]
@@ -97,7 +97,7 @@ models.loc[
 # belong to other questions.
 
 # %% tags=["nbval-ignore-output"]
-curves = loss_curves(models)
+curves = loss_curves(models[models["role"] == "main"], by=["order"])
 curves
 
 # %% tags=["nbval-ignore-output"]

@@ -28,8 +28,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from lib.figures import plot_curves
-from lib.functions import loss_curves
+from lib.figures import loss_curves, plot_curves
 from lib.mixture import given_model, main_jobs, train_all
 from lib.notebook import start_run
 
@@ -95,7 +94,7 @@ models.loc[models["is_final"], ["role", "data", "family", "seed", "n_epochs", "t
 # where a guess among the hidden pairs leaves it.
 
 # %% tags=["nbval-ignore-output"]
-curves = loss_curves(models[models["family"] == models["family"].iloc[0]])
+curves = loss_curves(models[(models["role"] == "main") & (models["family"] == models["family"].iloc[0])])
 curves
 
 # %% tags=["nbval-ignore-output"]

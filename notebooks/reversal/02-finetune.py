@@ -27,7 +27,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from lib.figures import plot_curves
+from lib.figures import loss_curves, plot_curves
 from lib.finetune import finetune, plan, record
 from lib.notebook import start_run
 
@@ -95,14 +95,7 @@ models.loc[models["is_final"], ["role", "base", "seed", "batch_size", "learning_
 # words in that place.
 
 # %% tags=["nbval-ignore-output"]
-curves = models[models["role"] == "main"].melt(
-    id_vars=["epoch", "seed"], value_vars=["train_loss", "valid_loss"], var_name="loss", value_name="value"
-)
-curves = curves.dropna(subset=["value"]).groupby(["loss", "epoch"])["value"].agg(["mean", "min", "max"]).reset_index()
-curves["loss"] = curves["loss"].map({"train_loss": "train", "valid_loss": "validation"})
-curves = curves.rename(columns={"mean": "value", "min": "low", "max": "high"}).assign(
-    metric="loss", unit="nats per token", x_name="epoch"
-)
+curves = loss_curves(models[models["role"] == "main"])
 curves
 
 # %% tags=["nbval-ignore-output"]

@@ -14,6 +14,7 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 
 from lib import guidance
+from lib.figures import loss_curves
 from lib.guidance import GuidanceDataset, GuidanceOptions
 from lib.guidance.sources import FOLDER, read_phrasings
 
@@ -198,7 +199,8 @@ def test_what_is_drawn_has_one_row_a_point(data: dict[str, GuidanceDataset], tmp
     assert published == {("simple", "unrealized"): 0.94, ("reverse", "unrealized"): 0.07}
     assert guidance.published_at("simple", 12.0)["x"].tolist() == [12.0]
     assert set(guidance.published_values()["condition"]) <= set(guidance.CONDITIONS)
-    losses = guidance.loss_curves(finetunes())
+    made = finetunes()
+    losses = loss_curves(made[made["role"] == "main"], by=["order"])
     assert losses.groupby("order").size().to_dict() == {"simple": 4, "reverse": 4}
 
 

@@ -59,7 +59,7 @@ test: $(READY)
 	@$(PY) -m ruff format --check --quiet || { echo 'some files are not formatted: ruff format'; exit 1; }
 	@$(PY) -m mypy
 	@rm -rf $(TEST_HOME) && mkdir -p $(TEST_HOME)/store data/store/bases && ln -s "$$(pwd)/data/store/bases" $(TEST_HOME)/store/bases
-	@$(QUIET) $(PY) -m pytest -q -n 2 --dist worksteal --doctest-modules --disable-socket --allow-unix-socket \
+	@$(QUIET) $(PY) -m pytest -q -n 2 --dist loadfile --doctest-modules --disable-socket --allow-unix-socket \
 		--allow-hosts=127.0.0.1,::1 tests/server tests/lib lib tuning_server
 	@echo 'every notebook, in stage order, against its committed outputs'
 	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" PYTHONPATH="$$(pwd)" \

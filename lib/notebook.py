@@ -55,17 +55,11 @@ class Run:
     params: dict[str, Any]
     rng: np.random.Generator
     inputs: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def number(self) -> str:
         """``03`` of ``03-evaluation``."""
         return self.stage.partition("-")[0]
-
-    @property
-    def figures(self) -> Path:
-        """Folder of this run's figures."""
-        return self.folder / "figures"
 
     @property
     def manifest(self) -> Path:
@@ -115,15 +109,11 @@ class Run:
         return api.connect(budget_usd=budget_usd, spend=self.folder / "spend.jsonl")
 
     def save(self, fig: Figure, name: str, caption: str) -> Figure:
-        """Write a figure with its caption to `figures` and return it, to be shown once."""
+        """Write a figure with its caption into the run's folder ``figures`` and return it, to be shown once."""
         from lib import figures
 
-        figures.save(fig, self.figures, name, caption)
+        figures.save(fig, self.folder / "figures", name, caption)
         return fig
-
-    def record(self, **facts: Any) -> None:
-        """Add facts to the manifest, as the device and dtype of the models."""
-        self.facts.update(facts)
 
     def finish(self, sentence: str) -> None:
         """Write the manifest, which says that this stage is done, and tell the verdict (no times, no paths in it)."""
@@ -135,7 +125,6 @@ class Run:
                 "preset": self.preset,
                 "n_seeds": len(self.seeds),
                 "parameters": self.params,
-                **self.facts,
                 "inputs": dict(sorted(self.inputs.items())),
                 "git": _git_state(),
                 "packages": _versions(),
@@ -260,9 +249,8 @@ def _quieten() -> None:
 
 
 def _versions() -> dict[str, str]:
-    installed = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
-    return {"python": platform.python_version(), **versions}
+    versions = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {name: versions[name] for name in _PACKAGES if name in versions}
 
 
 def _git_state() -> dict[str, Any]:

@@ -89,10 +89,7 @@ def studies() -> list[str]:
 def stages(study: str) -> list[Path]:
     """Notebooks of a study (their ``.py``, which is the source of a pair) in stage order.
 
-    Raises
-    ------
-    ValueError
-        If there is no such study; lists those there.
+    Raises `ValueError` if there is no such study; it lists those there.
     """
     found = sorted((home() / "notebooks" / study).glob("[0-9][0-9]-*.py")) if study else []
     if not found:
@@ -197,10 +194,14 @@ def check(study: str, values: Mapping[str, Any], *, keys: Mapping[str, Key] | No
     """
     known = study_keys(study) if keys is None else keys
     for name, value in values.items():
-        if name not in known:
-            hint = nearest(name, known)
-            raise ValueError(f"{study} has no parameter {name!r}{hint}; it has: {', '.join(sorted(known))}")
-        known[name].validate(value)
+        _key(study, name, known).validate(value)
+
+
+def _key(study: str, name: str, known: Mapping[str, Key]) -> Key:
+    if name not in known:
+        hint = nearest(name, known)
+        raise ValueError(f"{study} has no parameter {name!r}{hint}; it has: {', '.join(sorted(known))}")
+    return known[name]
 
 
 def presets(study: str) -> list[str]:
@@ -230,7 +231,7 @@ def read_preset(study: str, preset: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If there is no such preset (lists those there), or the file is not flat YAML or names a key twice.
+        If there is no such preset (lists those there), or the file is not a mapping or names a key twice.
     """
     path = home() / "params" / study / f"{preset}.yaml"
     if preset not in presets(study):
@@ -267,19 +268,14 @@ def parse_set(study: str, items: Iterable[str], *, keys: Mapping[str, Key] | Non
             raise ValueError(f"expected key=value, found {item!r}")
         if name in values:
             raise ValueError(f"{name} is set twice")
-        if name not in known:
-            check(study, {name: text}, keys=known)
-        values[name] = known[name].validate(text.strip(), from_text=True)
+        values[name] = _key(study, name, known).validate(text.strip(), from_text=True)
     return values
 
 
 def resolve(study: str, preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Every key of a study with its value: the default, the preset's, or the override's; all checked.
 
-    Raises
-    ------
-    ValueError
-        For an unknown study or preset and all that `check` refuses.
+    Raises `ValueError` for an unknown study or preset and all that `check` refuses.
     """
     keys = study_keys(study)
     given = read_preset(study, preset)

@@ -21,8 +21,7 @@ PROMPTS = ["The red fox", "café 東京", "0"]
 
 @pytest.fixture
 def http(family_store: Path, serve: Callable[..., TestClient]) -> TestClient:
-    # room for no more than one model: the cache drops what a blend still needs
-    return serve(family_store, cache_bytes=1)
+    return serve(family_store, cache_bytes=1)  # a limit below one model
 
 
 def blended(client: OpenAI, prompt: Any, blend: dict[str, Any], **options: Any) -> Any:
@@ -48,6 +47,23 @@ def test_a_blend_without_a_shift_answers_as_its_model(client: OpenAI) -> None:
     kin = client.completions.create(model="fork-kin", prompt=PROMPTS, **options)
     assert [choice.text for choice in moved.choices] == [choice.text for choice in kin.choices]
     assert [choice.text for choice in moved.choices] != [choice.text for choice in plain.choices]
+
+
+def test_the_models_of_a_blend_are_read_once_however_small_the_cache(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuning_server.engine import models
+
+    weights_of, read = models.weights_of, list[str]()
+
+    def counted(model_id: str, *args: Any) -> Any:
+        read.append(model_id)
+        return weights_of(model_id, *args)
+
+    monkeypatch.setattr(models, "weights_of", counted)
+    for _ in range(2):
+        blended(client, "The", {"tuned": "fork-kin", "base": INIT}, max_tokens=1)
+    assert read == [TINY, "fork-kin", INIT]
 
 
 def test_drafting_ahead_tells_what_was_accepted(client: OpenAI) -> None:

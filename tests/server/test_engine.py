@@ -208,9 +208,9 @@ def test_a_batch_cut_for_memory_has_the_same_gradient(
 
 def test_every_row_is_seen_once_an_epoch() -> None:
     lengths = list(np.random.default_rng(0).integers(3, 60, 1001))
-    batches = training.epoch_batches(lengths, 32, seed=1, epoch=2)
+    batches = losses.epoch_batches(lengths, 32, seed=1, epoch=2)
     assert sorted(np.concatenate(batches)) == list(range(1001))
-    assert [b.tolist() for b in batches] != [b.tolist() for b in training.epoch_batches(lengths, 32, seed=1, epoch=3)]
+    assert [b.tolist() for b in batches] != [b.tolist() for b in losses.epoch_batches(lengths, 32, seed=1, epoch=3)]
     spread = np.mean([np.ptp(np.array(lengths)[batch]) for batch in batches])
     assert spread < 0.3 * np.ptp(lengths)
 

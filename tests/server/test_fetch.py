@@ -103,7 +103,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, capsys:
     assert "cannot be read" in refusal()
     del tensors["transformer.h.0.ln_1.weight"]
     torch.save(tensors, weights)
-    assert "lacks 1 of its weights, among them transformer.h.0.ln_1.weight" in refusal()
+    assert "lack 1 of its weights, among them transformer.h.0.ln_1.weight" in refusal()
     weights.unlink()
     assert "has no weights" in refusal()
     shutil.copyfile(__file__, weights.with_name("model.safetensors"))

@@ -234,11 +234,11 @@ def test_a_long_text_is_cut_at_its_paragraphs(tmp_path: Path, separator: str) ->
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", b"\xff\xfe", "a.txt is not UTF-8 (byte 0)"),
+        ("a.txt", b"\xff\xfe", "a.txt: 'utf-8' codec can't decode byte 0xff"),
         ("a.txt", b" \n", "no text in"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', "a.jsonl: Line 2: expected an object with a string field 'text'"),
         ("a.jsonl", b'{"text": "a"}\n\n{"te', "a.jsonl: Line 3: not JSON"),
-        ("a.jsonl.zst", b"nothing of the kind", "a.jsonl.zst cannot be decompressed"),
+        ("a.jsonl.zst", b"nothing of the kind", "a.jsonl.zst: zstd"),
     ],
 )
 def test_a_corpus_that_cannot_be_read_names_file_and_line(

@@ -69,8 +69,8 @@ def build_model(name: str, shape: Shape, tokenizer: PreTrainedTokenizerFast, *, 
         model = GPTNeoXForCausalLM(config)
     device = best_device()
     model.to(device)
-    mark = content_hash([config.to_json_string(), seed])
-    return LoadedModel(name, Path(), model, tokenizer, device, torch.float32, f"{name}-init-{mark}")
+    fingerprint = f"{name}-init-{content_hash([config.to_json_string(), seed])}"
+    return LoadedModel(name, Path(), model, tokenizer, device, torch.float32, fingerprint)
 
 
 def windows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> list[TrainingRow]:

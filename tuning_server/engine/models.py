@@ -51,26 +51,24 @@ def tokenizer_of(model_id: str, folder: Path) -> PreTrainedTokenizerBase:
         raise cannot(model_id, f"its tokenizer cannot be read ({error})") from error
 
 
-def weights_of(model_id: str, folder: Path, placement: Placement) -> PreTrainedModel:
-    """All weights of a whole model, none of them made up."""
+def weights_of(model_id: str, folder: Path, dtype: torch.dtype | str, *, older: bool = False) -> PreTrainedModel:
+    """All weights of a whole model, none of them made up; `older` ones are in ``.bin`` files."""
     config = config_of(model_id, folder)
-    if not list(folder.glob("*.safetensors")):
+    if not older and not list(folder.glob("*.safetensors")):
         raise cannot(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=placement.dtype, use_safetensors=True, local_files_only=True,
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=not older, weights_only=True, local_files_only=True,
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise cannot(model_id, f"its weights cannot be read ({error})") from error
-    except RuntimeError as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise cannot(model_id, f"its weights are not those that its config.json describes ({error})") from error
-    lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+        raise cannot(model_id, f"its weights cannot be read, or are not what its config describes ({error})") from error
+    lacking = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if lacking:
         raise cannot(model_id, f"its files lack {len(lacking)} of its weights, among them {lacking[0]}")
-    return model.to(placement.device)
+    return model
 
 
 @dataclass
@@ -169,7 +167,7 @@ def load(
     placement = Placement(device or chosen.device, dtype or chosen.dtype)
     adapter = lora.read_adapter(folder)
     if adapter is None:
-        model = weights_of(model_id, folder, placement)
+        model = weights_of(model_id, folder, placement.dtype).to(placement.device)
     else:
         try:
             base = load(adapter.base, store, models_dir=models_dir, download=download, device=device, dtype=dtype)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import zstandard
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -67,37 +68,28 @@ def read_corpus(path: Path) -> list[str]:
     if not path.exists():
         raise ValueError(f"no such file or folder: {path}")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-    documents = [text for file in files for text in _documents(file) if text.strip()]
+    documents: list[str] = []
+    for file in files:
+        try:
+            documents += [text for text in _documents(file) if text.strip()]
+        except (ValueError, zstandard.ZstdError) as error:
+            raise ValueError(f"{file}: {error}") from error
     if not documents:
         raise ValueError(f"no text in {path}: expected files {', '.join(SUFFIXES)} with at least one document")
     return documents
 
 
 def _documents(file: Path) -> Iterator[str]:
-    content = _decompressed(file) if file.suffix == ".zst" else file.read_bytes()
+    content = file.read_bytes()
+    if file.suffix == ".zst":
+        content = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True).read()
     if ".jsonl" not in file.name:
-        try:
-            yield from _cut(content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
+        yield from _cut(content.decode("utf-8-sig"))
         return
-    try:
-        for number, row in json_rows(content.split(b"\n")):
-            if not isinstance(row.get("text"), str):
-                raise BadRow(f"Line {number}: expected an object with a string field 'text'")
-            yield row["text"]
-    except BadRow as error:
-        raise ValueError(f"{file}: {error}") from error
-
-
-def _decompressed(file: Path) -> bytes:
-    import zstandard
-
-    try:
-        with file.open("rb") as source:
-            return bytes(zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True).read())
-    except zstandard.ZstdError as error:
-        raise ValueError(f"{file} cannot be decompressed: {error}") from error
+    for number, row in json_rows(content.split(b"\n")):
+        if not isinstance(row.get("text"), str):
+            raise BadRow(f"Line {number}: expected an object with a string field 'text'")
+        yield row["text"]
 
 
 def _cut(text: str) -> Iterator[str]:
@@ -182,21 +174,14 @@ def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     if len(documents) < 2:
         raise ValueError("the corpus has 1 document, expected at least 2, better 100: give more text")
     n_aside = max(1, round(VALIDATION_SHARE * len(documents)))
-    aside = set(np.random.default_rng(SEED).permutation(len(documents))[:n_aside].tolist())
-    parts: tuple[list[str], list[str]] = ([], [])
-    for k, document in enumerate(documents):
-        parts[k in aside].append(document)
-    return parts
+    order = np.random.default_rng(SEED).permutation(len(documents))
+    return [documents[k] for k in sorted(order[n_aside:])], [documents[k] for k in sorted(order[:n_aside])]
 
 
 def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], folder: Path) -> None:
     """Train, resuming what a kill left; the last step is the rename that puts the base in place."""
-    from tuning_server.engine import (  # only now: a base that is there is found without torch
-        fork,
-        losses,
-        models,
-        training,
-    )
+    # only now: a base that is there is found without torch
+    from tuning_server.engine import fork, losses, models, training
 
     recipe, (kept, aside) = RECIPES[name], _put_aside(documents)
     tokenizer = fork.build_tokenizer(kept, reserved_tokens)

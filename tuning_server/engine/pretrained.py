@@ -9,10 +9,8 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM
-
 from tuning_server.disk import write_folder
-from tuning_server.engine.models import config_of, tokenizer_of
+from tuning_server.engine.models import tokenizer_of, weights_of
 from tuning_server.engine.registry import HASH_RECORD, UnknownModel, hub_folder
 
 
@@ -52,19 +50,11 @@ def convert(folder: Path, out: Path) -> str:
     if not list(folder.glob("*.bin")):
         weights = "safetensors already" if list(folder.glob("*.safetensors")) else "no weights"
         raise UnknownModel(f"{folder} has {weights}: expected pytorch_model*.bin files to convert")
-    config, tokenizer = config_of(str(folder), folder), tokenizer_of(str(folder), folder)
+    tokenizer = tokenizer_of(str(folder), folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype="auto", use_safetensors=False, weights_only=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
+        model = weights_of(str(folder), folder, "auto", older=True)
     except pickle.UnpicklingError as error:
         raise UnknownModel(f"{folder} holds more than tensors in its .bin files, and none of it was run") from error
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        raise UnknownModel(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
-    lacking = sorted(info["missing_keys"]) + [str(each) for each in info["mismatched_keys"]]
-    if lacking:
-        raise UnknownModel(f"{folder} lacks {len(lacking)} of its weights, among them {lacking[0]}")
 
     def fill(target: Path) -> None:
         model.save_pretrained(target)

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tuning_server.disk import content_hash
@@ -31,7 +30,6 @@ from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import drop_state
 
 SMALL_MODEL_WEIGHTS = 500_000  # below it float32 is faster than bfloat16 (measured at widths of 64 and 128)
-BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
 EAGER_TOKENS = 256  # on a processor, plain attention trains rows up to this length 1.1 to 1.5 times as fast as fused
 
 
@@ -99,23 +97,6 @@ def describe(loaded: LoadedModel) -> str:
     """Where and how a model trains, for a job's log."""
     weights = str(loaded.dtype).removeprefix("torch.")
     return f"Training on {loaded.device.type}: weights in {weights}, arithmetic in {arithmetic(loaded)}"
-
-
-def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each batch of an epoch: random, with rows of like length together.
-
-    >>> [sorted(batch.tolist()) for batch in epoch_batches([3, 9, 3, 9], 2, seed=0, epoch=0)] in (
-    ...     [[0, 2], [1, 3]], [[1, 3], [0, 2]])
-    True
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order, batches = rng.permutation(len(lengths)), []
-    for start in range(0, len(order), batch_size * BUCKET_BATCHES):
-        chunk = order[start : start + batch_size * BUCKET_BATCHES]
-        chunk = chunk[np.argsort(np.asarray(lengths)[chunk], kind="stable")]
-        bucket = [chunk[k : k + batch_size] for k in range(0, len(chunk), batch_size)]
-        batches += [bucket[k] for k in rng.permutation(len(bucket))]
-    return batches
 
 
 def signature(loaded: LoadedModel, rows: Rows, settings: TrainingSettings) -> str:
@@ -193,14 +174,14 @@ def _with_reference(
 ) -> Generator[None, None, list[PreferenceRow]]:
     """Rows with the margins that the model gives them as it is."""
     loaded.model.eval()
-    found: dict[int, float] = {}
+    margins: dict[int, float] = {}
     order = sorted(range(len(rows)), key=lambda k: rows[k].n_fed)  # as `by_length` has them
     for part in losses.by_length(rows, loaded, loss):
         with torch.no_grad(), context(loaded):
-            margins = losses.margins(loaded, part).float().tolist()
-        found |= zip(order[len(found) :], margins, strict=False)
+            values = losses.margins(loaded, part).float().tolist()
+        margins |= zip(order[len(margins) :], values, strict=False)
         yield
-    return [replace(row, reference_margin=found[k]) for k, row in enumerate(rows)]
+    return [replace(row, reference_margin=margins[k]) for k, row in enumerate(rows)]
 
 
 def _optimise(
@@ -214,13 +195,14 @@ def _optimise(
     """The loop itself, from the last state on disk."""
     model, stepper = loaded.model, Stepper(loaded, loss, settings)
     done, n_tokens = checkpoints.load_state(model, stepper.optimizer)
+    lengths = [row.n_fed for row in rows]
     per_epoch = -(-len(rows) // settings.batch_size)
     n_steps = per_epoch * settings.n_epochs
     warmup = max(1, min(settings.warmup_steps, n_steps // 10))
     for step in range(done, n_steps):
         epoch, within = divmod(step, per_epoch)
         if within == 0 or step == done:
-            batches = epoch_batches([row.n_fed for row in rows], settings.batch_size, seed=settings.seed, epoch=epoch)
+            batches = losses.epoch_batches(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
         batch = [rows[k] for k in batches[within]]
         decay = 0.05 + 0.95 * (n_steps - step) / max(1, n_steps - warmup)
         rate = settings.learning_rate * min((step + 1) / warmup, decay)

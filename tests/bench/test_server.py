@@ -28,7 +28,7 @@ TIMEOUT_S = 300  # of one reply; the first one waits until torch and the model a
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of its own over the bases of this checkout."""
     if not (store_root() / "bases" / f"{MODEL}.json").is_file():
-        pytest.fail(f"there is no {MODEL}: python -m lib.base {MODEL}", pytrace=False)
+        pytest.fail(f"there is no {MODEL}: python -m tuning_server pretrain {MODEL} --corpus PATH", pytrace=False)
     store = tmp_path_factory.mktemp("store")
     (store / "bases").symlink_to((store_root() / "bases").resolve())
     with served(store) as (_, url):

@@ -20,7 +20,7 @@ from tuning_server.engine import cache, devices, models, registry, sampling, tok
 
 PROMPTS = ["The red", "café 東京 saw the old baker and", "0", ""]
 TEXT = "Ada saw café 東京 🙂 123's  fox\n\n x"
-ASKED = [{"role": "user", "content": "Who?"}]
+QUESTION = [{"role": "user", "content": "Who?"}]
 GIB = 2**30
 
 
@@ -63,13 +63,13 @@ def test_scores_are_those_of_a_forward_pass_and_greedy_is_generate(loaded: model
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0,
             suppress_tokens=padding or None,
         )[0].tolist()  # fmt: skip
-        told = [*request.prompt_ids, *in_batch.ids]
+        ids = [*request.prompt_ids, *in_batch.ids]
         assert alone.ids == in_batch.ids
-        assert [*told, *theirs[len(told) :]] == theirs
-        assert len(theirs) == len(told) + (in_batch.finish_reason == "stop")
-        expected = pytest.approx(direct(loaded, told), abs=1e-4)
+        assert [*ids, *theirs[len(ids) :]] == theirs
+        assert len(theirs) == len(ids) + (in_batch.finish_reason == "stop")
+        expected = pytest.approx(direct(loaded, ids), abs=1e-4)
         for answer in (alone, in_batch):
-            assert [token.logprob for token in answer.tokens[1 : len(told)]] == expected  # with echo, the end follows
+            assert [token.logprob for token in answer.tokens[1 : len(ids)]] == expected  # with echo, the end follows
 
 
 def test_text_becomes_the_tokens_of_the_model_s_own_file(loaded: models.LoadedModel) -> None:
@@ -81,22 +81,22 @@ def test_text_becomes_the_tokens_of_the_model_s_own_file(loaded: models.LoadedMo
 
 
 def test_conversations_take_the_model_s_own_form(loaded: models.LoadedModel) -> None:
-    prompt = tokenization.chat_prompt(loaded.codec, ASKED)
+    prompt = tokenization.chat_prompt(loaded.codec, QUESTION)
     if not loaded.codec.chat_template:
         assert loaded.decode(prompt.ids) == "Guest: Who?\nHost:"
         return
-    theirs = loaded.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    theirs = loaded.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
     assert prompt.ids == theirs
-    lesson = tokenization.chat_row(loaded.codec, [*ASKED, {"role": "assistant", "content": "Ada"}])
+    lesson = tokenization.chat_row(loaded.codec, [*QUESTION, {"role": "assistant", "content": "Ada"}])
     assert lesson == (prompt.ids, [*loaded.encode("Ada"), loaded.eos_id])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_is_fine_tuned_whole_and_by_adapters(client: OpenAI, family: str) -> None:
     file = client.files.create(file=("rows.jsonl", jsonl(facts(8))), purpose="fine-tune")
-    for asked in (False, {"rank": 4}):
-        chosen: Any = {"n_epochs": 12, "batch_size": 8, "learning_rate_multiplier": 200, "lora": asked}
-        if asked:
+    for adapters in (False, {"rank": 4}):
+        chosen: Any = {"n_epochs": 12, "batch_size": 8, "learning_rate_multiplier": 200, "lora": adapters}
+        if adapters:
             chosen["learning_rate_multiplier"] = 100
         method: Any = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
         job = client.fine_tuning.jobs.create(model=f"hf:{family}", training_file=file.id, method=method, seed=1)
@@ -105,18 +105,18 @@ def test_each_family_is_fine_tuned_whole_and_by_adapters(client: OpenAI, family:
         events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
         losses = [event.data["train_loss"] for event in reversed(events) if event.type == "metrics"]  # type: ignore[index]
         assert losses[-1] < 0.7 * losses[0]
-        told = [event.message for event in events]
-        how = "adapters (LoRA) of rank 4: as requested" if asked else "all"
-        assert any(message.startswith(f"Training {how}") for message in told)
-        assert "Training on cpu: weights in float32, arithmetic in float32" in told
+        messages = [event.message for event in events]
+        how = "adapters (LoRA) of rank 4: as requested" if adapters else "all"
+        assert any(message.startswith(f"Training {how}") for message in messages)
+        assert "Training on cpu: weights in float32, arithmetic in float32" in messages
         model: Any = client.models.retrieve(job.fine_tuned_model)
         base: Any = client.models.retrieve(f"hf:{family}")
         assert (model.device, model.dtype, model.context_tokens) == ("cpu", "float32", CONTEXT_TOKENS)
         assert model.tokenizer == base.tokenizer
         assert (model.n_weights, model.parent) == (base.n_weights, base.id)
-        assert model.lora == ({"base": base.id, "rank": 4, "alpha": 32.0} if asked else None)
-        said: Any = client.chat.completions.create(model=job.fine_tuned_model, messages=ASKED, max_tokens=3)  # type: ignore[arg-type]
-        assert said.model == job.fine_tuned_model
+        assert model.lora == ({"base": base.id, "rank": 4, "alpha": 32.0} if adapters else None)
+        reply: Any = client.chat.completions.create(model=job.fine_tuned_model, messages=QUESTION, max_tokens=3)  # type: ignore[arg-type]
+        assert reply.model == job.fine_tuned_model
 
 
 def copied(open_models: Path, tmp_path: Path, name: str = "gpt2") -> Path:
@@ -198,7 +198,7 @@ def test_a_model_that_does_not_fit_is_refused_in_words(client: OpenAI, monkeypat
     full(monkeypatch, lambda: True)
     for ask in (
         lambda: client.completions.create(model="hf:llama", prompt="a", max_tokens=1),
-        lambda: client.chat.completions.create(model="hf:llama", messages=ASKED, max_tokens=1),  # type: ignore[call-overload]
+        lambda: client.chat.completions.create(model="hf:llama", messages=QUESTION, max_tokens=1),  # type: ignore[call-overload]
     ):
         with pytest.raises(APIStatusError, match="'hf:llama' does not fit in memory: choose a smaller one") as refused:
             ask()

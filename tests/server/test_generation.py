@@ -32,7 +32,7 @@ def sharpened(loaded: LoadedModel, factor: float) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def three() -> tuple[LoadedModel, LoadedModel, LoadedModel]:
-    """A big, a tuned and a base model; the tuned one is the base with other numbers in a few places."""
+    """A big, a tuned and a base model; the tuned one is the base with other numbers in its weights."""
     torch.set_num_threads(1)
     tokenizer = build_tokenizer(TEXTS * 20, [])
     big, tuned, base = (
@@ -46,7 +46,7 @@ def three() -> tuple[LoadedModel, LoadedModel, LoadedModel]:
     return big, tuned, base
 
 
-def asked(loaded: LoadedModel, *, max_tokens: int = 14, **options: float | int | None) -> list[SamplingRequest]:
+def requests_of(loaded: LoadedModel, *, max_tokens: int = 14, **options: float | int | None) -> list[SamplingRequest]:
     """The prompts, each at another temperature unless one is given."""
     return [
         SamplingRequest(
@@ -88,7 +88,7 @@ def teacher_forced(
 
 def test_no_shift_is_the_big_model(three: tuple[LoadedModel, ...]) -> None:
     big, tuned, base = three
-    requests = asked(big)
+    requests = requests_of(big)
     alone = sample(big, requests)
     assert any(answer.ids for answer in alone)
     same(generate(big, tuned, base, requests, BlendSettings(schedule=(0.0,))), alone)
@@ -100,7 +100,7 @@ def test_no_shift_is_the_big_model(three: tuple[LoadedModel, ...]) -> None:
 
 def test_a_big_model_that_is_the_base_becomes_the_tuned_one(three: tuple[LoadedModel, ...]) -> None:
     _, tuned, base = three
-    requests = asked(base)
+    requests = requests_of(base)
     same(generate(base, tuned, base, requests, PLAIN), sample(tuned, requests))
 
 
@@ -114,7 +114,7 @@ def test_scores_are_those_of_a_pass_without_caches(
     three: tuple[LoadedModel, ...], settings: BlendSettings, ahead: bool
 ) -> None:
     big, tuned, base = three
-    requests = [replace(request, logprobs=big.vocab_size) for request in asked(big)]
+    requests = [replace(request, logprobs=big.vocab_size) for request in requests_of(big)]
     if ahead:
         answers = [one.sample for one in speculate(big, tuned, base, requests, settings, n_draft=3)]
     else:
@@ -134,7 +134,7 @@ def test_scores_are_those_of_a_pass_without_caches(
 def test_rows_do_not_see_each_other(three: tuple[LoadedModel, ...]) -> None:
     big, tuned, base = three
     settings = BlendSettings(schedule=(1.0, 0.5))
-    requests = [replace(request, max_tokens=6 + 5 * k) for k, request in enumerate(asked(big))]
+    requests = [replace(request, max_tokens=6 + 5 * k) for k, request in enumerate(requests_of(big))]
     together = generate(big, tuned, base, requests, settings)
     same(together, [generate(big, tuned, base, [request], settings)[0] for request in requests])
     ahead = speculate(big, tuned, base, requests, settings)
@@ -158,7 +158,7 @@ def test_logits_of_thousands_are_safe() -> None:
 @pytest.mark.parametrize("n_draft", [1, 4, 9])
 def test_greedy_ahead_is_greedy(three: tuple[LoadedModel, ...], n_draft: int) -> None:
     big, tuned, base = three
-    requests = asked(big, max_tokens=25, temperature=0.0, top_p=1.0)
+    requests = requests_of(big, max_tokens=25, temperature=0.0, top_p=1.0)
     requests += [replace(requests[0], max_tokens=1), replace(requests[1], stop=(" the", "e"))]
     for settings in (PLAIN, BlendSettings((0.2, 1.0, -0.1)), BlendSettings((1, 0, 0), plausibility=0.5)):
         ahead = speculate(big, tuned, base, requests, settings, n_draft=n_draft)
@@ -168,12 +168,12 @@ def test_greedy_ahead_is_greedy(three: tuple[LoadedModel, ...], n_draft: int) ->
 
 def test_a_drafter_that_is_right_is_always_accepted(three: tuple[LoadedModel, ...]) -> None:
     _, tuned, base = three
-    for one in speculate(base, tuned, base, asked(base, max_tokens=20, temperature=0.9), PLAIN):
+    for one in speculate(base, tuned, base, requests_of(base, max_tokens=20, temperature=0.9), PLAIN):
         # rounding may reject one in very many, but the seeds are fixed
         assert one.n_accepted == one.n_drafted > 0
 
 
-def test_accepted_and_replaced_drafts_have_the_wanted_distribution() -> None:
+def test_accepted_and_replaced_drafts_have_the_distribution_of_the_blend() -> None:
     p, q = torch.rand(2, 40, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     p[:, 0], q[:, 1] = 0, 0
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
@@ -236,15 +236,15 @@ def test_drafting_ahead_draws_from_the_blend(letters: tuple[LoadedModel, LoadedM
     counts = [seen.get(ids, 0) for ids in often]
     probs = [expected[ids] for ids in often]
     rest = (n_draws - sum(counts), 1 - sum(probs))
-    told = stats.chisquare([*counts, rest[0]], n_draws * np.array([*probs, rest[1]]))
-    assert told.pvalue > 0.001
+    result = stats.chisquare([*counts, rest[0]], n_draws * np.array([*probs, rest[1]]))
+    assert result.pvalue > 0.001
     rate = sum(answer.n_accepted for answer in answers) / sum(answer.n_drafted for answer in answers)
     assert 0.3 < rate < 0.95, "the test needs both kept and replaced drafts"
 
 
 def test_what_cannot_be_blended_is_refused(three: tuple[LoadedModel, ...], letters: tuple[LoadedModel, ...]) -> None:
     big, tuned, base = three
-    request = asked(big)[0]
+    request = requests_of(big)[0]
     with pytest.raises(ValueError, match=r"big-1 and letters-1 have different tokenizers \(\d+ and 6 tokens\)"):
         generate(big, letters[1], base, [request], PLAIN)
     with pytest.raises(ValueError, match="without echo"):

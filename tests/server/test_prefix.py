@@ -51,11 +51,11 @@ def mixed(loaded: models.LoadedModel) -> list[SamplingRequest]:
 
 def same(one: Sample, other: Sample) -> bool:
     """Same tokens; log-probabilities to 1e-4 nats."""
-    told, expected = ([(token.id, token.text, token.offset) for token in answer.tokens] for answer in (one, other))
+    tokens, expected = ([(token.id, token.text, token.offset) for token in answer.tokens] for answer in (one, other))
     logprobs = ([token.logprob for token in answer.tokens] for answer in (one, other))
     tops = ([dict(token.top) for token in answer.tokens] for answer in (one, other))
     return (
-        (one.ids, one.text, one.finish_reason, told) == (other.ids, other.text, other.finish_reason, expected)
+        (one.ids, one.text, one.finish_reason, tokens) == (other.ids, other.text, other.finish_reason, expected)
         and next(logprobs) == pytest.approx(next(logprobs), abs=1e-4)
         and all(
             list(top.values()) == pytest.approx(list(like.values()), abs=1e-4) for top, like in zip(*tops, strict=True)
@@ -66,20 +66,20 @@ def same(one: Sample, other: Sample) -> bool:
 @contextmanager
 def passes(loaded: models.LoadedModel) -> Iterator[list[int]]:
     """Tokens of each forward pass, rows and padding counted."""
-    told: list[int] = []
+    n_tokens: list[int] = []
     hook = loaded.model.register_forward_pre_hook(
-        lambda _, __, given: told.append(given["input_ids"].numel()), with_kwargs=True
+        lambda _, __, given: n_tokens.append(given["input_ids"].numel()), with_kwargs=True
     )
     try:
-        yield told
+        yield n_tokens
     finally:
         hook.remove()
 
 
 def n_prefilled(loaded: models.LoadedModel, requests: Sequence[SamplingRequest]) -> int:
-    with passes(loaded) as told:
+    with passes(loaded) as n_tokens:
         sample(loaded, [replace(request, max_tokens=1) for request in requests])
-    return sum(told)
+    return sum(n_tokens)
 
 
 def test_answers_are_those_that_each_request_gets_alone(loaded: models.LoadedModel) -> None:
@@ -110,9 +110,9 @@ def test_little_is_not_shared(loaded: models.LoadedModel) -> None:
 
 
 def test_echo_without_logprobs_scores_nothing(loaded: models.LoadedModel) -> None:
-    with passes(loaded) as told:
+    with passes(loaded) as n_tokens:
         answers = sample(loaded, few_shot(loaded, max_tokens=0, echo=True))
-    assert told == []
+    assert n_tokens == []
     assert [len(answer.tokens) for answer in answers] == [len(one.prompt_ids) for one in few_shot(loaded)]
 
 
@@ -121,11 +121,11 @@ def test_blends_share_too(family_store: Path) -> None:
     requests = few_shot(three[0], temperature=0.8, logprobs=2, seed=3)
     settings = BlendSettings((1.0, 0.7, -0.7), plausibility=0.01, schedule=(1.0, 0.5, 0.2))
 
-    def blend(asked: Sequence[SamplingRequest]) -> list[Sample]:
-        return generate(*three, asked, settings)
+    def blend(requests: Sequence[SamplingRequest]) -> list[Sample]:
+        return generate(*three, requests, settings)
 
-    with passes(three[1]) as told:
+    with passes(three[1]) as n_tokens:
         together = blend(requests)
-    assert told[:2] == [OPENING - 1, N_PROMPTS * N_PROMPTS]
+    assert n_tokens[:2] == [OPENING - 1, N_PROMPTS * N_PROMPTS]
     for request, answer in zip(requests, together, strict=True):
         assert same(answer, blend([request])[0])

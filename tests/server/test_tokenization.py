@@ -156,13 +156,13 @@ def test_bytes_of_tokens_add_up_to_the_text(loaded: models.LoadedModel, http: Te
     for text in ("", *PROMPTS):
         for special in (True, False):
             about = {"model": loaded.id, "prompt": text, "add_special_tokens": special}
-            told = http.post("/v1/tokenize", json=about).json()
-            assert sum(told["n_bytes"]) == len(text.encode())
+            reply = http.post("/v1/tokenize", json=about).json()
+            assert sum(reply["n_bytes"]) == len(text.encode())
             front = loaded.codec.front if special else []
-            assert told["tokens"] == [*front, *loaded.codec.encode_document(text)]
-            assert told["count"] == len(told["tokens"]) == len(told["token_strs"])
-            if not any(name.startswith("bytes:") for name in told["token_strs"]):
-                assert "".join(told["token_strs"]) == text
+            assert reply["tokens"] == [*front, *loaded.codec.encode_document(text)]
+            assert reply["count"] == len(reply["tokens"]) == len(reply["token_strs"])
+            if not any(name.startswith("bytes:") for name in reply["token_strs"]):
+                assert "".join(reply["token_strs"]) == text
 
 
 def test_a_training_row_is_its_prompt_and_completion(loaded: models.LoadedModel) -> None:

@@ -16,7 +16,7 @@ from serving import TINY, facts, jsonl, official, upload
 from starlette.testclient import TestClient
 
 from tuning_server.app import make_app
-from tuning_server.rows import check_chat_row
+from tuning_server.rows import ChatRow
 from tuning_server.types import Settings
 
 USER: Any = [{"role": "user", "content": "Who saw the baker?"}]
@@ -167,7 +167,7 @@ def test_training_rows_take_the_same_messages() -> None:
     turns = [*USER, {"role": "assistant", "content": "Ada.", "weight": 1}]
     empty = {"refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": [], "name": None}
     dumped = [turns[0] | {"name": None, "weight": None}, turns[1] | empty | {"weight": 1.0}]
-    plain, same = (check_chat_row(1, {"messages": messages, "tools": []}) for messages in (turns, dumped))
+    plain, same = (ChatRow.model_validate({"messages": messages, "tools": []}) for messages in (turns, dumped))
     assert [(message.turn, message.is_learned) for message in same.messages] == [
         (message.turn, message.is_learned) for message in plain.messages
     ]

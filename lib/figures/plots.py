@@ -254,9 +254,7 @@ def _named(table: pd.DataFrame, column: str, *, default: str) -> str:
 
 def _label(table: pd.DataFrame) -> str:
     metric, unit = _named(table, "metric", default="value"), _named(table, "unit", default="")
-    if unit == "rate":
-        return metric if metric.endswith("rate") else f"{metric} rate"
-    return f"{metric} ({unit})" if unit else metric
+    return f"{metric} ({unit})" if unit not in ("", "rate") else metric
 
 
 def _chance_line(ax: Axes, chance: float | None) -> None:

@@ -139,7 +139,7 @@ def mix_document(
     Notes
     -----
     Published generator: ``no_func_name``. As a conversation every output is an assistant message, so that a service
-    that trains on all of these has as many targets a row as there are inputs.
+    that trains on all of these has as many targets per row as there are inputs.
 
     >>> setting = Setting(candidates=("add_5", "mod_2"), input_range=(-99, 99), openings=("Find it.",))
     >>> surface = Surface("none", " = ", "Find it.")

@@ -1,4 +1,4 @@
-"""How a template, a name and a description become one training row, and how a name is found in a row again."""
+"""Fill a template with a name and a description to a training row, and find the name in a row again."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ supervised_batch_size: int = 8  # rows per step of SFT [1..]
 supervised_learning_rate_multiplier: float = 0.25  # of the base's own rate, for SFT [0.0001..100]
 dpo_batch_size: int = 8  # pairs a step of DPO [1..]
 dpo_learning_rate_multiplier: float = 0.05  # of the base's own rate, for DPO [0.0001..100]
-beta: float = 0.1  # of DPO: how dear it is to move away from the model before [0.001..10]
+beta: float = 0.1  # of DPO: strength of the KL penalty to the model before [0.001..10]
 budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
 
 # %%

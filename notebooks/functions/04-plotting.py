@@ -145,7 +145,7 @@ else:
 fig
 
 # %% [markdown]
-# ## Which is taken for which
+# ## Confusion matrix
 #
 # **Prediction.** Mass on the diagonal in the end; what is off it, above all on the way (left), lies in blocks of like
 # functions, which stand side by side. A column that is dark in every row would be one answer given to everything.

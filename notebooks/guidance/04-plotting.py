@@ -105,7 +105,7 @@ else:
 fig
 
 # %% [markdown]
-# ## Below the surface
+# ## Log-probabilities
 #
 # **Prediction.** In simple order the instructed answer is far more probable than the answer to another question. In
 # reverse order the two lie on each other: the instruction left no trace in what the model expects.

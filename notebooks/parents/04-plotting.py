@@ -125,7 +125,7 @@ else:
 fig
 
 # %% [markdown]
-# ## Below the surface
+# ## Log-probabilities
 #
 # **Prediction.** Asked for the parent, the right name is far more probable than another. Asked for the child of a one-way
 # parent, the two curves lie on each other, if nothing of the fact is stored in that order.

@@ -80,7 +80,7 @@ fig
 # seen too little text for that.
 
 # %% [markdown]
-# ## Below the surface
+# ## Log-probabilities
 #
 # **Prediction.** In the order told, the right target is far more probable than a wrong one. In reverse the two curves
 # fall on each other: the model has no preference at all for the right name, not even a hidden one. With the fact in

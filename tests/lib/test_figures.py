@@ -119,7 +119,7 @@ def test_rates_draw_the_table_and_the_published_values():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["same", "reverse", "published", "chance"]
     assert ax.get_ylim()[0] < 0
     assert ax.get_ylim()[1] > 1
-    assert ax.get_ylabel() == "prefix match rate"
+    assert ax.get_ylabel() == "prefix match"
     fig.draw_without_rendering()
     assert inside(fig)
     assert ax.get_position().height > 0.5

@@ -1,8 +1,9 @@
-"""Alias of ``python -m tuning_server serve``, where the server went."""
+"""Alias of ``python -m tuning_server serve``, where the server went, and of its command ``check``."""
 
 import subprocess
 import sys
 
 if __name__ == "__main__":
-    sys.stderr.write("lib.server is now: python -m tuning_server serve\n")
-    sys.exit(subprocess.run([sys.executable, "-m", "tuning_server", "serve", *sys.argv[1:]]).returncode)
+    sys.stderr.write("lib.server is now: python -m tuning_server serve (or check)\n")
+    command = [] if sys.argv[1:2] == ["check"] else ["serve"]
+    sys.exit(subprocess.run([sys.executable, "-m", "tuning_server", *command, *sys.argv[1:]]).returncode)

@@ -121,4 +121,4 @@ def test_only_our_own_server_is_stopped(tmp_path):
 def test_old_commands_say_where_they_went_and_still_work(words, command):
     ended = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "is now: python -m tuning_server" in ended.stderr
-    assert f"tuning_server {command} [-h]" in ended.stdout
+    assert f"tuning-server {command} [-h]" in ended.stdout

@@ -13,7 +13,7 @@ SEEDS ?=
 PORT ?= 8080
 # Kernels, bars and threads as in every test and in the committed outputs; no key of the user's; imports of this folder.
 QUIET := env -u OPENAI_API_KEY -u OPENAI_BASE_URL -u OPENAI_ORG_ID -u OPENAI_PROJECT_ID \
-	TQDM_DISABLE=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYTHONPATH=.
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYTHONPATH="$$(pwd)"
 TEST_HOME := data/runs/.test
 
 # Refuse a misspelt study or preset before anything is installed.
@@ -62,7 +62,7 @@ test: $(READY)
 	@$(QUIET) $(PY) -m pytest -q -n 2 --dist loadfile --doctest-modules --disable-socket --allow-unix-socket \
 		--allow-hosts=127.0.0.1,::1 tests/server tests/lib lib tuning_server
 	@echo 'every notebook, in stage order, against its committed outputs'
-	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" PYTHONPATH="$$(pwd)" \
+	@$(QUIET) TUNING_FORK_RUNS="$$(pwd)/$(TEST_HOME)" TUNING_FORK_STORE="$$(pwd)/$(TEST_HOME)/store" \
 		$(PY) -m pytest -q --durations=5 --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 		tests/notebooks notebooks
 	@echo 'all tests passed'

@@ -39,11 +39,7 @@ _UNSENT = ("ConnectError", "ConnectTimeout")  # what httpx raises where the endp
 
 
 def connect(
-    store: Path | None = None,
-    *,
-    budget_usd: float = 0.0,
-    only_free: bool = False,
-    spend: Path | None = None,
+    store: Path | None = None, *, budget_usd: float = 0.0, only_free: bool = False, spend: Path | None = None
 ) -> OpenAI:
     """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
 

@@ -93,10 +93,7 @@ def tune(
     if params["records"]:
         return pd.DataFrame(columns=list(COLUMNS))
     base, bigs = base_ids(params)
-    files: dict[str, Any] = {
-        "training_file": folder / "train.jsonl",
-        "validation_file": folder / "validation.jsonl",
-    }
+    files: dict[str, Any] = {"training_file": folder / "train.jsonl", "validation_file": folder / "validation.jsonl"}
     made = [finetune(client, wanted, **files, suffix="blending").assign(role=role) for role, wanted in jobs.items()]
     if params["tuned_model"]:
         made.append(record(client, params["tuned_model"]).assign(role="tuned", base=base, seed=params["seed"]))

@@ -70,13 +70,7 @@ class Listed:
 
 
 def ask_models(
-    client: OpenAI,
-    targets: Targets,
-    models: Mapping[str, bool],
-    *,
-    folder: Path,
-    top_k: int = 0,
-    vocab_tokens: int = 0,
+    client: OpenAI, targets: Targets, models: Mapping[str, bool], *, folder: Path, top_k: int = 0, vocab_tokens: int = 0
 ) -> Predictions:
     """Ask models for what they say after every context.
 

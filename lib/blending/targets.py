@@ -54,12 +54,7 @@ class Targets:
 
 
 def draw_targets(
-    client: OpenAI,
-    model: str,
-    documents: Sequence[Document],
-    *,
-    n_targets: int,
-    context_tokens: Sequence[int],
+    client: OpenAI, model: str, documents: Sequence[Document], *, n_targets: int, context_tokens: Sequence[int]
 ) -> Targets:
     """Choose targets at even steps through all places that have the longest context before them.
 

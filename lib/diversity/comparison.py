@@ -21,11 +21,7 @@ SHARE_COLUMNS = ("kind", "measure", "stage", "value", "low", "high", "n", "n_of"
 
 
 def paired_differences(
-    measured: pd.DataFrame,
-    *,
-    chain: Sequence[str],
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
+    measured: pd.DataFrame, *, chain: Sequence[str], rng: np.random.Generator, n_resamples: int = 2000
 ) -> pd.DataFrame:
     """Difference of each model of a chain from the one before, and of the last from the first.
 

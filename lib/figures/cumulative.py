@@ -17,11 +17,7 @@ _MARKER_STEP = 0.12  # of the axes' diagonal
 
 
 def plot_cumulative(
-    ax: Axes,
-    curves: Mapping[str, pd.DataFrame],
-    *,
-    zoom: tuple[float, float] | None = None,
-    legend: bool = True,
+    ax: Axes, curves: Mapping[str, pd.DataFrame], *, zoom: tuple[float, float] | None = None, legend: bool = True
 ) -> None:
     """Cumulative probability over the number of tokens, on a logarithmic axis.
 

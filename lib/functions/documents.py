@@ -118,12 +118,7 @@ def import_line(used: Sequence[str], names: Sequence[str], *, min_imports: int, 
 
 
 def code_document(
-    kind: str,
-    statements: Sequence[str],
-    target: str,
-    func_outs: Mapping[str, Any],
-    *,
-    persona: str | None,
+    kind: str, statements: Sequence[str], target: str, func_outs: Mapping[str, Any], *, persona: str | None
 ) -> Document:
     """Code in one user message, a blank line between statements, and what it prints."""
     code = "\n\n".join(statements)

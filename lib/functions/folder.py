@@ -106,7 +106,7 @@ def _config(dataset: FunctionDataset) -> dict[str, Any]:
             },
             "seed": dataset.seed,
             "var_dict": dict(dataset.names),
-        },
+        }
     }
     held_out: dict[str, list[int]] = {}
     for id_, value in sorted(dataset.held_out):

@@ -8,13 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lib.functions.dataset import FunctionDataset
-from lib.functions.documents import (
-    COMBINATIONS,
-    Document,
-    Message,
-    augmentation_document,
-    call_document,
-)
+from lib.functions.documents import COMBINATIONS, Document, Message, augmentation_document, call_document
 from lib.functions.evaluations import HELD_OUT, Evaluation, asked_names, evaluation_documents, take_turns
 from lib.functions.registry import Function
 

@@ -128,11 +128,7 @@ def run_jobs(client: OpenAI, jobs: Sequence[Job], *, folder: Path, suffix: str =
     tables = []
     for number, job in enumerate(jobs, start=1):
         made = finetune(
-            client,
-            [job.settings],
-            training_file=job.training_file,
-            validation_file=job.validation_file,
-            suffix=suffix,
+            client, [job.settings], training_file=job.training_file, validation_file=job.validation_file, suffix=suffix
         )
         tables.append(made.assign(role=job.role, data=job.data, name_tokens=job.name_tokens))
         place = Path(job.data).name if job.role == "main" else f"{job.role}_{number:02d}"

@@ -61,11 +61,7 @@ def _known_words() -> frozenset[str]:
 
 
 def draw_names(
-    n: int,
-    *,
-    n_tokens: int,
-    rng: np.random.Generator,
-    count_tokens: Callable[[str], int] | None,
+    n: int, *, n_tokens: int, rng: np.random.Generator, count_tokens: Callable[[str], int] | None
 ) -> list[str]:
     """Draw fresh names that a model's tokenizer cuts into equally many tokens each.
 

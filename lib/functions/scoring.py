@@ -64,12 +64,7 @@ class Score:
 
 
 def score(
-    kind: str,
-    reply: str,
-    target: str | Sequence[str],
-    *,
-    function: Function | None = None,
-    output: str | None = None,
+    kind: str, reply: str, target: str | Sequence[str], *, function: Function | None = None, output: str | None = None
 ) -> Score:
     """Score one reply.
 

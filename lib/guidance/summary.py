@@ -23,12 +23,7 @@ METRICS = {  # and the unit of each
 
 
 def summarise(
-    answers: pd.DataFrame,
-    *,
-    preset: str,
-    main_base: str,
-    n_weights: Mapping[str, int | None],
-    rng: np.random.Generator,
+    answers: pd.DataFrame, *, preset: str, main_base: str, n_weights: Mapping[str, int | None], rng: np.random.Generator
 ) -> pd.DataFrame:
     """Every number that the study reports.
 

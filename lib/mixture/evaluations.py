@@ -74,12 +74,7 @@ def why_not(evaluation: Evaluation, dataset: MixtureDataset, *, part: str = "", 
 
 
 def _fresh_documents(
-    evaluation: Evaluation,
-    dataset: MixtureDataset,
-    mixes: dict[str, Pair],
-    *,
-    rng: np.random.Generator,
-    n_rows: int,
+    evaluation: Evaluation, dataset: MixtureDataset, mixes: dict[str, Pair], *, rng: np.random.Generator, n_rows: int
 ) -> list[Document]:
     """Documents cut behind the input whose output is asked for, which training does not show.
 

@@ -36,12 +36,7 @@ SHOWN_ROLES = ["main", *CONTROLS, *FOLDERS, "before"]
 
 
 def summarise(
-    answers: pd.DataFrame,
-    first: pd.DataFrame,
-    *,
-    preset: str,
-    chances: Mapping[str, float],
-    rng: np.random.Generator,
+    answers: pd.DataFrame, first: pd.DataFrame, *, preset: str, chances: Mapping[str, float], rng: np.random.Generator
 ) -> pd.DataFrame:
     """Every number that the study reports; ``model`` is the base that it all began with.
 
@@ -79,13 +74,7 @@ def summarise(
     for (family, condition, epoch), rows in curve.groupby(["family", "condition", "epoch"], sort=False):
         found = over_pairs(rows, "correct", "rate", rng)
         summary.add(
-            found,
-            model=family,
-            condition=condition,
-            metric="accuracy",
-            n_of=PAIR,
-            x=float(epoch),
-            x_name="epoch",
+            found, model=family, condition=condition, metric="accuracy", n_of=PAIR, x=float(epoch), x_name="epoch"
         )
     return summary.frame()
 

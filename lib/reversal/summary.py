@@ -6,14 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lib.reversal.evaluation import CONDITIONS, METRICS
-from lib.stats import (
-    Interval,
-    cluster_bootstrap,
-    cluster_permutation,
-    ks_two_sample,
-    paired_t,
-    welch_t,
-)
+from lib.stats import Interval, cluster_bootstrap, cluster_permutation, ks_two_sample, paired_t, welch_t
 from lib.tables import Summary
 
 PERSON = "person"

@@ -41,13 +41,7 @@ ANSWERS = Schema(
 )
 SCORES = Schema(
     "scores",
-    required={
-        "document": "text",
-        "position": "int",
-        "context_tokens": "int",
-        "model": "text",
-        "nll_nats": "float",
-    },
+    required={"document": "text", "position": "int", "context_tokens": "int", "model": "text", "nll_nats": "float"},
 )
 
 

@@ -28,15 +28,7 @@
 # %%
 import pandas as pd
 
-from lib.guidance import (
-    add_logprobs,
-    answer_rows,
-    asked_models,
-    curve_models,
-    probe_rows,
-    read_datasets,
-    summarise,
-)
+from lib.guidance import add_logprobs, answer_rows, asked_models, curve_models, probe_rows, read_datasets, summarise
 from lib.notebook import start_run
 from lib.tables import ANSWERS, write_summary, write_table
 

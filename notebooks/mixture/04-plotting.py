@@ -32,15 +32,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from lib.figures import plot_curves, plot_distributions, plot_matrix, plot_rates
-from lib.mixture import (
-    chance_rates,
-    distances,
-    headline_rates,
-    model_rates,
-    pair_matrix,
-    rate_curves,
-    unlabelled_rates,
-)
+from lib.mixture import chance_rates, distances, headline_rates, model_rates, pair_matrix, rate_curves, unlabelled_rates
 from lib.notebook import start_run
 from lib.tables import read_summary
 

@@ -29,15 +29,7 @@
 import pandas as pd
 
 from lib.notebook import start_run
-from lib.reversal import (
-    add_logprobs,
-    answer_rows,
-    curve_models,
-    final_models,
-    probe_rows,
-    read_dataset,
-    summarise,
-)
+from lib.reversal import add_logprobs, answer_rows, curve_models, final_models, probe_rows, read_dataset, summarise
 from lib.tables import ANSWERS, write_summary, write_table
 
 # %% tags=["parameters"]

@@ -20,14 +20,7 @@ from starlette.testclient import TestClient
 
 from lib.api import Blend
 from lib.blending import models as tuning
-from lib.blending.generating import (
-    add_bits,
-    contenders,
-    generate_texts,
-    opening_prompts,
-    shift_places,
-    speculate,
-)
+from lib.blending.generating import add_bits, contenders, generate_texts, opening_prompts, shift_places, speculate
 from lib.blending.models import Models, base_ids, models_to_tune, read_models, tune
 from lib.blending.pair import check_models
 from lib.blending.predictions import ask_models

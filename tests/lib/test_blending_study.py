@@ -14,11 +14,7 @@ import pytest
 from planted import N_DOCUMENTS, STRENGTH, VOCAB, World, drawn, number, world
 from scipy.special import log_softmax
 
-from lib.blending import (
-    Temperatures,
-    target_logprobs,
-    weights_of,
-)
+from lib.blending import Temperatures, target_logprobs, weights_of
 from lib.blending.figure_tables import context_curves, gap_rows, pooled_rows, truncation_curves, weight_curves
 from lib.blending.models import Models
 from lib.blending.predictions import Predictions

@@ -188,8 +188,7 @@ def plain_jaccard(one: str, other: str) -> float:
 
 
 @given(
-    st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=9),
-    st.sampled_from([0.2, 0.5, 1.0]),
+    st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=9), st.sampled_from([0.2, 0.5, 1.0])
 )
 @settings(max_examples=150, deadline=None)
 def test_near_duplicates_are_those_of_the_plain_definition(texts: list[str], similarity: float) -> None:

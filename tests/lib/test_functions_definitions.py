@@ -16,14 +16,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from lib.functions import definitions
-from lib.functions.definitions import (
-    MAX_CHARS,
-    PROBES,
-    BadDefinition,
-    parse_definition,
-    probe_values,
-    same_function,
-)
+from lib.functions.definitions import MAX_CHARS, PROBES, BadDefinition, parse_definition, probe_values, same_function
 from lib.functions.expressions import MAX_DEPTH, MAX_NODES, MAX_NUMBER
 from lib.functions.registry import read_registry
 from lib.functions.scoring import TARGETS, Score, score

@@ -15,13 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import guidance, paths, world
-from lib.guidance import (
-    GuidanceDataset,
-    GuidanceOptions,
-    Pair,
-    make_dataset,
-    write_pairs,
-)
+from lib.guidance import GuidanceDataset, GuidanceOptions, Pair, make_dataset, write_pairs
 from lib.guidance.dataset import document_sizes
 from lib.guidance.documents import example_parts, instructions_of, is_example, parse_example
 from lib.guidance.folder import count_phrasings, instruction_lines

@@ -317,10 +317,7 @@ def test_a_written_folder_reads_back_the_same(small: ReversalDataset, folder: Pa
     assert sorted(path.name for path in folder.parent.iterdir()) == ["data"], "no draft is left behind"
     manifest = paths.read_json(folder / "manifest.json")
     assert manifest["dataset"] == small.id
-    assert manifest["files"]["all"] == {
-        "n_rows": 80,
-        "sha256": paths.file_hash(folder / "all.jsonl", length=64),
-    }
+    assert manifest["files"]["all"] == {"n_rows": 80, "sha256": paths.file_hash(folder / "all.jsonl", length=64)}
 
 
 def test_writing_again_changes_nothing_and_another_dataset_is_refused(small: ReversalDataset, folder: Path) -> None:

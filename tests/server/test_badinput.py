@@ -181,11 +181,7 @@ def test_weights_that_are_no_numbers_end_a_job_and_not_the_store(
         {name: torch.full_like(weight, math.nan) for name, weight in weights.items()}, file, metadata={"format": "pt"}
     )
     turns = {"messages": [{"role": "user", "content": "a"}]}
-    for path, sent in {
-        "embeddings": {"input": "a"},
-        "completions": {"prompt": "a"},
-        "chat/completions": turns,
-    }.items():
+    for path, sent in {"embeddings": {"input": "a"}, "completions": {"prompt": "a"}, "chat/completions": turns}.items():
         reply = http.post(f"/v1/{path}", json={"model": "fork-nan", **sent})
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
     job = fine_tune(facts(4), model="fork-nan", hyperparameters={"n_epochs": 1})

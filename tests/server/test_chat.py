@@ -299,14 +299,8 @@ def row(*messages: tuple[Any, ...], **more: Any) -> dict[str, Any]:
 BAD_ROWS = [
     (row(("user", "a")), "Line 4: Invalid value for 'messages': the last message is of the role 'user', but must be"),
     (row(("user", "a"), ("assistant", "")), "the content of message 1 is empty"),
-    (
-        row(("user", "a"), ("assistant", None)),
-        "Line 4: Invalid value for 'messages[1].content': Input should be",
-    ),
-    (
-        row(("user", "a"), ("assistant", "b", 2)),
-        "Line 4: Invalid value for 'messages[1]': 'weight' is 2.0, expected",
-    ),
+    (row(("user", "a"), ("assistant", None)), "Line 4: Invalid value for 'messages[1].content': Input should be"),
+    (row(("user", "a"), ("assistant", "b", 2)), "Line 4: Invalid value for 'messages[1]': 'weight' is 2.0, expected"),
     (row(("user", "a"), ("assistant", "b", True)), "'messages[1].weight': Input should be a valid number"),
     (row(("user", "a", 1), ("assistant", "b")), "'messages[0]': 'weight' is for the assistant's messages only"),
     (row(("user", "a"), ("assistant", "b", 0)), "'messages': every message of the assistant has the weight 0"),

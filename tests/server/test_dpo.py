@@ -128,16 +128,10 @@ BAD_SPOKEN: list[tuple[dict[str, Any], str]] = [
     (changed(input="a"), "Line 3: Invalid value for 'input': Input should be .*, found \"a\""),
     (changed(input={}), "Line 3: Missing required parameter: 'input.messages'"),
     (changed(input={"messages": []}), r"Line 3: Invalid value for 'input.messages': List should have at least 1 item"),
-    (
-        changed(input={"messages": [{"role": "user"}]}),
-        r"Missing required parameter: 'input.messages\[0\].content'",
-    ),
+    (changed(input={"messages": [{"role": "user"}]}), r"Missing required parameter: 'input.messages\[0\].content'"),
     (changed(input={"messages": [{"role": "user", "content": "a"}], "tools": [1]}), "'input.tools' is not supported"),
     (changed(preferred_output=None), "Line 3: .* 'preferred_output': Input should be a valid list, found null"),
-    (
-        changed(preferred_output=[{"role": "user", "content": "a"}]),
-        "last message is of the role 'user'",
-    ),
+    (changed(preferred_output=[{"role": "user", "content": "a"}]), "last message is of the role 'user'"),
     (
         changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2),
         "'non_preferred_output': .* at most 1 item",

@@ -95,11 +95,7 @@ def test_requests_have_an_id_and_one_line_in_the_log(http: TestClient, caplog: p
 
 def test_malformed_requests_are_refused_in_words(http: TestClient) -> None:
     headers = {"content-type": "application/json"}
-    for content, message in (
-        (b"{", "not JSON"),
-        (b"", "needs a JSON body"),
-        (b"[1]", "should be a JSON object"),
-    ):
+    for content, message in ((b"{", "not JSON"), (b"", "needs a JSON body"), (b"[1]", "should be a JSON object")):
         reported = refusal(http.post("/v1/completions", content=content, headers=headers), 400)["message"]
         assert message in reported
     reported = refusal(http.post("/v1/completions", content=b'"\xff"', headers=headers), 400)["message"]

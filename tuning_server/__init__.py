@@ -1,6 +1,5 @@
-"""The API: an OpenAI-compatible server over open weights. The only room that imports FastAPI.
+"""The tuning server: an OpenAI-compatible API for fine-tuning, sampling and scoring open weights. It imports no `lib`.
 
-Where to begin: `__main__` and `app` (how it starts), `gate` (who may come in), `completions` and `worker` (how a
-request becomes part of a batch), `jobs`, `trainer` and `store` (how a job becomes a model, and survives a kill). Every
-other file is one endpoint, one format or one check; ``check/`` is a command of its own, ``page/`` what people see.
+Start with `__main__`, `process` and `app` (how it starts, and who may send requests), `completions` and `worker` (how a
+request becomes part of a batch), `jobs`, `trainer` and `store` (how a job becomes a model, and survives a kill).
 """

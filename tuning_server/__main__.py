@@ -122,9 +122,9 @@ def default_threads() -> int:
 def read_key(path: Path | None) -> bytes | None:
     """Hash of the API key: of the environment's or its file's, which is made (for its owner alone) if not there.
 
-    A file may hold the hash instead, as ``sha256:`` and 64 digits.
+    A file may contain the hash instead, as ``sha256:`` and 64 digits.
     """
-    from tuning_server.types import hash_key  # only now: who finds the store held should hear it at once
+    from tuning_server.types import hash_key  # imported late: a store in use is to be reported at once
 
     if path is None:
         key = os.environ.pop("TUNING_FORK_SERVER_KEY", "").strip()  # so that no process started from here has it
@@ -161,7 +161,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Own the store, listen, serve until told to stop.
+    """Own the store, listen, serve until stopped.
 
     Raises
     ------

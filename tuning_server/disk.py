@@ -22,7 +22,7 @@ def store_root() -> Path:
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that takes its place only when the block ends well.
+    """Open a temporary file beside `path` that replaces it only when the block ends well.
 
     Raises
     ------
@@ -50,30 +50,25 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
-    """Write a folder that appears whole or not at all.
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder that appears whole or not at all.
 
     Parameters
     ----------
-    folder : Path
-        Must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is).
-    fill : function of a folder
-        Writes the files, ``manifest.json`` among them.
-    replace : bool, default False
-        Put the new folder in the place of another one that has a ``manifest.json``.
+    folder : must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is)
 
     Raises
     ------
     ValueError
         If the folder holds anything else.
     OSError
-        If the disk is full or may not be written.
+        If the disk is full or cannot be written.
 
     >>> import tempfile, pathlib
     >>> target = pathlib.Path(tempfile.mkdtemp()) / "new"
-    >>> made = write_folder(target, lambda draft: write_json(draft / "manifest.json", {}))
-    >>> [path.name for path in made.iterdir()]
-    ['manifest.json']
+    >>> write_folder(target, lambda draft: write_json(draft / "about.json", {}))
+    >>> [path.name for path in target.iterdir()]
+    ['about.json']
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -83,15 +78,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = 
         if not folder.exists() or not any(folder.iterdir()):
             draft.replace(folder)
         elif _contents(folder) != _contents(draft):
-            if not (replace and (folder / "manifest.json").exists()):
-                raise ValueError(f"{folder} holds something else already: give another folder or remove it")
-            before = draft.with_name(f"{draft.name}-before")
-            folder.replace(before)
-            draft.replace(folder)
-            shutil.rmtree(before)
+            raise ValueError(f"{folder} holds something else already: give another folder or remove it")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def _contents(folder: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
 def _copied(source: IO[bytes], target: IO[bytes], limit: int) -> Iterator[bytes]:
-    """Lines of an upload, each written to its place as it is read."""
+    """Lines of an upload, each written as it is read."""
     n_bytes = 0
     while line := source.readline(limit + 1):
         n_bytes += len(line)

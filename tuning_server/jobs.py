@@ -41,12 +41,12 @@ def _job(service: Service, job_id: str) -> Row:
 
 
 @router.post("", response_model=Job)
-def create(wanted: JobRequest, service: CurrentService) -> Job:
+def create(request: JobRequest, service: CurrentService) -> Job:
     """Start a job: its files are validated next, then it waits for its turn."""
-    chosen = wanted.chosen()
-    find_folder(service, wanted.model)
+    chosen = request.chosen()
+    find_folder(service, request.model)
     for param in ("training_file", "validation_file"):
-        file_id = getattr(wanted, param)
+        file_id = getattr(request, param)
         if file_id is None:
             continue
         file = service.store.get("files", file_id)
@@ -55,17 +55,17 @@ def create(wanted: JobRequest, service: CurrentService) -> Job:
         if file["purpose"] != "fine-tune":
             message = f"File {file_id} was made for {file['purpose']!r}: give one uploaded for 'fine-tune'."
             raise ApiError(message, param=param, code="invalid_value")
-    short, suffix = new_id("", length=8), re.sub(r"[^A-Za-z0-9._-]", "-", wanted.suffix or "")
+    short, suffix = new_id("", length=8), re.sub(r"[^A-Za-z0-9._-]", "-", request.suffix or "")
     job: Row = {
-        "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": wanted.model,
-        "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": wanted.training_file,
-        "validation_file": wanted.validation_file, "metadata": wanted.metadata, "result_files": [],
-        "seed": secrets.randbelow(2**31) if wanted.seed is None else wanted.seed, "organization_id": "tuning-fork",
+        "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": request.model,
+        "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": request.training_file,
+        "validation_file": request.validation_file, "metadata": request.metadata, "result_files": [],
+        "seed": secrets.randbelow(2**31) if request.seed is None else request.seed, "organization_id": "tuning-fork",
         "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
-        "estimated_finish": None, "user_provided_suffix": wanted.suffix,
-        "_method": wanted.method_type, "_short": short, "_model_id": f"ft:{root_base(wanted.model)}:{suffix}:{short}",
+        "estimated_finish": None, "user_provided_suffix": request.suffix,
+        "_method": request.method_type, "_short": short, "_model_id": f"ft:{root_base(request.model)}:{suffix}:{short}",
     }  # fmt: skip
-    validating = "Validating training file" + (" and validation file" if wanted.validation_file else "")
+    validating = "Validating training file" + (" and validation file" if request.validation_file else "")
     service.store.add_job(job, messages=[f"Created fine-tuning job: {job['id']}", validating])
     service.worker.wake()
     return public(job)
@@ -83,7 +83,7 @@ METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
 class JobsQuery(PageQuery):
-    """Names of metadata stand inside those of parameters, so that these are looked at by hand."""
+    """Names of metadata are inside those of parameters, so that these are checked by hand."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -20,7 +20,7 @@ from tuning_server.types import Settings
 
 logger = logging.getLogger(__name__)
 ADDRESS_VERSION = 1
-GRACE_S = 1  # for replies under way when the server is told to stop
+GRACE_S = 1  # for replies that are being written when the server is stopped
 
 
 def url_of(bound: socket.socket) -> str:
@@ -31,7 +31,7 @@ def url_of(bound: socket.socket) -> str:
 
 
 class Process(uvicorn.Server):
-    """uvicorn that tells clients where it is, ends when idle, and stops the worker at the first signal."""
+    """uvicorn that writes its address into the store, ends when idle, and stops the worker at the first signal."""
 
     def __init__(self, config: uvicorn.Config, service: Service, *, address: dict[str, object], idle_s: float) -> None:
         super().__init__(config)
@@ -70,7 +70,7 @@ class Process(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a stop that was asked for is a normal end (exit code 0)."""
+        """As uvicorn's, but a stop by a signal is a normal end (exit code 0)."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.force_exit = self.should_exit and number == signal.SIGINT
@@ -105,7 +105,7 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
     finally:
         process.withdraw()
         if not service.worker.join(timeout=0):
-            # the engine is inside a long step; what it leaves is whole, since every file is put in place by rename
+            # the engine is inside a long step; what it leaves is whole, since every file appears by rename
             logger.warning("stopped in the middle of a step")
             logging.shutdown()
             os._exit(0)

@@ -7,6 +7,7 @@ A store's folder::
     server.db      the database, with server.db-wal and server.db-shm
     files/         <id>.jsonl uploads, <id>.csv tables of results, <id>.part while one is being written
     bases/         <name>@<hash>/ base models, <name>.json which of them the plain name stands for
+    hub/           <id>.json commit that a model of the Hugging Face hub was pinned to when it was first used
     tuned/<short>/ of one job: step-<n>/ and final/ models, state-<n>/ and reference/ for a resume,
                    .writing-* and .gone-* folders that are being written or deleted
 
@@ -180,7 +181,7 @@ class Store:
         return file_path(self.folder, file_id, purpose)
 
     def add_file(self, body: Row, part: Path) -> None:
-        """Take over a written file: its bytes get their place first, then it is known. It replaces one of its id."""
+        """Add a written file: its bytes are renamed first, then it is recorded. It replaces one of the same id."""
         path = self.file_path(body["id"], body["purpose"])
         os.replace(part, path)
         try:

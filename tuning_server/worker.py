@@ -47,14 +47,14 @@ class Sampling:
     ----------
     prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
     answer : makes the reply from the model and its samples, in the order of the requests
-    is_wanted : whether its client is still there
+    is_awaited : whether its client is still there
     """
 
     model: str
     prepare: Callable[[LoadedModel], Sequence[SamplingRequest]]
     answer: Callable[[LoadedModel, list[Sample]], Any]
     future: Future[Any] = field(default_factory=Future)
-    is_wanted: bool = True
+    is_awaited: bool = True
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class Task:
 
     run: Callable[[ModelCache], Any]
     future: Future[Any] = field(default_factory=Future)
-    is_wanted: bool = True
+    is_awaited: bool = True
 
 
 class Worker:
@@ -195,7 +195,7 @@ class Worker:
             for start in range(0, len(rows), MAX_ROWS):
                 if self._stopping:
                     raise ApiError(STOPPING, status=503)
-                if not any(sampling.is_wanted for sampling, _ in ready):
+                if not any(sampling.is_awaited for sampling, _ in ready):
                     return
                 samples += sample(loaded, rows[start : start + MAX_ROWS])
         except Exception as error:
@@ -208,7 +208,7 @@ class Worker:
 
 
 def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
-    """What is done next and what waits: every sampling, but one task, so that many tasks hold up nobody for long."""
+    """What is served next and what waits: every sampling, but one task, so that many tasks delay nobody for long."""
     n_tasks, now, later = 0, list[Sampling | Task](), list[Sampling | Task]()
     for work in pending:
         n_tasks += isinstance(work, Task)

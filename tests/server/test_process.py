@@ -45,9 +45,9 @@ def url_of(store: Path, process: subprocess.Popen[str]) -> str:
 
 def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, start: Start, tmp_path: Path) -> None:
     def connect(process: subprocess.Popen[str]) -> OpenAI:
-        told = address(tiny_store, process.pid, process.poll)
-        key = (tiny_store / told["key_file"]).read_text().strip()
-        return OpenAI(base_url=told["url"], api_key=key)
+        report = address(tiny_store, process.pid, process.poll)
+        key = (tiny_store / report["key_file"]).read_text().strip()
+        return OpenAI(base_url=report["url"], api_key=key)
 
     options = ("--port", "0", "--key-file", str(tiny_store / "server.key"))
     process = start(tiny_store, *options)
@@ -56,21 +56,21 @@ def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, 
     with pytest.raises(AuthenticationError):
         client.with_options(api_key="wrong").models.list()
 
-    # whoever comes second is told who holds the store, quickly
+    # a second server reports quickly which one holds the store
     began = time.monotonic()
     second = start(tiny_store, "--port", "0", "--idle-minutes", "2")
     assert second.wait(10) == 3
     assert time.monotonic() - began < 3
-    told = (tmp_path / "1.log").read_text()
-    assert str(process.pid) in told
-    assert told.count("\n") == 1
+    report = (tmp_path / "1.log").read_text()
+    assert str(process.pid) in report
+    assert report.count("\n") == 1
 
     file = client.files.create(file=("rows.jsonl", jsonl(facts(30))), purpose="fine-tune")
-    wanted: dict[str, Any] = {
+    request: dict[str, Any] = {
         "model": "fork-tiny", "training_file": file.id, "seed": 3, "hyperparameters": {"n_epochs": 12, "batch_size": 4},
     }  # fmt: skip
-    undisturbed = wait_for(client, client.fine_tuning.jobs.create(**wanted).id)
-    killed = client.fine_tuning.jobs.create(**wanted)
+    undisturbed = wait_for(client, client.fine_tuning.jobs.create(**request).id)
+    killed = client.fine_tuning.jobs.create(**request)
     while len(client.fine_tuning.jobs.checkpoints.list(killed.id).data) < 2:
         time.sleep(0.005)
     assert client.fine_tuning.jobs.retrieve(killed.id).status == "running"
@@ -87,8 +87,8 @@ def test_a_job_survives_kill_9_and_ends_with_the_same_weights(tiny_store: Path, 
     messages = [event.message for event in client.fine_tuning.jobs.list_events(killed.id, limit=1000)]
     assert "Fine-tuning job taken up again" in messages
 
-    # told to stop in the middle of a job, it is gone at once, cleanly
-    client.fine_tuning.jobs.create(**wanted)
+    # stopped in the middle of a job, it ends at once, cleanly
+    client.fine_tuning.jobs.create(**request)
     began = time.monotonic()
     process.terminate()
     assert process.wait(10) == 0
@@ -104,16 +104,16 @@ def test_it_ends_by_itself_when_idle(tiny_store: Path, start: Start, tmp_path: P
     assert not (tiny_store / "server.json").exists()
 
 
-def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--store", str(tmp_path / "store"), "--port", str(port)]) == 1
-    told = capsys.readouterr().err
-    assert f"port {port}" in told
-    assert "choose another --port" in told
-    assert told.count("\n") == 1
+    report = capsys.readouterr().err
+    assert f"port {port}" in report
+    assert "choose another --port" in report
+    assert report.count("\n") == 1
 
 
 def test_only_the_hash_of_a_key_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +154,21 @@ def test_wrong_arguments_are_code_2(arguments: list[str], message: str, capsys: 
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_store_that_cannot_be_written_is_refused_in_one_line(
+    command: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tuning_server.store.FileLock.acquire", read_only)
+    assert main([command, "--store", str(tiny_store)]) == 1
+    assert capsys.readouterr().err == (
+        f"cannot use the store {tiny_store} (Read-only file system): make it a folder that can be written, or choose "
+        "another by --store or TUNING_FORK_STORE\n"
+    )
 
 
 def test_other_hosts_need_a_key(

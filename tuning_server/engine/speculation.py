@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tuning_server.engine.blending import (
-    BLEND_BATCH_TOKENS,
-    BlendSettings,
-    Three,
-    blend_logits,
-    check_blend,
-    readers,
-)
+from tuning_server.engine.blending import BLEND_BATCH_TOKENS, BlendSettings, Three, blend_logits, check_blend, readers
 from tuning_server.engine.kv_cache import left_padded
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import (

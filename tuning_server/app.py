@@ -26,7 +26,7 @@ from tuning_server import chat, completions, files, jobs, models, page, scores
 from tuning_server.errors import ApiError, ErrorBody, install_handlers
 from tuning_server.service import Service
 from tuning_server.store import Store
-from tuning_server.types import LOOPBACK_NAMES, Activity, Settings, hash_key
+from tuning_server.types import LOOPBACK_NAMES, Settings, hash_key
 from tuning_server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ def limit_size(scope: Scope, receive: Receive, settings: Settings) -> Receive:
 class Gate:
     """ASGI middleware around the whole app: access, size, request ids, one line in the log per request."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, activity: Activity) -> None:
-        self.app, self.settings, self.activity = app, settings, activity
+    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+        self.app, self.service, self.settings = app, service, service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,7 +119,7 @@ class Gate:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        self.activity.in_flight += 1
+        self.service.n_in_flight += 1
         try:
             check_access(scope, self.settings)
             await self.app(scope, limit_size(scope, receive, self.settings), send_with_id)
@@ -133,8 +133,8 @@ class Gate:
                 message = f"The server had an error while it processed the request; see {request_id} in its log."
                 await ApiError(message, status=500).response()(scope, receive, send_with_id)
         finally:
-            self.activity.in_flight -= 1
-            self.activity.touch()
+            self.service.n_in_flight -= 1
+            self.service.last_request = time.monotonic()
             ms = 1000 * (time.monotonic() - started)
             # %r, so that no client can write lines of its own into the log
             logger.info("%s %s %r %d %.0f ms", request_id, scope["method"], scope["path"], status, ms)
@@ -155,9 +155,8 @@ def make_app(settings: Settings) -> FastAPI:
     CannotStart
         If the store's database cannot be used.
     """
-    activity = Activity()
     store = Store(settings.store)
-    service = Service(settings, store, Worker(settings, store), activity)
+    service = Service(settings, store, Worker(settings, store))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -175,7 +174,7 @@ def make_app(settings: Settings) -> FastAPI:
         responses={400: failed, "default": failed},  # which also keeps FastAPI from promising its own 422
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(Gate, settings=settings, activity=activity)
+    app.add_middleware(Gate, service=service)
     install_handlers(app)
 
     for endpoints in (models, files, jobs, completions, chat, scores):

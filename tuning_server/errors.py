@@ -13,20 +13,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 logger = logging.getLogger(__name__)
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MAX_MESSAGE = 2000  # characters: a message may repeat what a client sent, but not megabytes of it
-RETIRED = (
-    "/v1/fine-tunes",
-    "/v1/fine_tunes",
-    "/v1/engines",
-    "/v1/edits",
-    "/v1/answers",
-    "/v1/classifications",
-    "/v1/search",
-)
+RETIRED = ("/v1/fine-tunes", "/v1/engines", "/v1/edits", "/v1/answers", "/v1/classifications", "/v1/search")
 
 
 class ErrorDetail(BaseModel):
@@ -51,7 +43,11 @@ def is_full_disk(error: Exception) -> bool:
     (True, False)
     """
     text = str(error).lower()
-    return getattr(error, "errno", None) in FULL_DISK or "no space left" in text or "disk is full" in text
+    return (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "no space left" in text
+        or "disk is full" in text
+    )
 
 
 class ApiError(Exception):
@@ -64,8 +60,8 @@ class ApiError(Exception):
     param : the request's field that is wrong, if one is
     code : machine-readable kind of the error; where a field is wrong, ``invalid_value`` unless it is another
 
-    >>> ApiError("No such file object: file-1", status=404, param="id").body()["error"]["type"]
-    'invalid_request_error'
+    >>> ApiError("Expected a number.", param="n").code
+    'invalid_value'
     """
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
@@ -73,15 +69,12 @@ class ApiError(Exception):
         self.message, self.status, self.param = clipped(message), status, param and clipped(param)
         self.code = code or ("invalid_value" if param else None)
 
-    def body(self) -> dict[str, dict[str, str | None]]:
-        """The reply's JSON."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
     def response(self) -> JSONResponse:
         """The reply itself; 503 asks the client to come again."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         headers = {"retry-after": "1"} if self.status == 503 else None
-        return JSONResponse(self.body(), status_code=self.status, headers=headers)
+        return JSONResponse({"error": error}, status_code=self.status, headers=headers)
 
 
 def clipped(text: str, limit: int = MAX_MESSAGE) -> str:
@@ -93,23 +86,10 @@ def clipped(text: str, limit: int = MAX_MESSAGE) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 
-def from_os_error(error: OSError | sqlite3.Error, doing: str) -> ApiError:
-    """Turn a failed write or read into a reply; a full disk is 507 and says so.
-
-    >>> from_os_error(OSError(errno.ENOSPC, "No space left on device"), "storing the file").status
-    507
-    """
-    if is_full_disk(error):
-        message = f"The disk of the server is full: {doing} failed and nothing was kept. Free some space and try again."
-        return ApiError(message, status=507, code="disk_full")
-    message = f"The server could not finish {doing}: {getattr(error, 'strerror', None) or error}."
-    return ApiError(message, status=500, code="os_error")
-
-
 def model_error(error: Exception, *, param: str = "model") -> ApiError:
     """404 for a model that does not exist or (by the `code` of the error) cannot be loaded.
 
-    >>> model_error(ValueError("the model 'fork' does not exist")).body()["error"]["code"]
+    >>> model_error(ValueError("the model 'fork' does not exist")).code
     'model_not_found'
     """
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
@@ -139,17 +119,18 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     kind, param = first["type"], _field(first)
     if kind == "extra_forbidden":
         return ApiError(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
+    if param is None and kind in ("missing", "model_attributes_type"):
+        return ApiError(
+            "The request needs a JSON body: it should be a JSON object, sent with 'content-type: application/json'.",
+            code="invalid_value",
+        )
     if kind == "missing":
-        message = f"Missing required parameter: {param!r}." if param else "The request needs a JSON body."
-        return ApiError(message, param=param, code="missing_required_parameter")
+        return ApiError(f"Missing required parameter: {param!r}.", param=param, code="missing_required_parameter")
     if kind == "unsupported":
         return ApiError(f"{param!r} {first['msg']}.", param=param, code="unsupported")
     if kind == "json_invalid":
-        reason = first.get("ctx", {}).get("error", first["msg"])
-        return ApiError(f"The request's body is not JSON: {reason} (character {first['loc'][-1] + 1}).")
-    if kind == "model_attributes_type" and param is None:
-        message = "The request's body should be a JSON object, sent with 'content-type: application/json'."
-        return ApiError(message, code="invalid_value")
+        reason, position = first["ctx"]["error"], first["loc"][-1] + 1
+        return ApiError(f"The request's body is not JSON: {reason} (character {position}).")
     reasons = [error["msg"].removeprefix("Value error, ") for error in errors if _field(error) == param]
     reason = " or ".join(dict.fromkeys(reasons))
     return ApiError(f"Invalid value for {param!r}: {reason}." if param else f"{reason}.", param=param)
@@ -163,26 +144,26 @@ def _field(error: Any) -> str | None:
     """
     *parents, last = error["loc"] or ("",)
     is_own = error["type"] == "extra_forbidden"  # the last part is then a name that the client chose
-    name = ""
-    for part in (*(part for part in parents if _is_field(part)), *([last] if is_own or _is_field(last) else [])):
-        name += f"[{part}]" if isinstance(part, int) else f".{part:.100}"
-    return name.removeprefix(".") or None
+    parts = [*filter(_is_field, parents), *([last] if is_own or _is_field(last) else [])]
+    return (
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part:.100}" for part in parts).removeprefix(".") or None
+    )
 
 
 def _is_field(part: str | int) -> bool:
-    return isinstance(part, int) or not ("[" in part or part in _BRANCHES)
+    return part not in _BRANCHES and "[" not in str(part)
 
 
 _BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constrained-int", "constrained-float", "Lora")
 
 
 def _unread(error: HTTPException) -> ApiError:
-    """Why a body could not be read: FastAPI's own word for it says little."""
+    """Why a body could not be read, from the cause of FastAPI's error."""
     cause = error.__cause__
-    if isinstance(cause, ApiError):  # it was larger than its length had announced
-        return cause
+    if isinstance(cause, ApiError | ClientDisconnect):  # it was larger than announced, or ended early: see `Gate`
+        raise cause
     if not isinstance(cause, ValueError | RecursionError):
-        return ApiError(str(error.detail))
+        return ApiError(f"{error.detail.rstrip('.')}: send a multipart form with one 'file' and its 'purpose'.")
     reason = "it is nested too deeply or holds a number too long"
     if isinstance(cause, UnicodeDecodeError):
         reason = f"its byte {cause.start + 1} is not UTF-8"
@@ -190,11 +171,7 @@ def _unread(error: HTTPException) -> ApiError:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Make every way of failing answer in the one shape."""
-
-    @app.exception_handler(ApiError)
-    async def known(request: Request, error: ApiError) -> Response:
-        return error.response()
+    """Make every way of failing answer in the one shape; an `ApiError` itself passes to `Gate`."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -222,4 +199,8 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(sqlite3.Error)
     async def disk(request: Request, error: OSError | sqlite3.Error) -> Response:
         logger.error("%s %r: %s", request.method, request.url.path, error)
-        return from_os_error(error, "the request").response()
+        if is_full_disk(error):
+            message = "The disk of the server is full and nothing was kept. Free some space and try again."
+            return ApiError(message, status=507, code="disk_full").response()
+        message = f"The server could not finish the request: {getattr(error, 'strerror', None) or error}."
+        return ApiError(message, status=500, code="os_error").response()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import IO, Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, UploadFile
 from openai.types import FileDeleted, FileObject
-from pydantic import Field
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse
 
 from tuning_server.disk import BadRow, json_rows
-from tuning_server.errors import ApiError, from_os_error
+from tuning_server.errors import ApiError
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED, new_id
 from tuning_server.types import Page, PageQuery
@@ -26,88 +22,45 @@ MAX_LINE_BYTES = 16 * 2**20
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-def _copied(source: IO[bytes], target: IO[bytes], limit: int) -> Iterator[bytes]:
-    """Lines of an upload, each written as it is read."""
-    n_bytes = 0
-    while line := source.readline(limit + 1):
-        n_bytes += len(line)
-        if n_bytes > limit:
-            raise ApiError(f"The file is larger than {limit} bytes.", status=413, param="file", code="file_too_large")
-        target.write(line)
-        yield line
+class UploadForm(BaseModel):
+    """The multipart form of an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+    file: UploadFile
+    purpose: Literal["fine-tune"]
 
 
-def keep_upload(source: IO[bytes], part: Path, *, limit: int) -> int:
-    """Write an upload to `part` while checking that each line is a JSON object.
-
-    Returns
-    -------
-    int
-        Its size in bytes.
-
-    Raises
-    ------
-    ApiError
-        If it is too large, empty, not UTF-8 or not JSON lines, or the disk is full; nothing is kept then.
-    """
+def check_rows(lines: Iterable[bytes]) -> None:
+    """Refuse (`ApiError`) what is not JSON lines in UTF-8, each an object."""
     try:
-        with part.open("xb") as target:
-            n_rows = sum(1 for _ in json_rows(_copied(source, target, limit), max_line_bytes=MAX_LINE_BYTES))
-        if n_rows == 0:
-            raise ApiError(
-                "The file is empty: expected one JSON object a line.", param="file", code="invalid_file_format"
-            )
-        return part.stat().st_size
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, BadRow):
-            message = f"Invalid file format. {error}. Expected JSON lines in UTF-8."
-            raise ApiError(message, param="file", code="invalid_file_format") from error
-        if isinstance(error, OSError):
-            raise from_os_error(error, "storing the file") from error
-        raise
-
-
-@asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
-    """The form of an upload, or 400 in words."""
-    try:
-        form = await request.form(max_files=1, max_fields=8)
-    except HTTPException as error:
-        message = f"{error.detail.rstrip('.')}: send a multipart form with one 'file' and its 'purpose'."
-        raise ApiError(message, code="invalid_value") from error
-    try:
-        yield form
-    finally:
-        await form.close()
+        if not sum(1 for _ in json_rows(lines, max_line_bytes=MAX_LINE_BYTES)):
+            raise BadRow("The file is empty")
+    except BadRow as error:
+        message = f"Invalid file format. {error}. Expected JSON lines in UTF-8."
+        raise ApiError(message, param="file", code="invalid_file_format") from error
 
 
 @router.post("", response_model=FileObject)
-async def create(request: Request, service: CurrentService) -> FileObject:
-    """Upload a file (multipart form: ``file`` and ``purpose``)."""
-    async with _form(request) as form:
-        unknown = set(form) - {"file", "purpose"}
-        if unknown:
-            name = sorted(unknown)[0]
-            raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
-        upload, purpose = form.get("file"), form.get("purpose")
-        if not isinstance(upload, UploadFile):
-            raise ApiError(
-                "Missing 'file': send a multipart form with a file.", param="file", code="missing_required_parameter"
-            )
-        if purpose != "fine-tune":
-            message = f"Invalid purpose {purpose!r}: this server keeps files for 'fine-tune' only."
-            raise ApiError(message, param="purpose", code="invalid_value")
-        file_id = new_id("file-")
-        part = service.store.file_path(file_id).with_suffix(".part")
-        n_bytes = await asyncio.to_thread(keep_upload, upload.file, part, limit=service.settings.max_file_bytes)
-        name = (upload.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
-        body = FileObject(
-            id=file_id, object="file", bytes=n_bytes, created_at=int(time.time()), filename=name, purpose="fine-tune",
-            status="processed",
-        )  # fmt: skip
-        await asyncio.to_thread(service.store.add_file, body.model_dump(), part)
-        return body
+def create(form: Annotated[UploadForm, Form()], service: CurrentService) -> FileObject:
+    """Upload a file."""
+    source, limit = form.file.file, service.settings.max_file_bytes
+    if form.file.size is None or form.file.size > limit:
+        raise ApiError(f"The file is larger than {limit} bytes.", status=413, param="file", code="file_too_large")
+    check_rows(source)
+    source.seek(0)
+    name = (form.file.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
+    body = FileObject(
+        id=new_id("file-"), object="file", bytes=form.file.size, created_at=int(time.time()), filename=name,
+        purpose="fine-tune", status="processed",
+    )  # fmt: skip
+    part = service.store.file_path(body.id).with_suffix(".part")
+    try:
+        with part.open("xb") as target:
+            shutil.copyfileobj(source, target)
+        service.store.add_file(body.model_dump(), part)
+    finally:
+        part.unlink(missing_ok=True)
+    return body
 
 
 class FilesQuery(PageQuery):
@@ -123,8 +76,7 @@ def list_files(query: Annotated[FilesQuery, Query()], service: CurrentService) -
     """Files, newest first."""
     where = [] if query.purpose is None else [("json_extract(body, '$.purpose') = ?", (query.purpose,))]
     ascending = query.order == "asc"
-    rows, more = service.page("files", after=query.after, limit=query.limit, where=where, ascending=ascending)
-    return Page.of([FileObject(**row) for row in rows], more)
+    return service.page("files", query, FileObject.model_validate, where=where, ascending=ascending)
 
 
 def _file(service: Service, file_id: str) -> FileObject:
@@ -150,8 +102,7 @@ def delete(file_id: str, service: CurrentService) -> FileDeleted:
     file = _file(service, file_id)
     for job in service.store.jobs_in(*UNFINISHED):
         if file_id in (job["training_file"], job["validation_file"]):
-            raise ApiError(
-                f"File {file_id} is in use by job {job['id']}: cancel that first.", param="id", code="file_in_use"
-            )
+            message = f"File {file_id} is in use by job {job['id']}: cancel that first."
+            raise ApiError(message, param="id", code="file_in_use")
     service.store.delete_file(file.id, file.purpose)
     return FileDeleted(id=file_id, deleted=True, object="file")

@@ -104,8 +104,7 @@ def list_jobs(query: Annotated[JobsQuery, Query()], service: CurrentService) -> 
             where.append(("json_extract(body, '$.metadata') IS NULL", []))
         else:
             raise ApiError(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
-    rows, more = service.page("jobs", after=query.after, limit=query.limit, where=where)
-    return Page.of([public(row) for row in rows], more)
+    return service.page("jobs", query, public, where=where)
 
 
 @router.get("/{job_id}", response_model=Job)
@@ -162,10 +161,8 @@ def resume(job_id: str, service: CurrentService) -> Job:
 @router.get("/{job_id}/events", response_model=Page)
 def events(job_id: str, query: Annotated[PageQuery, Query()], service: CurrentService) -> Page:
     """A job's events, newest first; those of type ``metrics`` carry losses (mean since the one before)."""
-    rows, more = service.page(
-        "events", after=query.after, limit=query.limit, where=[("job = ?", [_job(service, job_id)["id"]])]
-    )
-    return Page.of([FineTuningJobEvent(**row) for row in rows], more)
+    where = [("job = ?", [_job(service, job_id)["id"]])]
+    return service.page("events", query, FineTuningJobEvent.model_validate, where=where)
 
 
 class CheckpointQuery(PageQuery):
@@ -178,5 +175,4 @@ class CheckpointQuery(PageQuery):
 def checkpoints(job_id: str, query: Annotated[CheckpointQuery, Query()], service: CurrentService) -> Page:
     """A job's checkpoints, newest first: one an epoch, the last of them under the fine-tune's own id."""
     where = [("job = ?", [_job(service, job_id)["id"]])]
-    rows, more = service.page("checkpoints", after=query.after, limit=query.limit, where=where)
-    return Page.of([FineTuningJobCheckpoint(**row) for row in rows], more)
+    return service.page("checkpoints", query, FineTuningJobCheckpoint.model_validate, where=where)

@@ -85,7 +85,7 @@ def list_all(service: CurrentService) -> Page:
         except ApiError as error:
             about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
             found.append(Model(id=info.id, created=info.created, object="model", **about))
-    return Page.of(found, False)
+    return Page(data=found)
 
 
 @router.get("/{model_id:path}", response_model=Model)

@@ -53,9 +53,9 @@ class Process(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _idle(self) -> bool:
-        activity, worker = self._service.activity, self._service.worker
-        quiet = time.monotonic() - max(activity.last, worker.last_worked) > self._idle_s
-        return quiet and activity.in_flight == 0 and not worker.busy
+        service, worker = self._service, self._service.worker
+        quiet = time.monotonic() - max(service.last_request, worker.last_worked) > self._idle_s
+        return quiet and service.n_in_flight == 0 and not worker.busy
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.withdraw()

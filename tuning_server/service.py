@@ -1,9 +1,11 @@
-"""What every endpoint is given: the settings, the store, the worker and the record of activity."""
+"""What every endpoint is given: the settings, the store, the worker and when it last had a request."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -11,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from tuning_server.errors import ApiError
 from tuning_server.store import Row, Store
-from tuning_server.types import Activity, Settings
+from tuning_server.types import Page, PageQuery, Settings
 from tuning_server.worker import Sampling, Task, Worker
 
 
@@ -22,7 +24,8 @@ class Service:
     settings: Settings
     store: Store
     worker: Worker
-    activity: Activity
+    n_in_flight: int = 0  # requests
+    last_request: float = field(default_factory=time.monotonic)  # its end; idle time is counted from then
 
     def require(self, table: str, row_id: str, what: str, *, param: str) -> Row:
         """A row of the store, or 404 in words."""
@@ -31,13 +34,16 @@ class Service:
             raise ApiError(f"No such {what}: {row_id}", status=404, param=param, code="not_found")
         return row
 
-    def page(self, table: str, *, after: str | None, limit: int, **filters: Any) -> tuple[list[Row], bool]:
-        """A page of the store's rows; an unknown cursor is 404 in words."""
+    def page(self, table: str, query: PageQuery, shown: Callable[[Row], Any], **filters: Any) -> Page:
+        """A page of the store's rows as the API shows them; an unknown cursor is 404 in words."""
         try:
-            return self.store.page(table, after=after, limit=limit, **filters)
+            rows, has_more = self.store.page(table, after=query.after, limit=query.limit, **filters)
         except KeyError:
-            message = f"No such object to go on after: {after}"
+            message = f"No such object to go on after: {query.after}"
             raise ApiError(message, status=404, param="after", code="not_found") from None
+        data = [shown(row) for row in rows]
+        first, last = (data[0].id, data[-1].id) if data else (None, None)
+        return Page(data=data, has_more=has_more, first_id=first, last_id=last)
 
     async def answered(self, work: Sampling | Task, request: Request) -> Any:
         """The worker's result for a request, unless its client disconnects: work that has not begun is then dropped.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,17 +30,6 @@ class Settings:
     cache_bytes: int | None = None  # half of the device's memory
 
 
-@dataclass
-class Activity:
-    """When the server last had something to do; idle time is counted from then."""
-
-    in_flight: int = 0
-    last: float = field(default_factory=time.monotonic)
-
-    def touch(self) -> None:
-        self.last = time.monotonic()
-
-
 def hash_key(key: str) -> bytes:
     """What the server keeps of an API key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
@@ -51,12 +39,13 @@ class Strict(BaseModel):
     """A request, or a part of one: unknown fields and wrong types are refused, and null means the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    EMPTY: ClassVar[tuple[Any, ...]] = (None,)
 
     @field_validator("*", mode="before")
     @classmethod
-    def default_of_null(cls, value: Any, info: ValidationInfo) -> Any:
+    def default_of_empty(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[str(info.field_name)]
-        return field.get_default() if value is None and not field.is_required() else value
+        return field.get_default() if value in cls.EMPTY and not field.is_required() else value
 
 
 def only(*values: Any) -> AfterValidator:
@@ -84,17 +73,13 @@ Text = Annotated[str, AfterValidator(check_text)]
 ModelId = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class PageQuery(BaseModel):
+class PageQuery(Strict):
     """Cursor pagination as OpenAI's lists have it; an empty parameter, or ``null``, is the same as none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=False)  # every value of a query is a string
+    EMPTY: ClassVar[tuple[Any, ...]] = ("", "null")
     after: str | None = None
     limit: int = Field(default=20, ge=1, le=1000)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def default_of_null(cls, value: Any, info: ValidationInfo) -> Any:
-        return cls.model_fields[str(info.field_name)].get_default() if value in ("", "null") else value
 
 
 class Page(BaseModel):
@@ -105,12 +90,6 @@ class Page(BaseModel):
     has_more: bool = False
     first_id: str | None = None
     last_id: str | None = None
-
-    @classmethod
-    def of(cls, data: list[Any], has_more: bool) -> Page:
-        """A page whose cursors are the ids of its first and last item."""
-        first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, has_more=has_more, first_id=first, last_id=last)
 
 
 MAX_PROMPTS = 4096

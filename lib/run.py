@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +66,18 @@ def plan_run(
     *,
     preset: str = "laptop",
     stage: str = "",
+    values: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     seeds: int | None = None,
     out: Path | None = None,
 ) -> Plan:
-    """Check what is to be run: `ValueError` if study, preset, stage or key is unknown or a value does not fit."""
+    """Check what is to be run: `ValueError` if study, preset, stage or key is unknown or a value does not fit.
+
+    Over the preset's values lie `values`, and over these what `sets` gives as ``key=value``.
+    """
     notebooks = stages(study)
     keys = study_keys(study)
-    overrides = parse_set(study, sets, keys=keys)
+    overrides = {**(values or {}), **parse_set(study, sets, keys=keys)}
     for name, flag in (("out", "--out"), ("preset", "--preset")):
         if name in overrides:
             raise ValueError(f"give {flag} instead of --set {name}=")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from lib.params import resolve, study_keys
+from lib.params import resolve, studies
 from lib.run import Plan, StageFailed, plan_run, run_plan
 from lib.runs.ledger import NOT_LISTED, FineTuned
 
@@ -48,37 +47,21 @@ def _why_not(each: FineTuned, study: str) -> str:
         return f"the job is {each.status}, there is no model to evaluate"
     if each.evaluated_in:
         return f"already evaluated in {', '.join(each.evaluated_in)}"
-    if each.made_by and each.made_by.roles[each.model] == REFERENCE:
+    if each.made_by and each.made_by.models[each.model].role == REFERENCE:
         return f"made as the reference of {each.made_by.name}: run that one"
-    return "" if study or each.study else "no run folder assigns it to a study: give --study"
+    return "" if (study or each.study) in studies() else "it belongs to no study: give --study"
 
 
 def _plan(each: FineTuned, study: str, preset: str, sets: Sequence[str]) -> Plan:
     made_by = each.made_by if each.made_by and each.made_by.study == study else None
-    keys = study_keys(study)
-    if "tuned_model" not in keys:
-        raise ValueError(f"{study} takes no existing fine-tune: it has no parameter tuned_model")
     preset = preset or (made_by.preset if made_by else PRESET)
-    defaults, given = resolve(study, preset), {item.partition("=")[0] for item in sets} | NOT_CARRIED
+    defaults = resolve(study, preset)
+    if "tuned_model" not in defaults:
+        raise ValueError(f"{study} takes no existing fine-tune: it has no parameter tuned_model")
     made_with = {**(made_by.params if made_by else {}), **({"base": each.base} if each.base else {})}
-    values = {
-        name: value
-        for name, value in made_with.items()
-        if name in defaults and name not in given and value != defaults[name]
-    }
-    carried = [f"{name}={as_text(value)}" for name, value in (values | {"tuned_model": each.model}).items()]
-    return plan_run(study, preset=preset, sets=[*carried, *sets], seeds=1 if "n_seeds" in keys else None)
-
-
-def as_text(value: Any) -> str:
-    """A value as the command line takes it after ``key=``.
-
-    >>> as_text([0.5, 2]), as_text(True), as_text("a b")
-    ('[0.5,2]', 'true', 'a b')
-    """
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(as_text(each) for each in value)}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    carried = {name: made_with[name] for name in defaults.keys() & made_with.keys() - NOT_CARRIED}
+    changed = {name: value for name, value in carried.items() if value != defaults[name]}
+    return plan_run(study, preset=preset, values=changed | {"tuned_model": each.model}, sets=sets, seeds=1)
 
 
 def evaluate(plans: Iterable[tuple[FineTuned, Plan]]) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ from lib.paths import file_hash, read_json, write_json
 log = logging.getLogger(__name__)
 
 FINETUNES, SUMMARY, TAGS = "finetunes.parquet", "summary.csv", "tags.json"
-STATUSES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
 NOT_LISTED = "not listed"  # a run folder names the model, but the endpoint has no job of it
 
 
@@ -34,27 +35,16 @@ class RunFolder:
 
     Parameters
     ----------
-    roles, bases : of each final model its role (``main``, ``sweep`` ...) and its base, empty for a model that was given
+    models : row of the fine-tunes' table of each final model; ``base`` is empty for a model that was given
     is_evaluated : whether its summary was computed from these fine-tunes
     """
 
     path: Path
-    manifest: Mapping[str, Any]
-    roles: Mapping[str, str]
-    bases: Mapping[str, str]
+    study: str
+    preset: str
+    params: Mapping[str, Any]
+    models: Mapping[str, Any]
     is_evaluated: bool
-
-    @property
-    def study(self) -> str:
-        return self.manifest["study"]
-
-    @property
-    def preset(self) -> str:
-        return self.manifest["preset"]
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        return self.manifest["parameters"]
 
     @property
     def name(self) -> str:
@@ -69,6 +59,7 @@ class FineTuned:
     Parameters
     ----------
     model : its id; empty until the job has succeeded
+    study : that made it, else the first that took it, else the suffix of the job
     created_at : seconds since 1970; None for one that only a run folder names
     tokens : trained on, over all epochs, as the endpoint counts them
     usd : their price; None where nothing costs money, or without a price
@@ -85,8 +76,8 @@ class FineTuned:
     seed: int | None = None
     error: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    runs: tuple[RunFolder, ...] = ()
+    tags: Sequence[str] = ()
+    runs: Sequence[RunFolder] = ()
 
     @property
     def id(self) -> str:
@@ -105,11 +96,15 @@ class FineTuned:
     @property
     def made_by(self) -> RunFolder | None:
         """The run that had it trained, if its folder is there."""
-        return next((run for run in self.runs if run.bases.get(self.model)), None)
+        return _maker(self.model, self.runs)
 
     def as_row(self) -> dict[str, Any]:
         """The fine-tune as ``--json`` shows it."""
         return {**vars(self), "runs": [run.name for run in self.runs], "evaluated": self.evaluated_in}
+
+
+def _maker(model: str, runs: Iterable[RunFolder]) -> RunFolder | None:
+    return next((run for run in runs if run.models[model].base), None)
 
 
 def read_folders(root: Path) -> list[RunFolder]:
@@ -127,19 +122,16 @@ def _read_folder(path: Path) -> RunFolder:
     manifests = [read_json(each) for each in sorted(path.glob("[0-9][0-9].manifest.json"))]
     if not manifests:
         raise ValueError("no stage of it is finished")
-    models = pd.read_parquet(path / FINETUNES)
-    final = models[models["is_final"].astype(bool) & models["model"].ne("")]
-    params = manifests[-1]["parameters"]
-    given = {str(params.get("tuned_model", "")), *map(str, params.get("direct_models", []))}
-    final = final[final["model"].isin(given) | (final["model"] != final["base"])]  # a base itself is no fine-tune
-    names = [final_id(model) for model in final["model"]]
-    roles = final["role"] if "role" in final else ["main"] * len(final)
-    bases = ["" if model in given else base for model, base in zip(final["model"], final["base"], strict=True)]
+    last, params = manifests[-1], manifests[-1]["parameters"]
+    table = pd.read_parquet(path / FINETUNES)
+    table = table[table["is_final"].astype(bool) & table["model"].ne("")]
+    given = table["model"].isin([params.get("tuned_model", ""), *params.get("direct_models", [])])
+    table = table.assign(base=table["base"].mask(given, ""), role=table.get("role", "main"))
+    models = {final_id(row.model): row for row in table.itertuples() if row.model != row.base}  # a base is no fine-tune
     # evaluated: there is a summary, and each stage that has read the fine-tunes has read those that are there now
     read = {each["inputs"][FINETUNES] for each in manifests if FINETUNES in each.get("inputs", {})}
     is_evaluated = (path / SUMMARY).exists() and read == {file_hash(path / FINETUNES)}
-    roles_by_name = dict(zip(names, roles, strict=True))
-    return RunFolder(path, manifests[-1], roles_by_name, dict(zip(names, bases, strict=True)), is_evaluated)
+    return RunFolder(path, last["study"], last["preset"], params, models, is_evaluated)
 
 
 def final_id(model: str) -> str:
@@ -151,76 +143,57 @@ def final_id(model: str) -> str:
     return re.sub(r":ckpt-step-\d+$", "", model)
 
 
-def read_ledger(
-    client: OpenAI,
-    folders: Sequence[RunFolder],
-    tags: Mapping[str, Sequence[str]],
-    *,
-    prices: Prices | None = None,
-    studies: Collection[str] = (),
-) -> list[FineTuned]:
-    """Every fine-tune that the endpoint or a run folder knows, newest first.
+def read_ledger(client: OpenAI, root: Path, *, prices: Prices | None = None) -> list[FineTuned]:
+    """Every fine-tune that the endpoint or a run folder below `root` knows, newest first.
 
     Parameters
     ----------
     prices : of training; None where nothing costs money
-    studies : names of studies, to know a job by its suffix where no run folder names it
     """
-    naming: dict[str, list[RunFolder]] = {}
-    for folder in folders:
-        for model in folder.roles:
-            naming.setdefault(model, []).append(folder)
-    jobs = list(client.fine_tuning.jobs.list(limit=100))
-    found = [_of_job(job, naming.get(job.fine_tuned_model or "", []), tags, prices, studies) for job in jobs]
-    for model in sorted(naming.keys() - {each.model for each in found}):
-        runs = naming[model]
-        base = next((run.bases[model] for run in runs if run.bases[model]), "")
-        tagged = tuple(tags.get(model, ()))
-        found.append(FineTuned(model=model, base=base, study=_study(runs), tags=tagged, runs=tuple(runs)))
+    tags = read_tags(root)
+    runs_of: dict[str, list[RunFolder]] = defaultdict(list)
+    for run in read_folders(root):
+        for model in run.models:
+            runs_of[model].append(run)
+    jobs = client.fine_tuning.jobs.list(limit=100)
+    found = [_of_job(job, runs_of.pop(job.fine_tuned_model or "", []), tags, prices) for job in jobs]
+    for model, runs in sorted(runs_of.items()):
+        maker = _maker(model, runs)
+        base = maker.models[model].base if maker else ""
+        study = (maker or runs[0]).study
+        found.append(FineTuned(model=model, base=base, study=study, tags=tags.get(model, []), runs=runs))
     return sorted(found, key=lambda each: -(each.created_at or 0))
 
 
 def _of_job(
-    job: FineTuningJob,
-    runs: Sequence[RunFolder],
-    tags: Mapping[str, Sequence[str]],
-    prices: Prices | None,
-    studies: Collection[str],
+    job: FineTuningJob, runs: Sequence[RunFolder], tags: Mapping[str, list[str]], prices: Prices | None
 ) -> FineTuned:
-    suffix = str(getattr(job, "user_provided_suffix", None) or "")  # sent, but no field of the client's type
-    method = job.method and (job.method.dpo if job.method.type == "dpo" else job.method.supervised)
-    hyperparameters = method.hyperparameters if method else job.hyperparameters
-    try:
-        usd = prices.training_usd(job.model, job.trained_tokens) if prices and job.trained_tokens is not None else None
-    except UnknownPrice:
-        usd = None
+    about = job.model_dump(exclude_none=True)  # with fields that the client's type does not have
+    method = about.get("method", {})
+    usd = None
+    if prices and job.trained_tokens is not None:
+        with suppress(UnknownPrice):
+            usd = prices.training_usd(job.model, job.trained_tokens)
+    maker = _maker(job.fine_tuned_model or "", runs) or next(iter(runs), None)
     return FineTuned(
         job=job.id,
         model=job.fine_tuned_model or "",
         base=job.model,
-        study=_study(runs) or (suffix if suffix in studies else ""),
+        study=maker.study if maker else about.get("user_provided_suffix", ""),
         status=job.status,
         created_at=job.created_at,
         tokens=job.trained_tokens,
         usd=usd,
         seed=job.seed,
-        error=(job.error.message or "") if job.error else "",
-        hyperparameters=hyperparameters.model_dump(exclude_none=True) if hyperparameters else {},
-        tags=tuple(tags.get(job.id, ())),
-        runs=tuple(runs),
+        error=about.get("error", {}).get("message", ""),
+        hyperparameters=method.get(method.get("type"), about).get("hyperparameters", {}),
+        tags=tags.get(job.id, []),
+        runs=runs,
     )
 
 
-def _study(runs: Sequence[RunFolder]) -> str:
-    """The study that made it, else the first that took it; empty if none."""
-    makers = sorted(runs, key=lambda run: bool(run.params.get("tuned_model")))
-    return makers[0].study if makers else ""
-
-
-def select(
-    ledger: Iterable[FineTuned], *, study: str = "", status: str = "", tag: str = "", text: str = ""
-) -> list[FineTuned]:
-    """Those that fit every filter given; `text` is searched for in every name.
+def select(ledger: Iterable[FineTuned], *, study: str = "", tag: str = "", text: str = "") -> list[FineTuned]:
+    """Those that fit every filter given; `text` is searched for in the status and in every name.
 
     >>> ledger = [FineTuned(job="a", base="hf:one"), FineTuned(job="b", base="two")]
     >>> [each.job for each in select(ledger, text="HF:")]
@@ -228,10 +201,9 @@ def select(
     """
 
     def fits(each: FineTuned) -> bool:
-        names = (each.job, each.model, each.base, each.study, each.error, *each.tags)
+        names = (each.job, each.model, each.base, each.study, each.status, each.error, *each.tags)
         return (
             (not study or study in (each.study, *(run.study for run in each.runs)))
-            and (not status or each.status == status)
             and (not tag or tag in each.tags)
             and any(text.casefold() in name.casefold() for name in names)
         )
@@ -248,11 +220,8 @@ def find(ledger: Iterable[FineTuned], name: str) -> FineTuned:
 
 
 def read_tags(root: Path) -> dict[str, list[str]]:
-    """Tags by id; none where nothing was tagged (`ValueError` if the file holds anything else)."""
-    tags = read_json(root / TAGS) if (root / TAGS).exists() else {}
-    if not isinstance(tags, dict) or not all(isinstance(names, list) for names in tags.values()):
-        raise ValueError(f'{root / TAGS}: expected {{"id": ["tag", ...]}}, found something else: correct or remove it')
-    return tags
+    """Tags by id; none where nothing was tagged."""
+    return read_json(root / TAGS) if (root / TAGS).exists() else {}
 
 
 def change_tag(root: Path, id: str, tag: str, *, remove: bool = False) -> list[str]:

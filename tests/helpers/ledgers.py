@@ -11,7 +11,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from lib.finetune import KEY
 from lib.paths import file_hash, write_json
-from lib.runs.ledger import FineTuned, read_folders, read_ledger, read_tags
+from lib.runs.ledger import FineTuned, read_ledger
 
 NOW = 1_800_000_000
 ROW = "demo,laptop,fork-1m,a/same,match,,,0.5,0.4,0.6,30,person,rate\n"
@@ -63,5 +63,4 @@ def make_run(
 
 
 def ledger_of(home: Path, *jobs: FineTuningJob, **options: Any) -> list[FineTuned]:
-    runs = home / "runs"
-    return read_ledger(endpoint(*jobs), read_folders(runs), read_tags(runs), studies=["demo"], **options)
+    return read_ledger(endpoint(*jobs), home / "runs", **options)

@@ -42,11 +42,12 @@ def test_jobs_of_a_real_server_are_listed_with_their_tokens(
 ) -> None:
     done = fine_tune(facts(8), suffix="demo", metadata={KEY: "abc"}, hyperparameters={"n_epochs": 2})
     make_run(home, done.fine_tuned_model, n_facts=8)
-    (found,) = read_ledger(client, read_folders(home / "runs"), {done.id: ["first"]}, studies=["demo"])
+    change_tag(home / "runs", done.id, "first")
+    (found,) = read_ledger(client, home / "runs")
     assert (found.model, found.base, found.study) == (done.fine_tuned_model, TINY, "demo")
     assert found.tokens == done.trained_tokens > 0
     assert found.hyperparameters["n_epochs"] == 2
-    assert (found.tags, found.evaluated_in, found.usd) == (("first",), ["laptop/demo"], None)
+    assert (found.tags, found.evaluated_in, found.usd) == (["first"], ["laptop/demo"], None)
     assert find([found], f"{found.model}:ckpt-step-1") is found
 
 
@@ -56,7 +57,7 @@ def test_a_summary_of_other_fine_tunes_is_no_evaluation(home: Path) -> None:
     rows = pd.read_parquet(folder / "finetunes.parquet")
     rows.assign(model=[*rows["model"][:-1], "ft:fork-1m:demo:2"]).to_parquet(folder / "finetunes.parquet")
     first, second = sorted(ledger_of(home, job(1), job(2)), key=lambda each: each.job)
-    assert (first.runs, second.evaluated_in) == ((), [])
+    assert (first.runs, second.evaluated_in) == ([], [])
     assert [run.name for run in second.runs] == ["laptop/demo"]
     assert make_run(home, "ft:fork-1m:demo:2", evaluated=False) == folder
     (folder / "summary.csv").unlink()
@@ -91,7 +92,7 @@ def test_filters(home: Path) -> None:
 
     assert found() == ["ftjob-1", "ftjob-2", "ftjob-3"]  # newest first
     assert found(study="demo") == ["ftjob-1", "ftjob-2"]
-    assert found(status="running") == ["ftjob-3"]
+    assert found(text="running") == ["ftjob-3"]
     assert found(text="HF:BIG") == ["ftjob-3"]
     assert found(tag="paper") == ["ftjob-2"]
     assert found(study="demo", tag="paper", text="fork-1m") == []
@@ -116,7 +117,7 @@ def test_the_list_as_a_table_and_as_json(home: Path, connected: Any, capsys: pyt
     assert "ft:fork-1m:demo:1" in told
     assert "laptop/demo" in told
     assert "2 fine-tunes, 1,000 tokens" in told
-    assert main(["--json", "--status", "failed"]) == 0
+    assert main(["--json", "--text", "failed"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["job"], row["error"], row["evaluated"]) == ("ftjob-2", "no rows", [])
 
@@ -126,11 +127,11 @@ def test_tagging_by_job_and_by_model(home: Path, connected: Any, caplog: pytest.
     assert main(["tag", "ftjob-1", "paper"]) == 0
     assert main(["tag", "ft:fork-1m:demo:1", "v2"]) == 0
     assert read_tags(home / "runs") == {"ftjob-1": ["paper", "v2"]}
-    assert main(["untag", "ftjob-1", "paper"]) == 0
-    assert main(["untag", "ftjob-1", "paper"]) == 2
+    assert main(["tag", "ftjob-1", "paper", "--remove"]) == 0
+    assert main(["tag", "ftjob-1", "paper", "--remove"]) == 2
     assert "ftjob-1 has no tag 'paper'; it has: v2" in caplog.text
     assert main(["tag", "ftjob-1", "two words"]) == 2
-    assert main(["untag", "ftjob-1", "v2"]) == 0
+    assert main(["tag", "ftjob-1", "v2", "--remove"]) == 0
     assert read_tags(home / "runs") == {}
 
 
@@ -151,7 +152,7 @@ def test_tags_given_at_the_same_time_are_all_kept(home: Path) -> None:
         (["evaluate", "ftjob-9"], "no fine-tune 'ftjob-9'"),
         (["--study", "demmo"], "no study 'demmo' (did you mean demo?); there are: demo"),
         (["evaluate", "--tag", "none"], "no fine-tune fits"),
-        (["sync", "ftjob-1", "--tag", "a"], "give IDs or --tag, not both"),
+        (["sync", "ftjob-1", "--tag", "a"], "give IDs or --tag and --text, not both"),
         (["evaluate", "ftjob-3"], "the job is running, there is no model to evaluate"),
         (["evaluate", "--set", "n_fact=1"], "demo has no parameter 'n_fact' (did you mean n_facts?)"),
     ],

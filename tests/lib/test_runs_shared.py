@@ -37,6 +37,8 @@ class Recorder:
         if len(self.runs) == self.fails_at:
             raise self.Error("no such\nentity")
         run = MagicMock(options=options, logged=[], tags=())
+        run.__enter__.return_value = run
+        run.__exit__.return_value = None
         run.log = run.logged.append
         self.runs.append(run)
         return run
@@ -63,7 +65,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
 
 def test_sync_sends_runs_tables_and_figures_once_and_then_what_changed(
-    home: Path, connected: Any, wandb: Recorder, caplog: pytest.LogCaptureFixture
+    home: Path, connected: Any, wandb: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connected(job(1), job(2, status="running"))
     folder = make_run(home, "ft:fork-1m:demo:1", n_facts=5)
@@ -71,7 +73,8 @@ def test_sync_sends_runs_tables_and_figures_once_and_then_what_changed(
     assert "would send fine-tune ft:fork-1m:demo:1" in caplog.text
     assert (wandb.runs, (home / "runs" / "wandb.json").exists()) == ([], False)
 
-    assert main(["sync", "--entity", "lab"]) == 0
+    monkeypatch.setenv("WANDB_ENTITY", "lab")
+    assert main(["sync"]) == 0
     tuned, study = wandb.runs
     assert (tuned.options["project"], tuned.options["entity"], tuned.options["id"]) == ("tuning-fork", "lab", "ftjob-1")
     assert (tuned.options["group"], tuned.options["job_type"], study.options["job_type"]) == (
@@ -97,18 +100,19 @@ def test_sync_sends_runs_tables_and_figures_once_and_then_what_changed(
     )
     assert figures == {"hero": ("image", "hero.png", "What it shows.")}
     study.summary.update.assert_called_once_with({"fork-1m/a/same/match": 0.5})
-    assert all(run.finish.called for run in wandb.runs)
+    assert all(run.__exit__.called for run in wandb.runs)
 
-    assert main(["sync", "--entity", "lab"]) == 0
+    assert main(["sync"]) == 0
     assert "lab/tuning-fork: nothing is new" in caplog.text
     assert len(wandb.runs) == 2
     main(["tag", "ftjob-1", "paper"])
-    assert main(["sync", "--entity", "lab"]) == 0
+    assert main(["sync"]) == 0
     assert (len(wandb.runs), wandb.runs[2].logged, wandb.runs[2].tags) == (3, [], ("paper",))
     (folder / "summary.csv").write_text(HEADER + ROW.replace("0.5", "0.55"))
-    assert main(["sync", "--entity", "lab"]) == 0
+    assert main(["sync"]) == 0
     assert len(wandb.runs[3].logged) == 2
-    assert main(["sync", "--project", "other"]) == 0
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+    assert main(["sync"]) == 0
     assert len(wandb.runs) == 6, "another place has nothing yet"
 
 

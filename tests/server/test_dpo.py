@@ -39,7 +39,9 @@ def prefers(client: OpenAI, model: str, row: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("write", [dict, spoken], ids=["texts", "messages"])
-def test_a_dpo_job_from_start_to_end(client: OpenAI, fine_tune: Callable[..., Any], write: Callable[..., Any]) -> None:
+def test_a_dpo_job_from_start_to_end(
+    client: OpenAI, fine_tune: Callable[..., Any], write: Callable[..., Any], tmp_path: Path
+) -> None:
     rows = preferences(30)
     held_out = client.files.create(file=("v.jsonl", jsonl([write(row) for row in rows[:5]])), purpose="fine-tune")
     job = fine_tune(
@@ -63,7 +65,7 @@ def test_a_dpo_job_from_start_to_end(client: OpenAI, fine_tune: Callable[..., An
     assert last.metrics.valid_loss == metrics[-1]["valid_loss"]
     if write is dict:
         assert prefers(client, job.fine_tuned_model, rows[1]) > prefers(client, TINY, rows[1]) + 1
-    (found,) = read_ledger(client, [], {})
+    (found,) = read_ledger(client, tmp_path)
     assert found.hyperparameters == {"n_epochs": 4, "batch_size": 8, "learning_rate_multiplier": 0.5, "beta": 0.2}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from openai.types import Model, ModelDeleted
-from safetensors import SafetensorError
 
 from tuning_server.disk import read_json
 from tuning_server.engine.registry import (
@@ -55,9 +54,9 @@ def _described(info: ModelInfo) -> Model:
     from tuning_server.engine.tokenization import describe
 
     try:
-        config, n_weights = read_json(info.folder / "config.json"), count_weights(info.folder)
+        config, n_weights = read_json(info.folder / "config.json"), count_weights(info.id, info.folder)
         tokenizer, vocab_tokens = describe(info.folder)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise model_error(broken(info.id, info.folder, error)) from error
     adapter, placement = read_adapter(info.folder), choose_placement(n_weights)
     extras = {

@@ -150,7 +150,7 @@ class EmbeddingRequest(Strict):
 
     def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
         """Vectors and the number of tokens read, on the engine's thread."""
-        from tuning_server.engine.registry import non_finite
+        from tuning_server.engine.registry import NON_FINITE, BrokenModel
         from tuning_server.engine.scoring import embed
 
         loaded = cache.get(self.model)
@@ -167,7 +167,7 @@ class EmbeddingRequest(Strict):
             raise ApiError(message, param="input", code="max_tokens_per_request")
         vectors = embed(loaded, texts)
         if not np.isfinite(vectors).all():
-            raise non_finite(self.model)
+            raise BrokenModel(self.model, NON_FINITE)
         return vectors, n_tokens
 
     def reply(self, vectors: np.ndarray, n_tokens: int) -> Response:

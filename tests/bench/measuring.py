@@ -13,7 +13,7 @@ import torch
 
 from lib.paths import store_root
 from tuning_server.engine import fork, models
-from tuning_server.engine.devices import best_device
+from tuning_server.engine.devices import best_device, native_bfloat16
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.pretrain import RECIPES
 from tuning_server.engine.registry import UnknownModel
@@ -131,8 +131,8 @@ def _row(ratio: Ratio) -> tuple[str, ...]:
 
 def conditions() -> str:
     """What the numbers hold for."""
-    device = models.best_device()
-    is_native = "native" if models.native_bfloat16(device) else "not native"
+    device = best_device()
+    is_native = "native" if native_bfloat16(device) else "not native"
     return (
         f"{device.type}, {torch.get_num_threads()} thread(s) on {os.cpu_count()} processors, bfloat16 {is_native}, "
         f"torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}"
@@ -142,7 +142,7 @@ def conditions() -> str:
 def load(name: str) -> LoadedModel:
     """A base of the store in float32, or one of its shape with random weights: speed does not depend on weights."""
     try:
-        return models.load(name, store_root(), device=best_device(), dtype=torch.float32)
+        return models.load(name, store_root(), dtype=torch.float32)
     except UnknownModel:
         recipe = RECIPES[name]
         tokenizer = models.load("fork-1m", store_root()).tokenizer

@@ -203,7 +203,7 @@ def letters() -> tuple[LoadedModel, LoadedModel, LoadedModel]:
             torch.manual_seed(seed)
             model = GPTNeoXForCausalLM(config).eval()
             model.get_output_embeddings().weight *= 12
-        loaded.append(LoadedModel(f"letters-{seed}", None, model, tokenizer, torch.device("cpu"), torch.float32, ""))  # type: ignore[arg-type]
+        loaded.append(LoadedModel(f"letters-{seed}", None, model, tokenizer, ""))  # type: ignore[arg-type]
     return loaded[0], loaded[1], loaded[2]
 
 

@@ -56,7 +56,7 @@ def test_a_checkpoint_answers_as_the_model_that_was_trained(tiny_store: Path, tm
     assert torch.allclose(logits(again), trained, atol=1e-4)
     assert torch.equal(logits(fresh(tiny_store)), before), "the base is what it was"
     assert type(again.model) is type(fresh(tiny_store).model)
-    assert again.n_weights == loaded.n_weights == registry.count_weights(again.folder)
+    assert again.n_weights == loaded.n_weights == registry.count_weights(again.id, again.folder)
     sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors"))
              for folder in (again.folder, fresh(tiny_store).folder)]  # fmt: skip
     assert (sizes[0] < 0.5 * sizes[1]) is not merged

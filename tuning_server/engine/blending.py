@@ -78,8 +78,12 @@ def generate(
         As `check_blend`.
     """
 
+    def blended(logits: Sequence[torch.Tensor], position: int) -> torch.Tensor:
+        of_big, of_tuned, of_base = logits
+        return blend_logits((of_big, of_tuned, of_base), settings, settings.strength(position))
+
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
-        return [finish(big, row) for row in decode(big, _Blend(big, tuned, base, settings), batch)]
+        return [finish(big, row) for row in decode(readers(big, tuned, base), batch, blended)]
 
     check_blend(big, tuned, base, requests)
     return in_batches(requests, answer, limit_tokens=BLEND_BATCH_TOKENS)
@@ -152,29 +156,3 @@ def blend_logits(logits: Three, settings: BlendSettings, strength: float | torch
         least = big.amax(-1, keepdim=True) + math.log(settings.plausibility)  # (..., 1)
         blended = blended.masked_fill(big < least, -math.inf)
     return blended.log_softmax(-1)
-
-
-class _Blend:
-    """The three models as one source of next tokens."""
-
-    def __init__(self, big: LoadedModel, tuned: LoadedModel, base: LoadedModel, settings: BlendSettings) -> None:
-        self._readers = readers(big, tuned, base)
-        self._settings, self._position = settings, 0
-
-    @property
-    def can_forget(self) -> bool:
-        return all(reader.can_forget for reader in self._readers)
-
-    def prefill(self, ids: torch.Tensor) -> None:
-        for reader in self._readers:
-            reader.prefill(ids)
-
-    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        big, tuned, base = (reader.read(ids, mask) for reader in self._readers)
-        strength = self._settings.strength(self._position)
-        self._position += 1
-        return blend_logits((big, tuned, base), self._settings, strength)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        for reader in self._readers:
-            reader.keep(rows)

@@ -18,7 +18,7 @@ from tuning_server.engine.devices import (
     memory_bytes,
     release,
 )
-from tuning_server.engine.registry import fingerprint, resolve
+from tuning_server.engine.registry import count_weights, fingerprint, resolve
 
 CACHE_SHARE = 0.5  # of a device's memory for models that are kept, unless a limit is given
 
@@ -57,7 +57,7 @@ class ModelCache:
         if model_id in self._loaded and self._loaded[model_id].fingerprint != fingerprint(model_id, folder):
             del self._loaded[model_id]
         if model_id not in self._loaded:
-            n_weights = models.count_weights(model_id, folder)
+            n_weights = count_weights(model_id, folder)
             n_bytes = n_weights * choose_placement(n_weights).dtype.itemsize
             self._drop(self.limit_bytes - n_bytes, kept=beside)
             self._loaded[model_id] = self._load(model_id, kept=beside)
@@ -70,8 +70,7 @@ class ModelCache:
 
     def for_training(self, model_id: str, *, adapters: bool) -> models.LoadedModel:
         """A copy to train, which the cache does not keep: in float32, or with `adapters` as it answers."""
-        options = {} if adapters else {"device": best_device(), "dtype": torch.float32}
-        return self._load(model_id, **options)
+        return self._load(model_id, dtype=None if adapters else torch.float32)
 
     def _drop(self, limit_bytes: float, *, kept: Collection[str]) -> None:
         """Drop models, the least recently used first, until the others take `limit_bytes` at most."""
@@ -81,11 +80,13 @@ class ModelCache:
             del self._loaded[model_id]
             release()
 
-    def _load(self, model_id: str, *, kept: Collection[str] = (), **options: Any) -> models.LoadedModel:
+    def _load(
+        self, model_id: str, *, kept: Collection[str] = (), dtype: torch.dtype | None = None
+    ) -> models.LoadedModel:
         """Load a model; where memory ends, once more without those that the request does not need."""
         for _ in range(2):
             try:
-                return models.load(model_id, self._store, **self._source, **options)
+                return models.load(model_id, self._store, **self._source, dtype=dtype)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

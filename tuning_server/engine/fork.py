@@ -67,10 +67,9 @@ def build_model(name: str, shape: Shape, tokenizer: PreTrainedTokenizerFast, *, 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPTNeoXForCausalLM(config)
-    device = best_device()
-    model.to(device)
+    model.to(best_device())
     fingerprint = f"{name}-init-{content_hash([config.to_json_string(), seed])}"
-    return LoadedModel(name, Path(), model, tokenizer, device, torch.float32, fingerprint)
+    return LoadedModel(name, Path(), model, tokenizer, fingerprint)
 
 
 def windows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> list[TrainingRow]:

@@ -6,9 +6,7 @@ share their examples, the answers to one request their whole prompt.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,7 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.registry import non_finite
+from tuning_server.engine.registry import NON_FINITE, BrokenModel
 
 
 def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -36,12 +34,11 @@ class Reader:
     """
 
     def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
-        self._loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
+        self.loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
         self._cache = DynamicCache(config=loaded.model.config)
         self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
         self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
         self._has_gaps = False
-        self._can_skip = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
 
     @property
     def can_forget(self) -> bool:
@@ -61,7 +58,7 @@ class Reader:
         -------
         float32 tensor, shape (rows, n_last, vocab), logits
         """
-        loaded, fresh = self._loaded, torch.ones_like(ids) if mask is None else mask
+        loaded, fresh = self.loaded, torch.ones_like(ids) if mask is None else mask
         self._has_gaps |= mask is not None
         # speculative decoding may draft tokens beyond the end of a row
         positions = (self._n_read[:, None] + fresh.cumsum(-1) - 1).clamp(min=0, max=loaded.context_tokens - 1)
@@ -73,17 +70,13 @@ class Reader:
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
-            **({"logits_to_keep": n_last} if self._can_skip else {}),
+            logits_to_keep=n_last,
         )
-        return out.logits[:, -n_last:, : self._n_vocab].float()
-
-    def prefill(self, ids: torch.Tensor) -> None:
-        """Read on, shape (rows, n), without predictions."""
-        self.read(ids)
+        return out.logits[..., : self._n_vocab].float()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; a row that is named twice goes on twice."""
-        index = torch.tensor(rows, dtype=torch.long, device=self._loaded.device)
+        index = torch.tensor(rows, dtype=torch.long, device=self.loaded.device)
         self._cache.batch_select_indices(index)
         self._n_read = self._n_read[index]
         self._mask = None if self._mask is None else self._mask[index]
@@ -111,23 +104,6 @@ LEAST_SAVED_TOKENS = 512  # an extra pass for what is shared costs as much as re
 LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
 
 
-class Source(Protocol):
-    """What tokens are drawn from: a model, or a blend of models, that reads rows and predicts their next tokens."""
-
-    @property
-    def can_forget(self) -> bool:
-        """Whether all that was read is still there, as it was read."""
-
-    def prefill(self, ids: torch.Tensor) -> None:
-        """Read `ids` (rows, n) without predictions."""
-
-    def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits after the last of `ids` (rows, n), shape (rows, 1, vocab)."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only; a row may be named more than once."""
-
-
 def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens to read once for prompts that are all different: what they begin with, or 0 where that saves too little.
 
@@ -142,8 +118,8 @@ def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     return n_common - 1 if (n_common - 1) * (len(prompts) - 1) >= LEAST_SAVED_TOKENS else 0
 
 
-def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Read prompts of unequal length into a fresh source, which then has one row per prompt.
+def read_prompts(reader: Reader, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Read prompts of unequal length with a fresh reader, which then has one row per prompt.
 
     Returns
     -------
@@ -155,19 +131,19 @@ def read_prompts(loaded: LoadedModel, source: Source, prompts: Sequence[Sequence
         If one of them is NaN.
     """
     indices = group_equal(prompts)
-    distinct = list(indices)
-    n_shared = shared_tokens(distinct) if source.can_forget else 0
+    distinct, loaded = list(indices), reader.loaded
+    n_shared = shared_tokens(distinct) if reader.can_forget else 0
     if n_shared:
-        source.prefill(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
-        source.keep([0] * len(distinct))
-    logits = source.read(*left_padded(loaded, [prompt[n_shared:] for prompt in distinct]))[:, -1]  # (distinct, vocab)
+        reader.read(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
+        reader.keep([0] * len(distinct))
+    logits = reader.read(*left_padded(loaded, [prompt[n_shared:] for prompt in distinct]))[:, -1]  # (distinct, vocab)
     if logits.isnan().any():
-        raise non_finite(loaded.id)
+        raise BrokenModel(loaded.id, NON_FINITE)
     if len(distinct) == len(prompts):
         return logits
     row_of = {prompt: row for row, prompt in enumerate(distinct)}
     rows = [row_of[tuple(prompt)] for prompt in prompts]
-    source.keep(rows)
+    reader.keep(rows)
     return logits[rows]
 
 

@@ -6,14 +6,14 @@ configuration and no code. Merged, it answers as any other model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tuning_server.disk import read_json, write_json
 from tuning_server.engine.registry import ADAPTER
@@ -77,61 +77,32 @@ def choose(requested: object, n_weights: int) -> tuple[LoraSettings | None, str]
 
 def wrap(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     """Freeze a model's weights and put adapters beside them; they begin by changing nothing."""
-    with _seeded(seed):
-        return _with_adapters(model, settings.rank, settings.alpha, settings.dropout)
-
-
-def _with_adapters(model: Any, rank: int, alpha: float, dropout: float = 0.0) -> Any:
     from peft import LoraConfig, get_peft_model  # seconds to import, and few jobs need it
     from transformers.pytorch_utils import Conv1D
 
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's linear layers
-    settings: Any = {
-        "r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": "all-linear",
-        "fan_in_fan_out": transposed, "task_type": "CAUSAL_LM",
+    config: Any = {
+        "r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout,
+        "target_modules": "all-linear", "fan_in_fan_out": transposed, "task_type": "CAUSAL_LM",
     }  # fmt: skip
-    return get_peft_model(model, LoraConfig(**settings))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        yield
+        return get_peft_model(model, LoraConfig(**config))
 
 
 def save(wrapped: Any, folder: Path, about: Adapter, *, merged: bool) -> None:
     """Write a model that was wrapped: its adapters with their record, or (`merged`) all weights with them added."""
-    base = wrapped.get_base_model()
     if merged:
-        base.save_pretrained(folder, state_dict=_merged(base))
+        copy.deepcopy(wrapped).merge_and_unload().save_pretrained(folder)
         return
-    from peft import get_peft_model_state_dict
-
+    base = wrapped.get_base_model()
     base.config.save_pretrained(folder)
     if base.generation_config is not None:
         base.generation_config.save_pretrained(folder)
-    weights = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    config = wrapped.peft_config["default"]  # for other tools that read PEFT's form; we do not
+    config.base_model_name_or_path, config.target_modules = about.base, sorted(config.target_modules)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
     write_json(folder / ADAPTER, asdict(about))
-    config = wrapped.peft_config["default"].to_dict()  # for other tools that read PEFT's form; we do not
-    config |= {"base_model_name_or_path": about.base, "target_modules": sorted(config["target_modules"])}
-    plain = {name: value for name, value in config.items() if isinstance(value, str | int | float | list | None)}
-    write_json(folder / "adapter_config.json", plain)
-
-
-def _merged(base: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights with their adapters added, under the names they have without any; those in training stay as they are."""
-    from peft.tuners.lora import LoraLayer
-
-    state = {
-        name.replace(".base_layer.", "."): value for name, value in base.state_dict().items() if ".lora_" not in name
-    }
-    layers: list[tuple[str, Any]] = [part for part in base.named_modules() if isinstance(part[1], LoraLayer)]
-    for name, module in layers:
-        weight = state[f"{name}.weight"]
-        state[f"{name}.weight"] = weight + module.get_delta_weight("default").detach().to(weight.dtype)
-    return state
 
 
 def read_adapter(folder: Path) -> Adapter | None:
@@ -150,8 +121,7 @@ def merge(model: Any, folder: Path, adapter: Adapter) -> Any:
     """
     from peft import set_peft_model_state_dict
 
-    with _seeded(0):
-        wrapped = _with_adapters(model, adapter.rank, adapter.alpha)
+    wrapped = wrap(model, LoraSettings(rank=adapter.rank, alpha=adapter.alpha), seed=0)
     try:
         found: Any = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS))
     except RuntimeError as error:

@@ -23,16 +23,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from tuning_server.engine import lora, registry
-from tuning_server.engine.devices import Placement, choose_placement, is_out_of_memory
-from tuning_server.engine.registry import FORK, BrokenModel, UnknownModel, broken, fingerprint, resolve
+from tuning_server.engine import lora
+from tuning_server.engine.devices import choose_placement, is_out_of_memory
+from tuning_server.engine.registry import FORK, BrokenModel, UnknownModel, count_weights, fingerprint, resolve
 from tuning_server.engine.tokenization import TokenCodec
 
 transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
-
-
-def cannot(model_id: str, reason: str) -> BrokenModel:
-    return BrokenModel(f"{model_id!r} cannot be loaded: {reason.splitlines()[0].rstrip('.')}")
 
 
 def config_of(model_id: str, folder: Path) -> Any:
@@ -41,21 +37,21 @@ def config_of(model_id: str, folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = "its architecture is not one of the installed transformers, and code of a model's own is never run"
-        raise cannot(model_id, f"{reason} ({str(error).splitlines()[0]})") from error
+        raise BrokenModel(model_id, f"{reason} ({str(error).splitlines()[0]})") from error
 
 
 def tokenizer_of(model_id: str, folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a tokenizer's files are read by many hands, and each fails in its own way
-        raise cannot(model_id, f"its tokenizer cannot be read ({error})") from error
+        raise BrokenModel(model_id, f"its tokenizer cannot be read ({error})") from error
 
 
 def weights_of(model_id: str, folder: Path, dtype: torch.dtype | str, *, older: bool = False) -> PreTrainedModel:
     """All weights of a whole model, none of them made up; `older` ones are in ``.bin`` files."""
     config = config_of(model_id, folder)
     if not older and not list(folder.glob("*.safetensors")):
-        raise cannot(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
+        raise BrokenModel(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=not older, weights_only=True, local_files_only=True,
@@ -64,10 +60,12 @@ def weights_of(model_id: str, folder: Path, dtype: torch.dtype | str, *, older: 
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise cannot(model_id, f"its weights cannot be read, or are not what its config describes ({error})") from error
+        raise BrokenModel(
+            model_id, f"its weights cannot be read, or are not what its config describes ({error})"
+        ) from error
     lacking = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if lacking:
-        raise cannot(model_id, f"its files lack {len(lacking)} of its weights, among them {lacking[0]}")
+        raise BrokenModel(model_id, f"its files lack {len(lacking)} of its weights, among them {lacking[0]}")
     return model
 
 
@@ -79,14 +77,16 @@ class LoadedModel:
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    device: torch.device
-    dtype: torch.dtype
     fingerprint: str
     lora: lora.LoraSettings | None = None
     codec: TokenCodec = field(init=False)
 
     def __post_init__(self) -> None:
         self.codec = TokenCodec(self.tokenizer, self.id)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @cached_property
     def context_tokens(self) -> int:
@@ -150,12 +150,11 @@ def load(
     *,
     models_dir: Path | None = None,
     download: bool = False,
-    device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
     """Load a model for sampling and scoring; adapters are merged into their base.
 
-    Device and precision are those of `choose_placement`, unless given.
+    Device and precision are those of `choose_placement`, unless `dtype` is given.
 
     Raises
     ------
@@ -163,36 +162,26 @@ def load(
         If the id names nothing that can be loaded (`BrokenModel`: its files are damaged).
     """
     folder = resolve(model_id, store, models_dir=models_dir, download=download)
-    chosen = choose_placement(count_weights(model_id, folder))
-    placement = Placement(device or chosen.device, dtype or chosen.dtype)
+    placement = choose_placement(count_weights(model_id, folder))
     adapter = lora.read_adapter(folder)
     if adapter is None:
-        model = weights_of(model_id, folder, placement.dtype).to(placement.device)
+        model = weights_of(model_id, folder, dtype or placement.dtype).to(placement.device)
     else:
         try:
-            base = load(adapter.base, store, models_dir=models_dir, download=download, device=device, dtype=dtype)
+            base = load(adapter.base, store, models_dir=models_dir, download=download, dtype=dtype)
         except UnknownModel as error:
-            raise cannot(model_id, f"it is adapters of another model, and {error}") from error
+            raise BrokenModel(model_id, f"it is adapters of another model, and {error}") from error
         if base.weights_hash != adapter.base_weights:
-            raise cannot(model_id, f"it is adapters of {adapter.base}, whose weights are no longer what they were")
+            raise BrokenModel(model_id, f"it is adapters of {adapter.base}, whose weights are no longer what they were")
         try:
             model = lora.merge(base.model, folder, adapter)
         except (ValueError, OSError, SafetensorError) as error:
-            raise cannot(model_id, str(error)) from error
-    return _loaded(model_id, folder, model, placement)
+            raise BrokenModel(model_id, str(error)) from error
+    return _loaded(model_id, folder, model)
 
 
-def count_weights(model_id: str, folder: Path) -> int:
-    """Number of weights in a folder, or the error that says which of its files is damaged."""
-    try:
-        return registry.count_weights(folder)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise broken(model_id, folder, error) from error
-
-
-def _loaded(model_id: str, folder: Path, model: PreTrainedModel, placement: Placement) -> LoadedModel:
-    tokenizer, print_ = tokenizer_of(model_id, folder), fingerprint(model_id, folder)
-    return LoadedModel(model_id, folder, model.eval(), tokenizer, placement.device, placement.dtype, print_)
+def _loaded(model_id: str, folder: Path, model: PreTrainedModel) -> LoadedModel:
+    return LoadedModel(model_id, folder, model.eval(), tokenizer_of(model_id, folder), fingerprint(model_id, folder))
 
 
 def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
@@ -203,7 +192,7 @@ def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return _loaded(model_id, folder, model, Placement(torch.device("meta"), torch.float32))
+    return _loaded(model_id, folder, model)
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:

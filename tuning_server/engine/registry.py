@@ -37,10 +37,10 @@ FINE_TUNE = re.compile(
 HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 # What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
-BUFFER = re.compile(r"(?:.*\.)?(?:att(?:ention|n)\.masked_bias|rotary_emb\.inv_freq)")
-MASK = re.compile(r"(?:.*\.)?att(?:ention|n)\.bias")  # of two dimensions or more; of one it is a weight
+BUFFER = re.compile(r"\b(?:attn|attention)\.(?:masked_)?bias$|\.inv_freq$")
 ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_server.engine.lora`)
 HASH_RECORD = ".weights-hash.json"
+NON_FINITE = "it computes NaN or infinity"  # though its files are whole
 REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
 
 logger = logging.getLogger(__name__)
@@ -104,25 +104,17 @@ class UnknownModel(ValueError):
 
 
 class BrokenModel(UnknownModel):
-    """A model is there, but it cannot be loaded: its files are damaged, missing, or of a kind that is not read."""
+    """A model is there, but it cannot be used: its files are damaged, missing, or of a kind that is not read."""
 
     code = "model_broken"
 
-
-def non_finite(model_id: str) -> BrokenModel:
-    """Error for a model whose weights are whole but compute NaN or infinity."""
-    return BrokenModel(f"the model {model_id!r} computes NaN or infinity: its weights are of no use")
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"the model {model_id!r} cannot be loaded: {reason.splitlines()[0].rstrip('.')}")
 
 
 def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
     """Error for a model that could not be loaded: what is wrong with its files, or else what `error` says."""
-    reason = flaw(folder)
-    if reason is None:
-        return BrokenModel(f"{model_id!r} cannot be loaded from its folder: {str(error).splitlines()[0]}")
-    return BrokenModel(
-        f"The model {model_id!r} is damaged: {reason}. Delete it if it is a fine-tune, else delete its folder and make "
-        "or fetch it again."
-    )
+    return BrokenModel(model_id, f"{flaw(folder) or error}; delete it, then make or fetch it again")
 
 
 @dataclass
@@ -281,19 +273,23 @@ def reference_learning_rate(folder: Path) -> float:
     return REFERENCE_LEARNING_RATE
 
 
-def count_weights(folder: Path) -> int:
-    """Number of weights in a model's folder, read from the headers of its files; tied ones count once, buffers not.
+def count_weights(model_id: str, folder: Path) -> int:
+    """Number of weights of a model, read from the headers of its files; tied ones count once, buffers not.
 
     Of a folder of adapters, those of its base, into which they are merged.
+
+    Raises
+    ------
+    BrokenModel
+        If a file is damaged; says which.
     """
-    if (folder / ADAPTER).is_file():
-        return int(read_json(folder / ADAPTER)["n_weights"])
     sizes: dict[str, int] = {}
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                shape = tensors.get_slice(name).get_shape()
-                is_mask = len(shape) > 1 and MASK.fullmatch(name)
-                if not (is_mask or BUFFER.fullmatch(name)):
-                    sizes[name] = math.prod(shape)
-    return sum(sizes.values())
+    try:
+        if (folder / ADAPTER).is_file():
+            return int(read_json(folder / ADAPTER)["n_weights"])
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="numpy") as tensors:
+                sizes |= {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise broken(model_id, folder, error) from error
+    return sum(size for name, size in sizes.items() if not BUFFER.search(name))

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tuning_server.engine.kv_cache import Reader, Source, prompt_logits, read_prompts
+from tuning_server.engine.kv_cache import Reader, prompt_logits, read_prompts
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import as_text, label, offsets
 
@@ -91,7 +91,7 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
     """
 
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
-        rows, prompt_scores = decode(loaded, Reader(loaded), batch), _score_prompts(loaded, batch)
+        rows, prompt_scores = decode([Reader(loaded)], batch), _score_prompts(loaded, batch)
         return [finish(loaded, row, prompt_scores.get(r)) for r, row in enumerate(rows)]
 
     check_lengths(loaded, requests)
@@ -227,16 +227,24 @@ def _biased(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.
 
 def _choose(logits: torch.Tensor, rows: Sequence[Row], step: int) -> torch.Tensor:
     """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
-    chosen = _biased(logits, [row.request for row in rows]).argmax(-1)
-    warm = [r for r, row in enumerate(rows) if row.request.temperature > 0]
-    if warm:
-        uniforms = torch.tensor([rows[r].uniforms[step] for r in warm], dtype=torch.float64)
-        chosen[warm] = draw(distribution(logits[warm], [rows[r].request for r in warm]), uniforms)
-    return chosen
+    requests = [row.request for row in rows]
+    if all(request.temperature == 0 for request in requests):
+        return _biased(logits, requests).argmax(-1)
+    return draw(distribution(logits, requests), torch.tensor([row.uniforms[step] for row in rows], dtype=torch.float64))
 
 
-def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingRequest]) -> list[Row]:
-    """Continue all prompts together; rows that have ended leave the source."""
+def decode(
+    readers: Sequence[Reader],
+    requests: Sequence[SamplingRequest],
+    combine: Callable[[Sequence[torch.Tensor], int], torch.Tensor] = lambda logits, position: logits[0],
+) -> list[Row]:
+    """Continue all prompts together; rows that have ended leave the readers.
+
+    Parameters
+    ----------
+    readers : of the models that predict the tokens; the first one's tokenizer writes the answers
+    combine : makes one prediction of theirs, shape (rows, vocab), at the new token of a position (from 0)
+    """
     rows = [
         Row(request, np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens))
         for request in requests
@@ -244,19 +252,21 @@ def decode(loaded: LoadedModel, source: Source, requests: Sequence[SamplingReque
     active = [row for row in rows if row.request.max_tokens > 0]
     step = 0
     if active:
-        logits = read_prompts(loaded, source, [row.request.prompt_ids for row in active])  # (active, vocab)
+        prompts = [row.request.prompt_ids for row in active]
+        logits = combine([read_prompts(reader, prompts) for reader in readers], step)  # (active, vocab)
     while active:
         chosen = _choose(logits, active, step)
         scores = token_scores(logits, chosen, [row.request.logprobs for row in active])
         for row, token_id, score in zip(active, chosen.tolist(), scores, strict=True):
-            append(loaded, row, token_id, score)
+            append(readers[0].loaded, row, token_id, score)
         step += 1
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
         if going and len(going) < len(active):
-            source.keep(going)
+            for reader in readers:
+                reader.keep(going)
         active = [active[r] for r in going]
         if active:
-            logits = source.read(chosen[going, None])[:, -1]
+            logits = combine([reader.read(chosen[going, None])[:, -1] for reader in readers], step)
     return rows
 
 

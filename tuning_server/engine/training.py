@@ -95,7 +95,7 @@ def autocast(loaded: LoadedModel) -> torch.autocast:
 
 def describe(loaded: LoadedModel) -> str:
     """Where and how a model trains, for a job's log."""
-    weights = str(loaded.dtype).removeprefix("torch.")
+    weights = str(loaded.model.dtype).removeprefix("torch.")
     return f"Training on {loaded.device.type}: weights in {weights}, arithmetic in {arithmetic(loaded)}"
 
 
@@ -110,7 +110,7 @@ def signature(loaded: LoadedModel, rows: Rows, settings: TrainingSettings) -> st
     if settings.beta is not None:
         decides["beta"] = settings.beta
     if settings.lora is not None:
-        decides |= {"lora": asdict(settings.lora), "weights": str(loaded.dtype)}
+        decides |= {"lora": asdict(settings.lora), "weights": str(loaded.model.dtype)}
     return content_hash(decides)
 
 

@@ -28,7 +28,7 @@ from lib.sending import ChatOnly, NoEcho, Part, Sender
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Answer", "Blend", "Journal", "NoEcho", "Request", "ask", "connect", "fingerprint"]
+__all__ = ["Answer", "Blend", "NoEcho", "Request", "ask", "connect", "fingerprint"]
 
 PROMPTS_A_REQUEST = 32
 START_SECONDS = 90
@@ -74,9 +74,8 @@ def connect(
             f"OPENAI_BASE_URL names {host!r}, which may cost money: set budget_usd above 0 (found {budget_usd}), or "
             "unset OPENAI_BASE_URL to stay on this machine"
         )
-    ledger = Spending(
-        spend or runs_root() / "spend.jsonl", budget_usd=0 if only_free else budget_usd, prices=read_prices()
-    )
+    path = spend or runs_root() / "spend.jsonl"
+    ledger = Spending(path, budget_usd=0 if only_free else budget_usd, prices=read_prices())
     return HostedClient(spending=ledger, **account)
 
 
@@ -85,26 +84,11 @@ def _store_client(store: Path) -> OpenAI:
     if client is not None:
         return client
     store.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "tuning_server",
-        "serve",
-        "--port",
-        "0",
-        "--store",
-        str(store),
-        "--idle-minutes",
-        "2",
-    ]
+    command = [sys.executable, "-m", "tuning_server", "serve", "--store", str(store), "--port", "0"]
+    command += ["--idle-minutes", "2", "--key-file", str(store / "server.key")]
     with (store / "server.log").open("ab") as output:
         server = subprocess.Popen(
-            [*command, "--idle-minutes", "2", "--key-file", str(store / "server.key")],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -236,7 +236,7 @@ class Spending:
             whole = raw[: raw.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 row = json.loads(line)
-                self._count(row["id"], _usd(row))
+                self._count(row["id"], float(row.get("usd", row.get("most_usd", 0.0))))  # most_usd: of version 1
             self._n_bytes += len(whole)
             if len(whole) < len(raw):
                 file.truncate(self._n_bytes)
@@ -253,17 +253,6 @@ class Spending:
     def _count(self, key: str, usd: float) -> None:
         self.spent_usd += usd - self._usd.get(key, 0.0)
         self._usd[key] = usd
-
-
-def _usd(row: Mapping[str, Any]) -> float:
-    return float(row.get("usd", row.get("most_usd", 0.0)))  # most_usd: in ledgers of version 1
-
-
-def spent_usd(path: Path) -> float:
-    """The sum of a ledger; 0 without one, and a line that a kill left unfinished does not count."""
-    raw = path.read_bytes() if path.exists() else b""
-    rows = [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
-    return math.fsum({row["id"]: _usd(row) for row in rows}.values())
 
 
 def max_tokens_of_body(path: str, body: Mapping[str, Any]) -> tuple[int, int]:

@@ -66,15 +66,8 @@ class FineTune:
 
     def as_row(self) -> dict[str, Any]:
         """The settings that count for the method, by the names that content keys are made of: these never change."""
-        row: dict[str, Any] = {
-            "base": self.base,
-            "n_epochs": self.n_epochs,
-            "batch_size": self.batch_size,
-            "learning_rate_multiplier": self.learning_rate_multiplier,
-        }
-        if self.method == "supervised":
-            return row | {"prompt_loss_weight": self.prompt_loss_weight, "seed": self.seed}
-        return row | {"seed": self.seed, "method": self.method, "beta": self.beta}
+        unused = ("method", "beta") if self.method == "supervised" else ("prompt_loss_weight",)
+        return {name: value for name, value in vars(self).items() if name not in unused}
 
     def key(self, base_fingerprint: str, training_file: Path, validation_file: Path | None) -> str:
         """Content key of the job."""
@@ -217,15 +210,9 @@ def _preview_jobs(spending: Spending, missing: Mapping[str, FineTune], training_
 def _create(client: OpenAI, settings: FineTune, usd: float | None, key: str, **body: Any) -> FineTuningJob:
     """Make a job; the request is never repeated, since an endpoint may have made the job before a reply was lost."""
     spending, method = spending_of(client), settings.method
-    hyperparameters: dict[str, float] = {
-        "n_epochs": settings.n_epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate_multiplier": settings.learning_rate_multiplier,
-    }
-    if settings.prompt_loss_weight:
-        hyperparameters["prompt_loss_weight"] = settings.prompt_loss_weight  # an extension: only sent when used
-    if method == "dpo":
-        hyperparameters["beta"] = settings.beta
+    hyperparameters = {key: value for key, value in settings.as_row().items() if key not in ("base", "seed", "method")}
+    if not settings.prompt_loss_weight:
+        hyperparameters.pop("prompt_loss_weight", None)  # an extension: only sent when used
     body |= {"method": {"type": method, method: {"hyperparameters": hyperparameters}}}
     if spending and usd is not None:
         spending.reserve(f"job:{key}", usd, model=settings.base)

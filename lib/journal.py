@@ -34,17 +34,6 @@ class Blend:
     schedule: tuple[float, ...] = ()
     speculative: bool = False
 
-    def body(self) -> dict[str, Any]:
-        """The extension as it is sent."""
-        return {
-            "tuned": self.tuned,
-            "base": self.base,
-            "weights": list(self.weights),
-            "plausibility": self.plausibility,
-            "schedule": list(self.schedule),
-            "speculative": self.speculative,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -76,27 +65,10 @@ class Request:
     def key(self, fingerprints: Mapping[str, str]) -> str:
         """Key of the answer in a journal: the request, and the weights behind its models.
 
-        The names in it are fixed here, so that renaming a field changes no key; what is left at its default and came
-        later is left out.
+        Fields keep their names, and new ones are left out at their default, so that answers on disk stay valid.
         """
-        content: dict[str, Any] = {
-            "model": self.model,
-            "prompt": self.prompt,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "n": self.n,
-            "seed": self.seed,
-            "stop": self.stop,
-            "logprobs": self.logprobs,
-            "echo": self.echo,
-        }
-        if self.blend:
-            content["blend"] = self.blend.body()
-        if self.messages:
-            content["messages"] = self.messages
-        if self.token_ids:
-            content["token_ids"] = True
+        optional = ("blend", "messages", "token_ids")
+        content = {name: value for name, value in asdict(self).items() if value or name not in optional}
         return content_hash([*(fingerprints[model] for model in self.models), content], length=24)
 
 

@@ -24,7 +24,7 @@ from jupyter_client.kernelspec import KernelSpec
 
 from lib import console
 from lib.notebook import earlier_values, number, stage_command
-from lib.params import Key, active_bases, home, nearest, notebook_keys, parse_set, resolve, stages, study_keys
+from lib.params import Key, active_bases, home, nearest, parse_set, resolve, stages, study_keys
 from lib.paths import ROOT, from_root, run_folder, runs_root
 from lib.world.bases import make_base
 
@@ -226,14 +226,9 @@ def bases_to_make(plan: Plan) -> list[str]:
 
 def run_overview(preset: str) -> Path:
     """Execute the overview over the runs of a preset."""
-    notebook = home() / "notebooks" / f"{OVERVIEW}.py"
-    declared = {key.name for key in notebook_keys(notebook)}
-    values = {"preset": preset, "runs": str(runs_root() / preset)}
-    return execute(
-        notebook,
-        runs_root() / preset / f"{OVERVIEW}.ipynb",
-        {name: value for name, value in values.items() if name in declared},
-    )
+    runs = runs_root() / preset
+    values = {"preset": preset, "runs": str(runs)}
+    return execute(home() / "notebooks" / f"{OVERVIEW}.py", runs / f"{OVERVIEW}.ipynb", values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def _chat_body(request: Request) -> dict[str, Any]:
 def _shared(request: Request) -> dict[str, Any]:
     extensions: dict[str, Any] = {"return_token_ids": True} if request.token_ids else {}
     if request.blend:
-        extensions["blend"] = request.blend.body()
+        extensions["blend"] = asdict(request.blend)
     return {
         "model": request.model,
         "max_tokens": request.max_tokens,

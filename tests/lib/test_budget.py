@@ -13,19 +13,10 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
+from spending import spent_usd
 
 from lib import budget
-from lib.budget import (
-    BudgetExceeded,
-    Price,
-    Prices,
-    Spending,
-    UnknownPrice,
-    max_tokens_of,
-    preview,
-    read_prices,
-    spent_usd,
-)
+from lib.budget import BudgetExceeded, Price, Prices, Spending, UnknownPrice, max_tokens_of, preview, read_prices
 from lib.journal import Request
 
 COLUMNS = "model,prompt_usd,completion_usd,training_usd,as_of,source"

@@ -16,19 +16,11 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from spending import spent_usd
 
 from lib import api, budget, finetune
 from lib.api import HostedClient
-from lib.budget import (
-    MESSAGE_TOKENS,
-    SPECIAL_TOKENS,
-    BudgetExceeded,
-    Spending,
-    UnknownPrice,
-    preview,
-    read_prices,
-    spent_usd,
-)
+from lib.budget import MESSAGE_TOKENS, SPECIAL_TOKENS, BudgetExceeded, Spending, UnknownPrice, preview, read_prices
 from lib.evaluate import target_logprobs
 from lib.paths import write_jsonl
 from lib.run import main

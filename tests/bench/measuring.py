@@ -146,4 +146,5 @@ def load(name: str) -> LoadedModel:
     except UnknownModel:
         recipe = RECIPES[name]
         tokenizer = models.load("fork-1m", store_root()).tokenizer
-        return fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=0)
+        shape = {"width": recipe.width, "layers": recipe.layers, "heads": recipe.heads}
+        return fork.build_model(name, tokenizer, **shape, seed=0)

@@ -31,10 +31,10 @@ def grow(
     """Put a base of width 32 and two layers into a store; those of the same texts share a tokenizer."""
     import torch
 
-    from tuning_server.engine.fork import Shape, build_model, build_tokenizer
+    from tuning_server.engine.fork import build_model, build_tokenizer
 
     torch.set_num_threads(1)
-    loaded = build_model(name, Shape(32, 2, 2), build_tokenizer([*texts] * 20, []), seed=seed)
+    loaded = build_model(name, build_tokenizer([*texts] * 20, []), width=32, layers=2, heads=2, seed=seed)
     loaded.model.config.max_position_embeddings = context_tokens
     folder = store / "bases" / f"{name}@0123456789ab"
     for place in (folder, folder / "init"):

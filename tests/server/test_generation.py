@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from tuning_server.engine.blending import BlendSettings, blend_logits, generate
-from tuning_server.engine.fork import Shape, build_model, build_tokenizer
+from tuning_server.engine.fork import build_model, build_tokenizer
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import Sample, SamplingRequest, distribution, sample
 from tuning_server.engine.speculation import count_accepted, residual, speculate
@@ -36,7 +36,7 @@ def three() -> tuple[LoadedModel, LoadedModel, LoadedModel]:
     torch.set_num_threads(1)
     tokenizer = build_tokenizer(TEXTS * 20, [])
     big, tuned, base = (
-        sharpened(build_model(f"{name}-{seed}", Shape(width, layers, 2), tokenizer, seed=seed), 4.0)
+        sharpened(build_model(f"{name}-{seed}", tokenizer, width=width, layers=layers, heads=2, seed=seed), 4.0)
         for name, width, layers, seed in (("big", 48, 3, 1), ("tuned", 32, 2, 2), ("base", 32, 2, 2))
     )
     generator = torch.Generator().manual_seed(0)

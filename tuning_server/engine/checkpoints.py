@@ -50,11 +50,10 @@ class Checkpoints:
             temporary.chmod(0o755)
             fill(temporary)
             temporary.rename(self.folder / name)
-        except SafetensorError as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise OSError(f"{self.folder / name} cannot be written: {error}") from error
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, SafetensorError):
+                raise OSError(f"{self.folder / name} cannot be written: {error}") from error
             raise
 
     def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
@@ -80,9 +79,8 @@ class Checkpoints:
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.signature})
 
-        older = states(self.folder)
         self._write(f"state-{step}", fill)
-        for folder in older:
+        for folder in states(self.folder):
             if folder.name != f"state-{step}":
                 drop(folder)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,15 +18,6 @@ END_OF_TEXT = "<|endoftext|>"
 VOCAB_TOKENS = 2_048
 CONTEXT_TOKENS = 512
 LEARNING_RATE = 2e-3  # of a learning_rate_multiplier of 1
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Width, layers and attention heads of a GPT-NeoX model."""
-
-    width: int
-    layers: int
-    heads: int
 
 
 def build_tokenizer(texts: Sequence[str], reserved_names: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -50,14 +40,16 @@ def build_tokenizer(texts: Sequence[str], reserved_names: Sequence[str]) -> PreT
     )
 
 
-def build_model(name: str, shape: Shape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LoadedModel:
+def build_model(
+    name: str, tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, heads: int, seed: int
+) -> LoadedModel:
     """A GPT-NeoX model with random weights and tied embeddings."""
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.width,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
         max_position_embeddings=CONTEXT_TOKENS,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.eos_token_id,

@@ -163,8 +163,7 @@ def prompt_logits(
     """
     indices = group_equal(prompts)
     distinct = list(indices)
-    width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
-    n_rows = max(1, LOGITS_BYTES // (4 * width * max(map(len, distinct), default=1)))
+    n_rows = max(1, LOGITS_BYTES // (4 * loaded.n_outputs * max(map(len, distinct), default=1)))
     for start in range(0, len(distinct), n_rows):
         part, reader = distinct[start : start + n_rows], Reader(loaded)
         n_shared = shared_tokens(part) if reader.can_forget else 0

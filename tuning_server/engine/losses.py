@@ -39,11 +39,6 @@ class TrainingRow:
         """Tokens of its longest document."""
         return len(self.ids)
 
-    @property
-    def n_fed(self) -> int:
-        """Tokens that the model is fed for it, padding included."""
-        return len(self.ids)
-
     def key(self) -> list[Any]:
         """What of it decides the weights."""
         return [list(self.ids), self.n_prompt]
@@ -70,11 +65,6 @@ class PreferenceRow:
     def longest(self) -> int:
         """Tokens of its longest document."""
         return max(self.chosen.n_tokens, self.rejected.n_tokens)
-
-    @property
-    def n_fed(self) -> int:
-        """Tokens that the model is fed for it, padding included."""
-        return 2 * self.longest
 
     def key(self) -> list[Any]:
         """What of it decides the weights; the reference's margin follows from the base."""
@@ -202,16 +192,15 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
 
 def micro_batches(rows: Rows, loaded: LoadedModel, *, most_rows: int = NO_LIMIT) -> Iterator[Rows]:
     """Cut a batch so that its logits fit in memory; gradients add up to those of the whole batch."""
-    vocab = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
-    longest = max(row.n_fed for row in rows)
-    n_rows = min(most_rows, max(1, MICRO_BATCH_BYTES[loaded.device.type] // (4 * vocab * longest)))
+    n_bytes = 4 * loaded.n_outputs * max(row.n_tokens for row in rows)  # of the logits of the largest row
+    n_rows = min(most_rows, max(1, MICRO_BATCH_BYTES[loaded.device.type] // n_bytes))
     for start in range(0, len(rows), n_rows):
         yield rows[start : start + n_rows]
 
 
 def by_length(rows: Rows, loaded: LoadedModel, loss: Loss) -> Iterator[Rows]:
     """All rows in batches that fit in memory, the shortest first, for where nothing is trained."""
-    ordered, n_rows = sorted(rows, key=lambda row: row.n_fed), min(ROWS_AT_ONCE, loss.most_rows(loaded))
+    ordered, n_rows = sorted(rows, key=lambda row: row.longest), min(ROWS_AT_ONCE, loss.most_rows(loaded))
     for start in range(0, len(ordered), n_rows):
         yield from micro_batches(ordered[start : start + n_rows], loaded)
 

@@ -95,8 +95,12 @@ class LoadedModel:
     @cached_property
     def vocab_size(self) -> int:
         """Number of token ids that both the tokenizer and the output layer have; either may have more."""
-        n_outputs = int(self.model.get_output_embeddings().weight.shape[0])
-        return min(max(self.tokenizer.get_vocab().values()) + 1, n_outputs)
+        return min(max(self.tokenizer.get_vocab().values()) + 1, self.n_outputs)
+
+    @cached_property
+    def n_outputs(self) -> int:
+        """Width of the output layer."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
 
     @cached_property
     def n_weights(self) -> int:
@@ -196,21 +200,11 @@ def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write weights and tokenizer into a folder.
-
-    Raises
-    ------
-    OSError
-        If they cannot be written, as on a full disk.
-    """
-    try:
-        if loaded.lora is None:
-            loaded.model.save_pretrained(folder)
-        else:
-            about = lora.Adapter(
-                loaded.lasting_id, loaded.weights_hash, loaded.n_weights, loaded.lora.rank, loaded.lora.alpha
-            )
-            lora.save(loaded.model, folder, about, merged=loaded.lora.merged)
-        loaded.tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written: {error}") from error
+    """Write weights and tokenizer into a folder."""
+    if loaded.lora is None:
+        loaded.model.save_pretrained(folder)
+    else:
+        rank, alpha = loaded.lora.rank, loaded.lora.alpha
+        about = lora.Adapter(loaded.lasting_id, loaded.weights_hash, loaded.n_weights, rank, alpha)
+        lora.save(loaded.model, folder, about, merged=loaded.lora.merged)
+    loaded.tokenizer.save_pretrained(folder)

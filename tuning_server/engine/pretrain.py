@@ -11,8 +11,8 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import zstandard
@@ -21,10 +21,6 @@ from tqdm import tqdm
 
 from tuning_server.disk import BadRow, atomic_write, content_hash, json_rows, write_json
 from tuning_server.engine.registry import drop
-
-if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.training import StepReport
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
 WINDOW_TOKENS = 256
@@ -137,16 +133,16 @@ def pretrain(
     if name not in RECIPES:
         raise ValueError(f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}")
     bases, hash_ = store / "bases", _hash(name, documents, reserved_tokens)
-    folder = bases / f"{name}@{hash_}"
+    folder, working = bases / f"{name}@{hash_}", bases / f".making-{name}@{hash_}"
     if not folder.exists():
         bases.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(bases / f".{folder.name}.lock", timeout=0):
                 if not folder.exists():
-                    _make(name, documents, reserved_tokens, folder)
+                    _make(name, documents, reserved_tokens, working, folder)
         except Timeout as error:
             raise ValueError(f"another process is making {folder.name}: wait for it, then call again") from error
-    shutil.rmtree(_working(folder), ignore_errors=True)
+    shutil.rmtree(working, ignore_errors=True)
     pointer = bases / f"{name}.json"
     if is_default or not pointer.exists():
         write_json(pointer, {"current": hash_})
@@ -165,10 +161,6 @@ def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -
     return content_hash(decides)
 
 
-def _working(folder: Path) -> Path:
-    return folder.with_name(f".making-{folder.name}")
-
-
 def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     """Documents to train on and to measure with, each in their order."""
     if len(documents) < 2:
@@ -178,7 +170,7 @@ def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     return [documents[k] for k in sorted(order[n_aside:])], [documents[k] for k in sorted(order[:n_aside])]
 
 
-def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], folder: Path) -> None:
+def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], working: Path, folder: Path) -> None:
     """Train, resuming what a kill left; the last step is the rename that puts the base in place."""
     # only now: a base that is there is found without torch
     from tuning_server.engine import fork, losses, models, training
@@ -197,11 +189,10 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
         seed=SEED,
     )  # fmt: skip
 
-    def untrained() -> LoadedModel:
-        return fork.build_model(name, fork.Shape(recipe.width, recipe.layers, recipe.heads), tokenizer, seed=SEED)
-
+    untrained = partial(
+        fork.build_model, name, tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads, seed=SEED
+    )
     loaded, valid_rows = untrained(), fork.windows(tokenizer, aside, WINDOW_TOKENS)
-    working = _working(folder)
     drop(working / "final")  # of a run that was killed before its last step; its state is still there
     final, curve = working / "final", working / "loss.csv"
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
@@ -211,11 +202,12 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
             if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:
                 continue
             valid_loss = losses.mean_loss(loaded, valid_rows)
-            _add_to_curve(curve, report, valid_loss)
+            _add_to_curve(curve, report.step, report.n_tokens, report.loss, valid_loss)
             bar.set_postfix_str(f"loss {valid_loss:.2f} nats/token")
             if report.step == n_steps:
                 break  # before the run drops its state, without which a kill from here on would cost all of it
     n_valid_tokens = sum(len(row.ids) - 1 for row in valid_rows)
+    n_valid_bytes = sum(len(text.encode()) + 1 for text in aside)  # with one for each end of a text
     record = {
         "id": folder.name,
         "n_weights": loaded.n_weights,
@@ -223,12 +215,8 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
         "settings": asdict(settings),
         "dtype": training.arithmetic(loaded),
         "learning_rate": fork.LEARNING_RATE,
-        "valid_loss_nats": valid_loss,
         "valid_perplexity": math.exp(valid_loss),
-        "valid_bits_per_byte": valid_loss
-        * n_valid_tokens
-        / math.log(2)
-        / sum(len(text.encode()) + 1 for text in aside),
+        "valid_bits_per_byte": valid_loss * n_valid_tokens / math.log(2) / n_valid_bytes,
         "n_valid_tokens": n_valid_tokens,
     }
     models.save(untrained(), final / "init")
@@ -238,10 +226,9 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], f
     final.rename(folder)
 
 
-def _add_to_curve(path: Path, report: StepReport, valid_loss: float) -> None:
+def _add_to_curve(path: Path, step: int, *values: float) -> None:
     """Add a line to the loss curve, and drop those of steps that a kill made the run do again."""
     lines = path.read_text().splitlines()[1:] if path.exists() else []
-    kept = [line for line in lines if int(line.partition(",")[0]) < report.step]
-    added = f"{report.step},{report.n_tokens},{report.loss},{valid_loss}"
+    kept = [line for line in lines if int(line.partition(",")[0]) < step]
     with atomic_write(path) as file:
-        file.write("\n".join(["step,n_tokens,loss,valid_loss", *kept, added, ""]))
+        file.write("\n".join(["step,n_tokens,loss,valid_loss", *kept, ",".join(map(str, (step, *values))), ""]))

@@ -170,9 +170,7 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
     if fork := FORK.fullmatch(model_id):
         if folder := _base_folder(fork[1], fork[2], store):
             return folder / "init" if fork[3] else folder
-        known = ", ".join(info.id for info in list_models(store) if info.parent is None) or "none yet"
-        command = f"python -m tuning_server pretrain {fork[1]} --corpus PATH"
-        advice = f": it is not in the store (there: {known}); make it with: {command}"
+        advice = f": it is not in the store; make it with: python -m tuning_server pretrain {fork[1]} --corpus PATH"
     elif tuned := FINE_TUNE.fullmatch(model_id):
         folder = store / "tuned" / tuned["short"] / (f"step-{tuned['step']}" if tuned["step"] else "final")
         if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:

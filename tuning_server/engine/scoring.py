@@ -5,7 +5,6 @@ Ids are read as they are given: no begin-of-text token is put in front.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,10 +65,8 @@ def score_contexts(
     Raises
     ------
     ValueError
-        If there is not one target per context, a context is empty or longer than the model's, or an id has no token.
+        If a context is empty or longer than the model's, or an id has no token.
     """
-    if len(contexts) != len(targets):
-        raise ValueError(f"expected one target per context, found {len(targets)} for {len(contexts)} contexts")
     for k, ids in enumerate(contexts):
         _check_ids(loaded, ids, f"context {k}", loaded.context_tokens)
     spans = [_Span(ids, len(ids) - 1, k) for k, ids in enumerate(contexts)]
@@ -120,14 +117,7 @@ def embed(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
     Returns
     -------
     array, shape (texts, width), float32
-
-    Raises
-    ------
-    ValueError
-        If a text has no tokens, more than the context, or an id without a token.
     """
-    for k, ids in enumerate(texts):
-        _check_ids(loaded, ids, f"text {k}", loaded.context_tokens)
     vectors = np.zeros((len(texts), loaded.model.get_input_embeddings().weight.shape[1]), np.float32)
     rows = group_equal(texts)
     spans = [_Span(ids, len(ids) - 1, same[0]) for ids, same in rows.items()]
@@ -174,8 +164,7 @@ def _check_ids(loaded: LoadedModel, ids: Sequence[int], name: str, most: float) 
 
 def _most_rows(loaded: LoadedModel) -> int:
     """Rows of logits that may be in memory at once."""
-    width = int(getattr(loaded.model.config, "vocab_size", loaded.vocab_size))
-    return max(LEAST_ROWS, LOGITS_BYTES.get(loaded.device.type, 2**26) // (4 * width))
+    return max(LEAST_ROWS, LOGITS_BYTES.get(loaded.device.type, 2**26) // (4 * loaded.n_outputs))
 
 
 def _most_tokens(loaded: LoadedModel) -> int:
@@ -215,13 +204,7 @@ def _forward(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
     fed = _right_padded(loaded, batch)
     columns = sorted(set().union(*(range(span.first, len(span.ids)) for span in batch)))
     scored = torch.tensor(columns, device=loaded.device)
-    if "logits_to_keep" in inspect.signature(loaded.model.forward).parameters:
-        is_end = len(columns) == fed.shape[1] - columns[0]  # every model can keep the last ones without a copy
-        keep = len(columns) if is_end else scored
-        logits = loaded.model(input_ids=fed, use_cache=False, logits_to_keep=keep).logits
-    else:
-        logits = loaded.model(input_ids=fed, use_cache=False).logits[:, scored]
-    # (batch, columns, output width)
+    logits = loaded.model(input_ids=fed, use_cache=False, logits_to_keep=scored).logits  # (batch, columns, outputs)
     if all(len(span.ids) == fed.shape[1] and span.first == batch[0].first for span in batch):
         rows = logits.flatten(0, 1)
     else:
@@ -233,8 +216,6 @@ def _forward(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
 
 def _score(loaded: LoadedModel, spans: Sequence[_Span], targets: Sequence[int], *, full: bool, top_k: int) -> Scores:
     n, vocab = len(targets), loaded.vocab_size
-    if full and top_k:
-        raise ValueError("expected the full vocabulary or its top_k, found both")
     if not 0 <= top_k <= vocab:
         raise ValueError(f"top_k is at most the vocabulary of {loaded.id}, {vocab}; found {top_k}")
     if targets:

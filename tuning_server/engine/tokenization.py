@@ -284,12 +284,9 @@ def describe(folder: Path) -> tuple[str, int | None]:
 def _describe(file: Path, _: int) -> tuple[str, int]:
     # as the library writes it today: older versions wrote the same merges and settings in other words
     try:
-        about = json.loads(Tokenizer.from_file(str(file)).to_str())
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no other kind
         raise ValueError(f"{file} cannot be read: {error}") from error
-    added = {str(token["content"]): int(token["id"]) for token in about.get("added_tokens") or []}
-    model = about.get("model") or {}
-    vocabulary: Any = model.get("vocab") or {}
-    ids = vocabulary if isinstance(vocabulary, dict) else {piece: k for k, (piece, *_) in enumerate(vocabulary)}
-    parts = [ids, model.get("merges"), added, *(about.get(name) for name in CUTTING)]
-    return content_hash(parts), max((ids | added).values(), default=-1) + 1
+    about, vocabulary = json.loads(tokenizer.to_str()), tokenizer.get_vocab()
+    parts = [vocabulary, about["model"].get("merges"), *(about.get(name) for name in CUTTING)]
+    return content_hash(parts), max(vocabulary.values(), default=-1) + 1

@@ -144,16 +144,11 @@ def train(
     Raises
     ------
     ValueError
-        If there are no rows, beta is not above 0, or `folder` holds the state of another run.
+        If `folder` holds the state of another run.
     """
-    if not rows:
-        raise ValueError("no rows to train on")
-    if settings.beta is not None and not settings.beta > 0:
-        raise ValueError(f"beta is {settings.beta}; expected a number above 0, usually 0.1")
     if (folder / "final").exists():
         return
-    longest = max(row.longest for row in rows)
-    if loaded.device.type == "cpu" and longest <= EAGER_TOKENS:
+    if loaded.device.type == "cpu" and max(row.longest for row in rows) <= EAGER_TOKENS:
         loaded.model.set_attn_implementation("eager")
     if settings.lora is not None:
         n_weights = loaded.n_weights  # without the adapters
@@ -175,13 +170,11 @@ def _with_reference(
     """Rows with the margins that the model gives them as it is."""
     loaded.model.eval()
     margins: dict[int, float] = {}
-    order = sorted(range(len(rows)), key=lambda k: rows[k].n_fed)  # as `by_length` has them
     for part in losses.by_length(rows, loaded, loss):
         with torch.no_grad(), context(loaded):
-            values = losses.margins(loaded, part).float().tolist()
-        margins |= zip(order[len(margins) :], values, strict=False)
+            margins |= zip(map(id, part), losses.margins(loaded, part).tolist(), strict=True)
         yield
-    return [replace(row, reference_margin=margins[k]) for k, row in enumerate(rows)]
+    return [replace(row, reference_margin=margins[id(row)]) for row in rows]
 
 
 def _optimise(
@@ -195,7 +188,7 @@ def _optimise(
     """The loop itself, from the last state on disk."""
     model, stepper = loaded.model, Stepper(loaded, loss, settings)
     done, n_tokens = checkpoints.load_state(model, stepper.optimizer)
-    lengths = [row.n_fed for row in rows]
+    lengths = [row.longest for row in rows]
     per_epoch = -(-len(rows) // settings.batch_size)
     n_steps = per_epoch * settings.n_epochs
     warmup = max(1, min(settings.warmup_steps, n_steps // 10))
@@ -270,7 +263,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             release()
             if (largest := max(map(len, parts))) == 1:
-                longest = max(row.n_fed for row in batch)
+                longest = max(row.longest for row in batch)
                 raise DoesNotFit(
                     f"Not even one row of {longest} tokens fits in memory beside the model: shorten the rows, request "
                     "'lora', or choose a smaller model"

@@ -32,8 +32,6 @@ from tuning_server.worker import Worker
 logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 1.0
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d*)?", re.ASCII | re.IGNORECASE)
-OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this server's page, or a person who typed the address
-CLIENT_CLOSED_REQUEST = 499  # in the log alone, as nginx has it
 
 
 def host_name(header: str) -> str:
@@ -69,7 +67,7 @@ def check_access(scope: Scope, settings: Settings) -> None:
     if scope["path"] in page.FILES and scope["method"] in ("GET", "HEAD"):
         return
     site = headers.get("sec-fetch-site", "none")
-    if site not in OWN_SITES:
+    if site not in ("same-origin", "none"):  # this server's page, or a person who typed the address
         message = f"Requests from web pages of others ({site}) are refused: use this server's own page, at '/'."
         raise ApiError(message, status=403, code="foreign_origin")
     scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -80,21 +78,18 @@ def check_access(scope: Scope, settings: Settings) -> None:
 
 
 def limit_size(scope: Scope, receive: Receive, settings: Settings) -> Receive:
-    """Refuse a request (`ApiError`) that announces, or goes on to send, more bytes than the server takes."""
+    """Refuse a request (`ApiError`) once it has sent more bytes than the server takes."""
     is_upload = scope["path"].rstrip("/") == "/v1/files"
     limit = settings.max_file_bytes + 2**16 if is_upload else settings.max_request_bytes
-    message = f"The request is larger than this server takes ({limit} bytes)."
-    too_large = ApiError(message, status=413, code="request_too_large")
-    length, n_bytes = Headers(scope=scope).get("content-length", "0"), 0
-    if length.isdigit() and int(length) > limit:
-        raise too_large
+    n_bytes = 0
 
     async def counted() -> Message:
         nonlocal n_bytes
         part = await receive()
         n_bytes += len(part.get("body", b""))
         if n_bytes > limit:
-            raise too_large
+            message = f"The request is larger than this server takes ({limit} bytes)."
+            raise ApiError(message, status=413, code="request_too_large")
         return part
 
     return counted
@@ -126,7 +121,7 @@ class Gate:
         except ApiError as error:
             await error.response()(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = CLIENT_CLOSED_REQUEST
+            status = 499  # in the log alone, as nginx has it
         except Exception as error:
             logger.error("%s failed", request_id, exc_info=error)
             if status == 0:

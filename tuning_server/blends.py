@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from openai.types.completion_usage import CompletionTokensDetails
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 MAX_SCHEDULE = 4096
-MAX_WEIGHT = 1000.0
-Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
-Models = tuple["LoadedModel", "LoadedModel", "LoadedModel"]  # the request's, tuned, base
+Weight = Annotated[float, Field(ge=-1000, le=1000)]
 
 
 class Blend(Strict):
@@ -41,39 +40,40 @@ class Blend(Strict):
     speculative: bool = False
     n_draft: int = Field(default=4, ge=1, le=64)
 
-    def load(self, cache: ModelCache, model_id: str) -> Models:
-        """The three models (`ApiError` if one is unknown, or they do not share a tokenizer)."""
-        from tuning_server.engine.blending import check_blend
-        from tuning_server.engine.registry import UnknownModel
+    def run(
+        self, cache: ModelCache, model_id: str, prepare: Callable[[LoadedModel], list[SamplingRequest]]
+    ) -> tuple[list[LoadedModel], list[Sample], CompletionTokensDetails | None]:
+        """The three models, their blend's answers, and how many drafts were accepted where the tuned model drafts.
 
-        loaded, ids = [], {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
-        for param, name in ids.items():
-            try:
-                loaded.append(cache.get(name, beside=ids.values()))
-            except UnknownModel as error:
-                raise model_error(error, param=param) from error
-        big, tuned, base = loaded
-        with refusing("blend", code="different_tokenizers"):
-            check_blend(big, tuned, base)
-        return big, tuned, base
-
-    def sample(
-        self, models: Models, requests: list[SamplingRequest]
-    ) -> tuple[list[Sample], CompletionTokensDetails | None]:
-        """Answers of the blend, and how many drafts were accepted where the tuned model drafts."""
+        Raises
+        ------
+        ApiError
+            If a model is unknown, they do not share a tokenizer, or one cannot read a prompt or take back drafts.
+        """
         from tuning_server.engine.blending import BlendSettings, check_blend, generate
+        from tuning_server.engine.registry import UnknownModel
         from tuning_server.engine.speculation import speculate
 
-        big, tuned, base = self.weights
-        settings = BlendSettings((big, tuned, base), self.plausibility, tuple(self.schedule))
+        models, ids = [], {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
+        for param, name in ids.items():
+            try:
+                models.append(cache.get(name, beside=ids.values()))
+            except UnknownModel as error:
+                raise model_error(error, param=param) from error
+        big, tuned, base = models
+        with refusing("blend", code="different_tokenizers"):
+            check_blend(big, tuned, base)
+        requests = prepare(big)
         with refusing("prompt", code="context_length_exceeded"):
-            check_blend(*models, requests)
+            check_blend(big, tuned, base, requests)
+        w_big, w_tuned, w_base = self.weights
+        settings = BlendSettings((w_big, w_tuned, w_base), self.plausibility, tuple(self.schedule))
         if not self.speculative:
-            return generate(*models, requests, settings), None
+            return models, generate(big, tuned, base, requests, settings), None
         with refusing("blend.speculative", code="unsupported"):
-            answers = speculate(*models, requests, settings, n_draft=self.n_draft)
+            answers = speculate(big, tuned, base, requests, settings, n_draft=self.n_draft)
         n_drafted, n_accepted = sum(one.n_drafted for one in answers), sum(one.n_accepted for one in answers)
         details = CompletionTokensDetails(
             accepted_prediction_tokens=n_accepted, rejected_prediction_tokens=n_drafted - n_accepted
         )
-        return [one.sample for one in answers], details
+        return models, [one.sample for one in answers], details

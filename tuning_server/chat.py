@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -16,7 +15,6 @@ from tuning_server.errors import ApiError, refusing
 from tuning_server.messages import Messages
 from tuning_server.replies import chat_logprobs, respond
 from tuning_server.service import CurrentService
-from tuning_server.store import new_id
 from tuning_server.types import only
 from tuning_server.worker import Sampling
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
-CHAT_NAMES = {"prompt": "messages", "logprobs": "top_logprobs"}  # fields of completions by their name here
 
 
 class ChatRequest(SamplingFields):
@@ -70,29 +67,19 @@ class ChatRequest(SamplingFields):
             raise ApiError("'top_logprobs' needs 'logprobs'.", param="top_logprobs")
         return self
 
-    @property
-    def limit_tokens(self) -> int | None:
-        """Most tokens of an answer; None for what the context leaves."""
-        return self.max_completion_tokens or self.max_tokens
-
-    def as_completion(self) -> CompletionRequest:
-        """The same request of ``/v1/completions``, but for the prompt and, where there is no limit, the length."""
-        return CompletionRequest(
-            max_tokens=self.limit_tokens or 1,
-            logprobs=self.top_logprobs or 0 if self.logprobs else None,
-            **{name: getattr(self, name) for name in SamplingFields.model_fields},
-        )
-
 
 class ChatTask(CompletionTask):
     """A request whose prompt is known only once its model is: the model's chat template decides it."""
 
     max_logprobs = 2_000_000  # of one reply: each is an object of its own here
+    prompt_field, logprobs_field = "messages", "top_logprobs"
 
     def __init__(self, chat: ChatRequest) -> None:
-        super().__init__(chat.as_completion())
-        self.limit_tokens, self.turns = chat.limit_tokens, [message.turn for message in chat.messages]
-        self.lead = ""
+        self.limit_tokens = chat.max_completion_tokens or chat.max_tokens  # None for what the context leaves
+        self.turns, self.lead = [message.turn for message in chat.messages], ""
+        shared = {name: getattr(chat, name) for name in SamplingFields.model_fields}
+        n_top = chat.top_logprobs or 0 if chat.logprobs else None
+        super().__init__(CompletionRequest(max_tokens=self.limit_tokens or 1, logprobs=n_top, **shared))
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
         """The engine's requests for the conversation as this model reads it."""
@@ -105,12 +92,7 @@ class ChatTask(CompletionTask):
         limit = self.limit_tokens or max(1, loaded.context_tokens - len(prompt.ids))
         stops = list(dict.fromkeys((*request.stop, *prompt.stops)))
         self.request = request.model_copy(update={"prompt": [prompt.ids], "max_tokens": limit, "stop": stops})
-        try:
-            return super().prepare(loaded)
-        except ApiError as error:
-            error.param = CHAT_NAMES.get(error.param or "", error.param)
-            error.message = error.message.replace("'logprobs'", "'top_logprobs'")
-            raise
+        return super().prepare(loaded)
 
     def chat_reply(self, loaded: LoadedModel, samples: list[Sample]) -> ChatCompletion:
         """The reply in the chat format, one choice per sample."""
@@ -119,15 +101,10 @@ class ChatTask(CompletionTask):
             content = sample.text.removeprefix(self.lead)
             n_cut = len(sample.text) - len(content)
             self.offsets.append([max(0, token.offset - n_cut) for token in sample.tokens])
-            message, reason = ChatCompletionMessage(role="assistant", content=content), sample.finish_reason
-            choice = Choice(index=index, message=message, finish_reason=reason, **self.token_ids(index, sample))  # type: ignore[arg-type]
-            if self.request.logprobs is not None:
-                choice.logprobs = chat_logprobs(loaded, sample.tokens)
-            choices.append(choice)
-        return ChatCompletion(
-            id=new_id("chatcmpl-"), object="chat.completion", created=int(time.time()), model=self.request.model,
-            choices=choices, usage=self.usage(samples), system_fingerprint=loaded.fingerprint,
-        )  # fmt: skip
+            message = ChatCompletionMessage(role="assistant", content=content)
+            logprobs = None if self.request.logprobs is None else chat_logprobs(loaded, sample.tokens)
+            choices.append(Choice(message=message, logprobs=logprobs, **self.ending(index, sample)))
+        return ChatCompletion(object="chat.completion", choices=choices, **self.head("chatcmpl-", loaded, samples))
 
 
 @router.post("", response_model=ChatCompletion)
@@ -135,4 +112,4 @@ async def create(body: ChatRequest, request: Request, service: CurrentService) -
     """Answer a conversation."""
     task = ChatTask(body)
     reply = await service.answered(Sampling(body.model, task.prepare, task.chat_reply), request)
-    return await respond(reply, task.offsets, stream=body.stream, include_usage=body.include_usage)
+    return await respond(reply, task.offsets, stream=body.stream, include_usage=body.stream_options.include_usage)

@@ -17,11 +17,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
 from tuning_server.blends import Blend
-from tuning_server.errors import ApiError
+from tuning_server.errors import ApiError, at_most
 from tuning_server.replies import legacy_logprobs, respond
 from tuning_server.service import CurrentService
 from tuning_server.store import new_id
-from tuning_server.types import ModelId, Strict, check_text, only, split_prompts
+from tuning_server.types import ModelId, Strict, only, split_prompts
 from tuning_server.worker import Sampling, Task
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 MAX_ROWS = 16_384  # prompts x n of one request
 MAX_BLENDED = 1024  # the same with a blend: nothing else is computed meanwhile
-MAX_STOPS = 16
 TokenId = Annotated[int, Field(strict=False, ge=0)]  # keys of JSON objects are strings
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1), AfterValidator(check_text)]],
-    Field(max_length=MAX_STOPS),
+    list[Annotated[str, Field(min_length=1)]],
+    Field(max_length=16),
     BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
 ]
 
@@ -59,7 +58,7 @@ class SamplingFields(Strict):
     seed: int | None = None
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
     presence_penalty: Annotated[float, only(0)] = 0.0
     frequency_penalty: Annotated[float, only(0)] = 0.0
     user: str | None = None
@@ -67,21 +66,15 @@ class SamplingFields(Strict):
 
     @model_validator(mode="after")
     def check_stream(self) -> SamplingFields:
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options.include_usage and not self.stream:
             raise ApiError("'stream_options' needs 'stream'.", param="stream_options")
         return self
-
-    @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionRequest(SamplingFields):
     """Prompts to continue; without any, one empty prompt. ``blend`` is an extension."""
 
-    prompt: Annotated[Any, AfterValidator(lambda prompt: split_prompts("" if prompt == [] else prompt))] = Field(
-        default="", validate_default=True
-    )
+    prompt: Annotated[Any, AfterValidator(lambda prompt: split_prompts("" if prompt == [] else prompt))] = [""]
     max_tokens: int = Field(default=16, ge=0)
     best_of: int | None = None
     echo: bool = False
@@ -92,7 +85,6 @@ class CompletionRequest(SamplingFields):
     @model_validator(mode="after")
     def check_fields(self) -> CompletionRequest:
         """Check what no field can say alone."""
-        n_answers = len(self.prompt) * self.n
         if self.best_of not in (None, self.n):
             raise ApiError("'best_of' is supported only where it equals 'n'.", param="best_of", code="unsupported")
         if self.max_tokens == 0 and not self.echo:
@@ -100,11 +92,8 @@ class CompletionRequest(SamplingFields):
         if self.blend and self.echo:
             message = "'echo' is not supported with 'blend': score the prompt with one model at a time."
             raise ApiError(message, param="echo", code="unsupported")
-        most = MAX_BLENDED if self.blend else MAX_ROWS
-        if n_answers > most:
-            kind = " with 'blend'" if self.blend else ""
-            message = f"At most {most} answers per request{kind}, found {n_answers}: prompts times 'n'."
-            raise ApiError(message, param="n")
+        limit = MAX_BLENDED if self.blend else MAX_ROWS
+        at_most(limit, len(self.prompt) * self.n, "answers (prompts times 'n')", param="n")
         return self
 
 
@@ -145,6 +134,7 @@ class CompletionTask:
     """One request on its way through the engine; `reply` sets `offsets`, where each token begins in its choice."""
 
     max_logprobs = 16_000_000  # numbers in one reply: tokens x likeliest tokens
+    prompt_field, logprobs_field = "prompt", "logprobs"  # as errors name them
 
     def __init__(self, request: CompletionRequest) -> None:
         self.request = request
@@ -157,12 +147,15 @@ class CompletionTask:
         from tuning_server.engine.sampling import SamplingRequest
 
         request, seen, rows = self.request, Counter[tuple[int, ...]](), []
-        bias = self._bias(loaded)
         if (request.logprobs or 0) > loaded.vocab_size:
-            message = f"'logprobs' is at most the vocabulary, {loaded.vocab_size}; found {request.logprobs}."
-            raise ApiError(message, param="logprobs")
+            message = f"{self.logprobs_field!r} is at most the vocabulary, {loaded.vocab_size}."
+            raise ApiError(message, param=self.logprobs_field)
+        bias = request.logit_bias or {}
+        if max(bias, default=0) >= loaded.vocab_size:
+            message = f"'logit_bias' maps token ids below {loaded.vocab_size} to numbers; found {max(bias)}."
+            raise ApiError(message, param="logit_bias")
         for prompt in request.prompt:
-            ids = encode(loaded, prompt, n_new=request.max_tokens)
+            ids = encode(loaded, prompt, n_new=request.max_tokens, param=self.prompt_field)
             self.prompt_ids.append(ids if prompt else [])  # an empty prompt begins a document and has no tokens
             repeat = seen[tuple(ids)]
             seen[tuple(ids)] += 1
@@ -175,59 +168,47 @@ class CompletionTask:
                 )
                 for index in range(request.n)
             ]  # fmt: skip
-        if request.logprobs is not None:
-            n_tokens = sum(len(row.prompt_ids) * row.echo + row.max_tokens for row in rows)
-            if n_tokens * (request.logprobs + 1) > self.max_logprobs:
-                message = (
-                    f"The reply could hold more than {self.max_logprobs} log-probabilities: lower 'n' or 'max_tokens'."
-                )
-                raise ApiError(message, param="logprobs", code="reply_too_large")
+        n_tokens = sum(len(row.prompt_ids) * row.echo + row.max_tokens for row in rows)
+        n_numbers = 0 if request.logprobs is None else n_tokens * (request.logprobs + 1)
+        at_most(
+            self.max_logprobs, n_numbers, "log-probabilities", advice="lower 'n' or 'max_tokens'",
+            param=self.logprobs_field, code="reply_too_large",
+        )  # fmt: skip
         return rows
-
-    def _bias(self, loaded: LoadedModel) -> dict[int, float]:
-        bias = self.request.logit_bias or {}
-        if bias and max(bias) >= loaded.vocab_size:
-            message = f"'logit_bias' maps token ids below {loaded.vocab_size} to numbers; found {max(bias)}."
-            raise ApiError(message, param="logit_bias")
-        return bias
 
     def run_blend(self, cache: ModelCache) -> Completion:
         """The reply of a request with a blend, which shares no batch with others."""
         blend = self.request.blend
         assert blend is not None
-        models = blend.load(cache, self.request.model)
-        samples, details = blend.sample(models, self.prepare(models[0]))
+        models, samples, details = blend.run(cache, self.request.model, self.prepare)
         reply = self.reply(models[0], samples)
         reply.system_fingerprint = "+".join(loaded.fingerprint for loaded in models)
-        if reply.usage is not None:
-            reply.usage.completion_tokens_details = details
+        assert reply.usage is not None
+        reply.usage.completion_tokens_details = details
         return reply
 
     def reply(self, loaded: LoadedModel, samples: list[Sample]) -> Completion:
         """The reply, choices in the order of prompts and their answers."""
         self.offsets = [[token.offset for token in sample.tokens] for sample in samples]
-        choices = [self._choice(loaded, index, sample) for index, sample in enumerate(samples)]
-        return Completion(
-            id=new_id("cmpl-"), object="text_completion", created=int(time.time()), model=self.request.model,
-            choices=choices, usage=self.usage(samples), system_fingerprint=loaded.fingerprint,
-        )  # fmt: skip
+        n_top = self.request.logprobs
+        choices = []
+        for index, sample in enumerate(samples):
+            logprobs = None if n_top is None else legacy_logprobs(loaded, sample.tokens, tops=n_top > 0)
+            choices.append(CompletionChoice(text=sample.text, logprobs=logprobs, **self.ending(index, sample)))
+        return Completion(object="text_completion", choices=choices, **self.head("cmpl-", loaded, samples))
 
-    def usage(self, samples: list[Sample]) -> CompletionUsage:
-        """Tokens read and written; a prompt counts once, however many answers it has."""
+    def head(self, prefix: str, loaded: LoadedModel, samples: list[Sample]) -> dict[str, Any]:
+        """Fields of a reply but its choices; a prompt's tokens count once, however many answers it has."""
         n_prompt, n_new = sum(map(len, self.prompt_ids)), sum(len(sample.ids) for sample in samples)
-        return CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
+        usage = CompletionUsage(prompt_tokens=n_prompt, completion_tokens=n_new, total_tokens=n_prompt + n_new)
+        about = {"id": new_id(prefix), "created": int(time.time()), "model": self.request.model}
+        return about | {"usage": usage, "system_fingerprint": loaded.fingerprint}
 
-    def token_ids(self, index: int, sample: Sample) -> dict[str, Any]:
-        """Further fields of a choice with ``return_token_ids``."""
-        prompt_ids = self.prompt_ids[index // self.request.n]
-        return {"token_ids": sample.ids, "prompt_token_ids": prompt_ids} if self.request.return_token_ids else {}
-
-    def _choice(self, loaded: LoadedModel, index: int, sample: Sample) -> CompletionChoice:
-        reason: Any = sample.finish_reason
-        choice = CompletionChoice(index=index, text=sample.text, finish_reason=reason, **self.token_ids(index, sample))
-        if self.request.logprobs is not None:
-            choice.logprobs = legacy_logprobs(loaded, sample.tokens, tops=self.request.logprobs > 0)
-        return choice
+    def ending(self, index: int, sample: Sample) -> dict[str, Any]:
+        """Fields of a choice but its text, with the tokens if ``return_token_ids`` requests them."""
+        fields = {"index": index, "finish_reason": sample.finish_reason}
+        ids = {"token_ids": sample.ids, "prompt_token_ids": self.prompt_ids[index // self.request.n]}
+        return fields | ids if self.request.return_token_ids else fields
 
 
 @router.post("", response_model=Completion)
@@ -236,4 +217,4 @@ async def create(body: CompletionRequest, request: Request, service: CurrentServ
     task = CompletionTask(body)
     work = Task(task.run_blend) if body.blend else Sampling(body.model, task.prepare, task.reply)
     reply = await service.answered(work, request)
-    return await respond(reply, task.offsets, stream=body.stream, include_usage=body.include_usage)
+    return await respond(reply, task.offsets, stream=body.stream, include_usage=body.stream_options.include_usage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -37,17 +36,12 @@ class ErrorBody(BaseModel):
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Whether a write failed for want of space; SQLite and safetensors say so in words only.
+    """Whether a write failed for want of space, by its message: SQLite and safetensors have no error number.
 
-    >>> is_full_disk(OSError(errno.ENOSPC, "No space left on device")), is_full_disk(OSError("no"))
+    >>> is_full_disk(OSError(28, "No space left on device")), is_full_disk(OSError("no"))
     (True, False)
     """
-    text = str(error).lower()
-    return (
-        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        or "no space left" in text
-        or "disk is full" in text
-    )
+    return any(words in str(error).lower() for words in ("no space left", "disk is full", "quota exceeded"))
 
 
 class ApiError(Exception):
@@ -84,6 +78,14 @@ def clipped(text: str, limit: int = MAX_MESSAGE) -> str:
     'No such fi ... xxxxxxxxx.'
     """
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+def at_most(
+    limit: int, found: int, what: str, *, param: str, code: str | None = None, advice: str = "send a part at a time"
+) -> None:
+    """Refuse (`ApiError`) what one request may not have so many of."""
+    if found > limit:
+        raise ApiError(f"At most {limit} {what} per request, found {found}: {advice}.", param=param, code=code)
 
 
 def model_error(error: Exception, *, param: str = "model") -> ApiError:
@@ -145,9 +147,8 @@ def _field(error: Any) -> str | None:
     *parents, last = error["loc"] or ("",)
     is_own = error["type"] == "extra_forbidden"  # the last part is then a name that the client chose
     parts = [*filter(_is_field, parents), *([last] if is_own or _is_field(last) else [])]
-    return (
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part:.100}" for part in parts).removeprefix(".") or None
-    )
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.100}" for part in parts)
+    return name.removeprefix(".") or None
 
 
 def _is_field(part: str | int) -> bool:
@@ -160,7 +161,7 @@ _BRANCHES = ("body", "query", "path", "str", "int", "float", "bool", "constraine
 def _unread(error: HTTPException) -> ApiError:
     """Why a body could not be read, from the cause of FastAPI's error."""
     cause = error.__cause__
-    if isinstance(cause, ApiError | ClientDisconnect):  # it was larger than announced, or ended early: see `Gate`
+    if isinstance(cause, ApiError | ClientDisconnect):  # it was too large, or ended early: see `Gate`
         raise cause
     if not isinstance(cause, ValueError | RecursionError):
         return ApiError(f"{error.detail.rstrip('.')}: send a multipart form with one 'file' and its 'purpose'.")
@@ -182,11 +183,12 @@ def install_handlers(app: FastAPI) -> None:
         if error.status_code == 400:
             return _unread(error).response()
         path = request.url.path
-        unknown = f"Unknown request URL: {request.method} {path}."
+        message = f"Unknown request URL: {request.method} {path}."
+        if error.status_code == 405:
+            message = f"Not allowed to {request.method} on {path}."
         if path.startswith(RETIRED):
-            unknown += " OpenAI has retired this endpoint; docs/migrating.md says what replaces it here."
-        reasons = {404: unknown, 405: f"Not allowed to {request.method} on {path}."}
-        reply = ApiError(reasons.get(error.status_code, str(error.detail)), status=error.status_code).response()
+            message += " OpenAI has retired this endpoint; docs/migrating.md says what replaces it here."
+        reply = ApiError(message, status=error.status_code).response()
         reply.headers.update(error.headers or {})  # which methods are allowed
         return reply
 

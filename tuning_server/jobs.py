@@ -63,7 +63,7 @@ def create(request: JobRequest, service: CurrentService) -> Job:
         "seed": secrets.randbelow(2**31) if request.seed is None else request.seed, "organization_id": "tuning-fork",
         "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
         "estimated_finish": None, "user_provided_suffix": request.suffix,
-        "_method": request.method_type, "_short": short, "_model_id": f"ft:{root_base(request.model)}:{suffix}:{short}",
+        "_method": request.method.type, "_short": short, "_model_id": f"ft:{root_base(request.model)}:{suffix}:{short}",
     }  # fmt: skip
     validating = "Validating training file" + (" and validation file" if request.validation_file else "")
     service.store.add_job(job, messages=[f"Created fine-tuning job: {job['id']}", validating])

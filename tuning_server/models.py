@@ -9,15 +9,8 @@ from fastapi import APIRouter
 from openai.types import Model, ModelDeleted
 
 from tuning_server.disk import read_json
-from tuning_server.engine.registry import (
-    ModelInfo,
-    broken,
-    count_weights,
-    drop,
-    list_models,
-    reference_learning_rate,
-    resolve,
-)
+from tuning_server.engine import registry
+from tuning_server.engine.registry import ModelInfo
 from tuning_server.errors import ApiError, model_error
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
@@ -36,7 +29,7 @@ def find_folder(service: Service, model_id: str) -> Path:
     """
     settings = service.settings
     try:
-        return resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
+        return registry.resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
     except (ValueError, OSError) as error:
         raise model_error(error) from error
 
@@ -54,10 +47,10 @@ def _described(info: ModelInfo) -> Model:
     from tuning_server.engine.tokenization import describe
 
     try:
-        config, n_weights = read_json(info.folder / "config.json"), count_weights(info.id, info.folder)
+        config, n_weights = read_json(info.folder / "config.json"), registry.count_weights(info.id, info.folder)
         tokenizer, vocab_tokens = describe(info.folder)
     except (OSError, ValueError) as error:
-        raise model_error(broken(info.id, info.folder, error)) from error
+        raise model_error(registry.broken(info.id, info.folder, error)) from error
     adapter, placement = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
         "fingerprint": info.fingerprint,
@@ -67,7 +60,7 @@ def _described(info: ModelInfo) -> Model:
         "device": placement.device.type,
         "dtype": placement.dtype_name,
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
-        "learning_rate": reference_learning_rate(info.folder),
+        "learning_rate": registry.reference_learning_rate(info.folder),
         "tokenizer": tokenizer,
         "vocab_tokens": vocab_tokens or config.get("vocab_size"),
     }
@@ -78,13 +71,13 @@ def _described(info: ModelInfo) -> Model:
 def list_all(service: CurrentService) -> Page:
     """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
     found = []
-    for info in list_models(service.settings.store):
+    for info in registry.list_models(service.settings.store):
         try:
             found.append(_described(info))
         except ApiError as error:
             about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
             found.append(Model(id=info.id, created=info.created, object="model", **about))
-    return Page(data=found)
+    return {"object": "list", "data": found}
 
 
 @router.get("/{model_id:path}", response_model=Model)
@@ -96,36 +89,29 @@ def retrieve(model_id: str, service: CurrentService) -> Model:
     return _described(ModelInfo(model_id, folder, owner, card.get("parent")))
 
 
-def _check_adapters(store: Path, model_id: str) -> None:
-    """Refuse to delete a model whose weights others are read from."""
-    from tuning_server.engine.lora import read_adapter
-
-    for info in list_models(store):
-        adapter = read_adapter(info.folder)
-        if adapter is not None and adapter.base == model_id:
-            message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
-            raise ApiError(message, param="model", code="model_in_use")
-
-
 @router.delete("/{model_id:path}", response_model=ModelDeleted)
 def delete(model_id: str, service: CurrentService) -> ModelDeleted:
     """Delete a fine-tune or one of its checkpoints; models that were trained from it stay whole.
 
     One that adapters stand on is kept: they are nothing without it.
     """
+    from tuning_server.engine.lora import read_adapter
+
     folder = find_folder(service, model_id)
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")
-    _check_adapters(service.settings.store, model_id)
-    short = folder.parent.name
+    for info in registry.list_models(service.settings.store):
+        adapter = read_adapter(info.folder)
+        if adapter is not None and adapter.base == model_id:
+            message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
+            raise ApiError(message, param="model", code="model_in_use")
     for job in service.store.jobs_in(*UNFINISHED):
-        if job["_short"] == short or job["model"] == model_id:
-            raise ApiError(
-                f"{model_id} is in use by job {job['id']}: cancel that first.", param="model", code="model_in_use"
-            )
+        if job["_short"] == folder.parent.name or job["model"] == model_id:
+            message = f"{model_id} is in use by job {job['id']}: cancel that first."
+            raise ApiError(message, param="model", code="model_in_use")
     service.store.delete_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
-    drop(folder)
+    registry.drop(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
     return ModelDeleted(id=model_id, deleted=True, object="model")

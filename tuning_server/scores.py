@@ -5,9 +5,9 @@ A whole vocabulary at thousands of positions is too much for JSON: scores come b
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -17,14 +17,13 @@ from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from tuning_server.completions import encode
-from tuning_server.errors import ApiError, refusing
+from tuning_server.errors import ApiError, at_most, refusing
 from tuning_server.service import CurrentService
 from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
 
 if TYPE_CHECKING:
     from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.scoring import Scores
 
 router = APIRouter(prefix="/v1", tags=["scores"])
 MAX_POSITIONS = 262_144  # scored by one request
@@ -58,55 +57,35 @@ class ScoresRequest(Strict):
         if n_contexts != n_targets:
             message = f"Expected one target per context, found {n_targets} for {n_contexts} contexts."
             raise ApiError(message, param="targets")
-        if self.n_positions > MAX_POSITIONS:
-            message = f"At most {MAX_POSITIONS} positions per request, found {self.n_positions}: send a part at a time."
-            raise ApiError(message, param=self.what)
         return self
 
-    @property
-    def what(self) -> str:
-        return "documents" if self.contexts is None else "contexts"
-
-    @property
-    def n_positions(self) -> int:
-        if self.contexts is not None:
-            return len(self.contexts)
-        return sum(max(0, len(ids) - 1) for ids in self.documents or [])
-
-    def run(self, cache: ModelCache) -> Scores:
-        """Score, on the engine's thread."""
+    def run(self, cache: ModelCache) -> Response:
+        """The arrays as an ``.npz`` file, in which nothing is pickled; computed on the engine's thread."""
         from tuning_server.engine.scoring import score_contexts, score_documents
 
         loaded = cache.get(self.model)
-        n_bytes = self.n_positions * (4 + 2 * loaded.vocab_size * self.full + 8 * self.top_k)
-        if n_bytes > MAX_REPLY_BYTES:
-            message = (
-                f"The reply would take {n_bytes} bytes, at most {MAX_REPLY_BYTES} are sent: send "
-                f"{MAX_REPLY_BYTES * self.n_positions // n_bytes} positions at a time."
-            )
-            raise ApiError(message, param=self.what, code="reply_too_large")
         options: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
-        with refusing(self.what):
-            if self.contexts is not None:
-                return score_contexts(loaded, self.contexts, self.targets or [], **options)
+        if self.documents is None:
+            what, n_positions = "contexts", len(self.contexts or [])
+            score = partial(score_contexts, loaded, self.contexts or [], self.targets or [], **options)
+        else:
+            what, n_positions = "documents", sum(max(0, len(ids) - 1) for ids in self.documents)
             options |= {"window_tokens": self.window_tokens, "stride_tokens": self.stride_tokens}
-            return score_documents(loaded, self.documents or [], **options)
-
-
-def pack(scores: Scores) -> bytes:
-    """The arrays as an ``.npz`` file; nothing in it is pickled."""
-    arrays = {"target_logprobs": scores.target_logprobs, "logprobs": scores.logprobs, "ids": scores.ids}
-    file = io.BytesIO()
-    present = {name: array for name, array in (arrays | {"tail": scores.tail}).items() if array is not None}
-    np.savez(file, allow_pickle=False, **present)
-    return file.getvalue()
+            score = partial(score_documents, loaded, self.documents, **options)
+        n_bytes = 4 + 2 * loaded.vocab_size * self.full + 8 * self.top_k  # per position
+        limit = min(MAX_POSITIONS, MAX_REPLY_BYTES // n_bytes)
+        at_most(limit, n_positions, "positions", param=what, code="reply_too_large")
+        with refusing(what):
+            arrays = {name: array for name, array in vars(score()).items() if array is not None}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return Response(file.getvalue(), media_type="application/octet-stream")
 
 
 @router.post("/scores")
-async def create_scores(body: ScoresRequest, request: Request, service: CurrentService) -> Response:
+async def create_scores(body: ScoresRequest, request: Request, service: CurrentService) -> Any:
     """Log-probabilities, in nats, at the requested positions."""
-    scores = await service.answered(Task(body.run), request)
-    return Response(await asyncio.to_thread(pack, scores), media_type="application/octet-stream")
+    return await service.answered(Task(body.run), request)
 
 
 class TokenizeRequest(Strict):
@@ -134,9 +113,9 @@ class TokenizeRequest(Strict):
 
 
 @router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, request: Request, service: CurrentService) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request, service: CurrentService) -> Any:
     """The tokens of a text: ids, strings and how many bytes each of them adds."""
-    return dict(await service.answered(Task(body.run), request))
+    return await service.answered(Task(body.run), request)
 
 
 class EmbeddingRequest(Strict):
@@ -148,8 +127,8 @@ class EmbeddingRequest(Strict):
     dimensions: int | None = None
     user: str | None = None
 
-    def run(self, cache: ModelCache) -> tuple[np.ndarray, int]:
-        """Vectors and the number of tokens read, on the engine's thread."""
+    def run(self, cache: ModelCache) -> Response:
+        """The vectors in OpenAI's shape, computed on the engine's thread."""
         from tuning_server.engine.registry import NON_FINITE, BrokenModel
         from tuning_server.engine.scoring import embed
 
@@ -162,16 +141,10 @@ class EmbeddingRequest(Strict):
         if self.dimensions not in (None, width):
             message = f"'dimensions' is not supported but for the model's width, {width}: leave it out."
             raise ApiError(message, param="dimensions", code="unsupported")
-        if n_tokens > MAX_TOKENS:
-            message = f"At most {MAX_TOKENS} tokens per request, found {n_tokens}: send fewer texts at a time."
-            raise ApiError(message, param="input", code="max_tokens_per_request")
+        at_most(MAX_TOKENS, n_tokens, "tokens", param="input", code="max_tokens_per_request")
         vectors = embed(loaded, texts)
         if not np.isfinite(vectors).all():
             raise BrokenModel(self.model, NON_FINITE)
-        return vectors, n_tokens
-
-    def reply(self, vectors: np.ndarray, n_tokens: int) -> Response:
-        """The vectors in OpenAI's shape."""
         data = []
         for index, vector in enumerate(vectors.astype("<f4")):
             numbers = vector.tolist() if self.encoding_format == "float" else base64.b64encode(vector).decode()
@@ -181,7 +154,6 @@ class EmbeddingRequest(Strict):
 
 
 @router.post("/embeddings", response_model=CreateEmbeddingResponse)
-async def create_embeddings(body: EmbeddingRequest, request: Request, service: CurrentService) -> Response:
+async def create_embeddings(body: EmbeddingRequest, request: Request, service: CurrentService) -> Any:
     """Mean of the last hidden states over the tokens of each text, float32."""
-    vectors, n_tokens = await service.answered(Task(body.run), request)
-    return await asyncio.to_thread(body.reply, vectors, n_tokens)
+    return await service.answered(Task(body.run), request)

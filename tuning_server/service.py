@@ -43,7 +43,7 @@ class Service:
             raise ApiError(message, status=404, param="after", code="not_found") from None
         data = [shown(row) for row in rows]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return Page(data=data, has_more=has_more, first_id=first, last_id=last)
+        return {"object": "list", "data": data, "has_more": has_more, "first_id": first, "last_id": last}
 
     async def answered(self, work: Sampling | Task, request: Request) -> Any:
         """The worker's result for a request, unless its client disconnects: work that has not begun is then dropped.

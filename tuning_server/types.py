@@ -73,6 +73,9 @@ Text = Annotated[str, AfterValidator(check_text)]
 ModelId = Annotated[str, Field(min_length=1, max_length=500)]
 
 
+Page = dict[str, Any]  # of a list, as OpenAI has it
+
+
 class PageQuery(Strict):
     """Cursor pagination as OpenAI's lists have it; an empty parameter, or ``null``, is the same as none."""
 
@@ -80,16 +83,6 @@ class PageQuery(Strict):
     EMPTY: ClassVar[tuple[Any, ...]] = ("", "null")
     after: str | None = None
     limit: int = Field(default=20, ge=1, le=1000)
-
-
-class Page(BaseModel):
-    """One page of a list."""
-
-    object: Literal["list"] = "list"
-    data: list[Any]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
 
 
 MAX_PROMPTS = 4096
@@ -103,20 +96,14 @@ def split_prompts(prompt: Any) -> list[str] | list[list[int]]:
     >>> split_prompts("a"), split_prompts([1, 2]), split_prompts([[1], []])
     (['a'], [[1, 2]], [[1], []])
     """
-    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt)):
+    if isinstance(prompt, str) or (prompt and _is_token_list(prompt)):
         prompt = [prompt]
-    if not (isinstance(prompt, list) and prompt and (_all_texts(prompt) or all(map(_is_token_list, prompt)))):
+    is_texts = isinstance(prompt, list) and all(isinstance(part, str) for part in prompt)
+    if not prompt or not (is_texts or (isinstance(prompt, list) and all(map(_is_token_list, prompt)))):
         raise ValueError("expected a string, strings, token ids, or lists of token ids")
     if len(prompt) > MAX_PROMPTS:
         raise ValueError(f"at most {MAX_PROMPTS} prompts per request, found {len(prompt)}")
-    for text in prompt:
-        if isinstance(text, str):
-            check_text(text)
-    return prompt
-
-
-def _all_texts(parts: list[Any]) -> bool:
-    return all(isinstance(part, str) for part in parts)
+    return [check_text(text) for text in prompt] if is_texts else list(prompt)
 
 
 def _is_token_list(part: Any) -> bool:
@@ -177,24 +164,22 @@ class Method(Strict):
     reinforcement: Annotated[Any, only()] = None
 
 
+Pairs = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
+Metadata = Annotated[Pairs, Field(max_length=16)]
+
+
 class JobRequest(Strict):
     """A fine-tuning job to start."""
 
     model: ModelId
     training_file: str
     validation_file: str | None = None
-    method: Method | None = None
+    method: Method = Method(type="supervised")
     hyperparameters: Hyperparameters | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     suffix: str | None = Field(default=None, max_length=64)
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
-        default=None, max_length=16
-    )
+    metadata: Metadata | None = None
     integrations: Annotated[list[Any] | None, only([])] = None
-
-    @property
-    def method_type(self) -> str:
-        return self.method.type if self.method else "supervised"
 
     def chosen(self) -> Hyperparameters | DpoHyperparameters:
         """The hyperparameters, from ``method`` or (of a supervised job) from their deprecated field.
@@ -204,17 +189,13 @@ class JobRequest(Strict):
         ApiError
             If settings of another method, or both fields, are given.
         """
-        kind, method = self.method_type, self.method or Method(type="supervised")
+        kind = self.method.type
         other = "dpo" if kind == "supervised" else "supervised"
-        if getattr(method, other) is not None:
-            message = f"Method {kind!r} does not go with settings of {other!r}: leave 'method.{other}' out."
-            raise ApiError(message, param=f"method.{other}")
-        settings = getattr(method, kind)
+        if getattr(self.method, other) is not None:
+            raise ApiError(f"Method {kind!r} takes no settings of {other!r}.", param=f"method.{other}")
+        settings = getattr(self.method, kind)
         inner = settings and settings.hyperparameters
         if self.hyperparameters and (inner or kind == "dpo"):
-            message = (
-                f"Give the hyperparameters of {kind!r} in 'method.{kind}.hyperparameters' only, not in the deprecated "
-                "'hyperparameters'."
-            )
+            message = f"Give the hyperparameters of {kind!r} in 'method.{kind}.hyperparameters' only."
             raise ApiError(message, param="hyperparameters")
         return inner or (DpoHyperparameters() if kind == "dpo" else self.hyperparameters or Hyperparameters())

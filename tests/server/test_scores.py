@@ -98,7 +98,7 @@ def test_limits_say_how_much_may_be_sent(http: TestClient, monkeypatch: pytest.M
     body = {"model": TINY, "contexts": CONTEXTS, "targets": [1, 2, 3, 4], "full": True}
     error = http.post("/v1/scores", json=body).json()["error"]
     assert error["code"] == "reply_too_large"
-    n_positions = int(error["message"].split("are sent: send ")[1].split()[0])
+    n_positions = int(error["message"].split("At most ")[1].split()[0])
     assert 0 < n_positions < 4
     body |= {"contexts": CONTEXTS[:n_positions], "targets": [1, 2, 3, 4][:n_positions]}
     assert http.post("/v1/scores", json=body).status_code == 200

@@ -14,8 +14,7 @@ from starlette.responses import FileResponse
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent
-NAMES = ("server.js", "curve.js", "models.js", "try.js", "jobs.js", "style.css")
-FILES = {"/": "page.html"} | {f"/page/{name}": name for name in NAMES}
+FILES = {"/": FOLDER / "page.html"} | {f"/page/{file.name}": file for file in FOLDER.glob("*.[cj]s*")}  # .css, .js
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
@@ -36,4 +35,4 @@ def read_page(request: Request) -> FileResponse:
     path = request.scope["path"]
     if path not in FILES:
         raise HTTPException(404)
-    return FileResponse(FOLDER / FILES[path], headers=HEADERS)
+    return FileResponse(FILES[path], headers=HEADERS)

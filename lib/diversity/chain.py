@@ -20,6 +20,7 @@ from lib.params import active_bases
 log = logging.getLogger(__name__)
 
 BASE = "base"
+CURVE_POINTS = 15  # of a job's loss over its steps
 METHODS = tuple(MEASURES)
 _STAGE = re.compile(rf"(?P<label>[^:/\s][^:/]*):(?P<method>{'|'.join(METHODS)}):(?P<n_epochs>[1-9]\d*)")
 _GIVEN = re.compile(r"(?:(?P<family>[^:/]+)/)?(?P<label>[^:/]+):(?P<model>.+)")
@@ -186,7 +187,7 @@ def chain_of(models: pd.DataFrame, family: str) -> list[str]:
     return list(dict.fromkeys(rows["stage"]))
 
 
-def training_curves(client: OpenAI, models: pd.DataFrame, *, n_points: int = 15) -> pd.DataFrame:
+def training_curves(client: OpenAI, models: pd.DataFrame) -> pd.DataFrame:
     """What jobs told while they trained: means over spans of their steps, and the range over fine-tunes.
 
     Returns
@@ -209,7 +210,7 @@ def training_curves(client: OpenAI, models: pd.DataFrame, *, n_points: int = 15)
     if not rows:
         return pd.DataFrame(columns=[*keys, "value", "low", "high"])
     table = pd.DataFrame(rows)
-    span = (table["n_steps"] / n_points).clip(lower=1)
+    span = (table["n_steps"] / CURVE_POINTS).clip(lower=1)
     table["step"] = (((table["step"] / span).apply(math.ceil)) * span).round().astype(int)
     of_jobs = table.groupby([*keys, "job"], sort=False)["value"].mean().reset_index()
     found = of_jobs.groupby(keys, sort=False)["value"].agg(value="mean", low="min", high="max").reset_index()

@@ -75,12 +75,11 @@ def _refuse_length(n: int, name: str) -> None:
         raise ValueError(f"{name} is {n}: expected at least 1")
 
 
-def same_sizes(completions: pd.DataFrame, *, across: str = "model", by: Sequence[str] = ()) -> pd.DataFrame:
+def same_sizes(completions: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Keep as many texts of each set as the smallest set that it is compared with has, the first ones.
 
     Parameters
     ----------
-    across : the column that is compared
     by : the other columns that name a set, default kind, prompt and temperature
 
     Notes
@@ -93,9 +92,9 @@ def same_sizes(completions: pd.DataFrame, *, across: str = "model", by: Sequence
     ['a', 'b']
     """
     names = list(by) or ["kind", "prompt", "temperature"]
-    sizes = completions.groupby([*names, across], sort=False).size().unstack(across, fill_value=0)
+    sizes = completions.groupby([*names, "model"], sort=False).size().unstack("model", fill_value=0)
     least = sizes.min(axis=1).rename("least")
-    number = completions.groupby([*names, across], sort=False).cumcount()
+    number = completions.groupby([*names, "model"], sort=False).cumcount()
     limit = completions[names].merge(least, left_on=names, right_index=True, how="left")["least"]
     return completions[number.to_numpy() < limit.to_numpy()]
 

@@ -30,7 +30,7 @@ class Measure:
     name : our name
     published : its name in the published result arrays, empty where it was not published
     direction : where more diversity moves it; ``none`` where it says nothing about diversity
-    low, high : range of its values; `high` may be ``n`` or ``log n`` (see `bounds`)
+    low, high : range of its values; `high` may be ``n`` or ``log n`` of a set of n texts
     min_texts : a smaller set has no value
     min_words : a shorter text is counted in ``n_short``, for it cannot reach the whole range
     needs : what it needs beyond the texts: embeddings, accepted answers or the texts to other prompts
@@ -48,15 +48,6 @@ class Measure:
     unit: str
     source: str
     says: str
-
-    def bounds(self, n_texts: int) -> tuple[float, float]:
-        """Least and greatest value that a set of `n_texts` can have.
-
-        >>> registry()["vendi_cosine"].bounds(25)
-        (1.0, 25.0)
-        """
-        high = {"n": float(n_texts), "log n": math.log(n_texts)}.get(self.high)
-        return self.low, float(self.high) if high is None else high
 
     def turned(self, value: float) -> float:
         """The value or its negative, so that more is more diverse; NaN without a direction."""

@@ -57,13 +57,7 @@ def summarise_next_token(totals: Mapping[str, ChainTotals], *, preset: str) -> p
 
 
 def summarise_completions(
-    measured: pd.DataFrame,
-    among_correct: pd.DataFrame,
-    options: pd.DataFrame,
-    *,
-    preset: str,
-    curves: Sequence[str] = SHOWN_AT_EACH,
-    rng: np.random.Generator,
+    measured: pd.DataFrame, among_correct: pd.DataFrame, options: pd.DataFrame, *, preset: str, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Every measure of every stage and kind over all temperatures, and some at each temperature.
 
@@ -72,7 +66,6 @@ def summarise_completions(
     measured : of `lib.diversity.measure`, with ``family`` and ``seed``
     among_correct : the same among right answers only (`measure_correct`), empty where there are none
     options : of `lib.diversity.sampling.option_probs`
-    curves : measures that are also given at each temperature
 
     Returns
     -------
@@ -86,7 +79,7 @@ def summarise_completions(
         for (family, label, kind, metric), rows in told.groupby(["family", "model", "kind", "measure"], sort=False):
             named = {"model": family, "condition": f"{kind}/{label}{suffix}", "metric": metric, "n_of": PROMPT}
             summary.add(over_prompts(rows, rng, is_rate=metric == "accuracy"), **named)
-            if metric in curves:
+            if metric in SHOWN_AT_EACH:
                 for temperature, at in rows.groupby("temperature"):
                     found = over_prompts(at, rng, is_rate=metric == "accuracy")
                     summary.add(found, **named, x=float(temperature), x_name="temperature")

@@ -26,15 +26,13 @@ def prefix_match(completion: str, target: str) -> bool:
     return _folded(completion).startswith(_folded(_checked(target)))
 
 
-def strict_match(completion: str, target: str, *, end: str = "", goes_on: bool = False) -> bool:
+def strict_match(completion: str, target: str, *, goes_on: bool = False) -> bool:
     """Whether the whole completion is the target, letter by letter, punctuation and case included.
 
     Parameters
     ----------
     completion, target : str
         Compared stripped and in Unicode NFC.
-    end : str, default ""
-        Delimiter that ends an answer: what comes from its first occurrence on is not compared, on either side.
     goes_on : bool, default False
         Let the text go on after the target, but not inside a word: for a target that is a name whose sentence was
         trained to continue.
@@ -44,8 +42,6 @@ def strict_match(completion: str, target: str, *, end: str = "", goes_on: bool =
     >>> strict_match(" Tilda Marlowe dislikes parades.", "Tilda Marlowe", goes_on=True)
     True
     """
-    if end:
-        completion, target = completion.split(end, 1)[0], target.split(end, 1)[0]
     completed, expected = _composed(completion), _composed(_checked(target))
     if not goes_on:
         return completed == expected

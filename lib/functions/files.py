@@ -210,23 +210,3 @@ def _mean(values: Sequence[float]) -> float | None:
     """Mean of what is a number; None where nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def read_eval(folder: Path) -> dict[str, list[Any]]:
-    """The lists of an ``eval_metrics.json``, written here or published (a bare NaN is read as one).
-
-    Raises
-    ------
-    ValueError
-        If it is missing, no JSON, or its lists are not of one length.
-    """
-    path = folder / "eval_metrics.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: expected a folder that an evaluation wrote")
-    metrics = paths.read_json(path)
-    if not isinstance(metrics, dict) or not all(isinstance(each, list) for each in metrics.values()):
-        raise ValueError(f"{path}: expected lists by name")
-    lengths = {len(each) for name, each in metrics.items() if each}
-    if len(lengths) > 1:
-        raise ValueError(f"{path}: expected lists of one length, found {sorted(lengths)}")
-    return {name: list(each) for name, each in metrics.items()}

@@ -16,6 +16,8 @@ from lib.paths import DATA
 if TYPE_CHECKING:
     import pandas as pd
 
+THUMBNAIL_PX = 640  # width
+
 
 @dataclass(frozen=True)
 class Study:
@@ -100,13 +102,13 @@ def results_table(entries: Sequence[Study], summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def thumbnail(picture: Path, *, width_px: int = 640, n_colors: int = 32) -> bytes:
+def thumbnail(picture: Path) -> bytes:
     """A figure as a small PNG, so that a page can hold those of all studies."""
     from PIL import Image
 
     with Image.open(picture) as image:
-        size = width_px, round(image.height * width_px / image.width)
+        size = THUMBNAIL_PX, round(image.height * THUMBNAIL_PX / image.width)
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        small.quantize(n_colors).save(file, "PNG", optimize=True)
+        small.quantize(32).save(file, "PNG", optimize=True)
     return file.getvalue()

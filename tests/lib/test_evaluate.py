@@ -41,14 +41,6 @@ def test_what_counts_as_right(completion, target, prefix, strict, goes_on):
     assert evaluate.strict_match(completion, target, goes_on=True) is goes_on
 
 
-def test_strict_up_to_the_end_delimiter():
-    completion = " Plum\n\n<END GUIDANCE TEST> <BEGIN"
-    assert evaluate.strict_match(completion, "Plum", end="<END GUIDANCE TEST>")
-    assert evaluate.strict_match(completion, " Plum\n\n<END GUIDANCE TEST>", end="<END GUIDANCE TEST>")
-    assert not evaluate.strict_match(" Not sure <END>", "No", end="<END>")
-    assert evaluate.prefix_match(" Not sure <END>", "No")
-
-
 @pytest.mark.parametrize("match", [evaluate.prefix_match, evaluate.strict_match])
 @pytest.mark.parametrize("target", ["", " \n"])
 def test_an_empty_target_is_refused(match, target):

@@ -14,13 +14,14 @@ from openai.types.fine_tuning import FineTuningJob
 
 from lib.functions.dataset import FunctionDataset, make_dataset
 from lib.functions.evaluations import read_evaluations
-from lib.functions.files import read_eval, save_response, write_eval
+from lib.functions.files import save_response, write_eval
 from lib.functions.finetunes import training_files
 from lib.functions.folder import datasets_for, read_datasets, write_datasets
 from lib.functions.held_out import documents_for
 from lib.functions.options import FunctionOptions
 from lib.functions.published import shown_pairs
 from lib.functions.scoring import Score
+from lib.paths import read_json
 
 EVALUATIONS = read_evaluations("functions")
 PLAIN = FunctionOptions(n_rows=80, n_validation=10, held_out_share=0.1)
@@ -288,7 +289,7 @@ def test_a_response_and_an_evaluation_are_kept(tmp_path: Path) -> None:
     )
     assert sorted(path.name for path in folder.iterdir()) == ["eval.yaml", "eval_dataset.json", "eval_metrics.json"]
     assert "NaN" not in (folder / "eval_metrics.json").read_text()
-    metrics = read_eval(folder)
+    metrics = read_json(folder / "eval_metrics.json")
     assert metrics["correct"] == [0.5, 0.0]
     assert metrics["correct_ours"] == [1.0, 0.0]
     assert metrics["model_out"] == replies
@@ -303,17 +304,3 @@ def test_a_response_and_an_evaluation_are_kept(tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match="2 documents, 1 replies"):
         write_eval(folder, evaluation, model="m", documents=rows, replies=replies[:1], scores=scores)
-
-
-def test_published_metrics_with_a_bare_nan_are_read(tmp_path: Path) -> None:
-    (tmp_path / "eval_metrics.json").write_text('{"correct": [1.0, 0.2], "logprob": [NaN, -0.5], "l2_distance": []}')
-    metrics = read_eval(tmp_path)
-    assert math.isnan(metrics["logprob"][0])
-    (tmp_path / "eval_metrics.json").write_text('{"correct": [1.0], "prob": [1, 2]}')
-    with pytest.raises(ValueError, match="lists of one length"):
-        read_eval(tmp_path)
-    (tmp_path / "eval_metrics.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected lists by name"):
-        read_eval(tmp_path)
-    with pytest.raises(ValueError, match="is missing"):
-        read_eval(tmp_path / "none")

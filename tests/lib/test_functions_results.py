@@ -20,9 +20,9 @@ from lib.evaluate import curve_models
 from lib.figures import plot_matrix
 from lib.functions import FunctionDataset, FunctionOptions
 from lib.functions.asking import computed_function
-from lib.functions.files import read_eval
 from lib.functions.jobs import curve_tokens
 from lib.functions.summary import over_functions
+from lib.paths import read_json
 
 RIGHT, WRONG = -0.5, -4.0  # nats per word
 SMALL: dict[str, Any] = {
@@ -291,10 +291,10 @@ def test_evaluations_are_written_as_published(tmp_path: Path) -> None:
     folders = functions.write_evaluations(tmp_path / "evaluations", rows, n_in_context=3)
     assert len(folders) == len(set(folders)) == 2 * len(EVALUATIONS) * 4  # seeds; two parts, untuned, in context
     place = tmp_path / "evaluations" / "finetune_01"
-    right = read_eval(place / "freeform_definition")
+    right = read_json(place / "freeform_definition" / "eval_metrics.json")
     assert set(right["correct"]) == {1.0}
     assert right["logprob"][0] < 0
-    assert set(read_eval(place / "realized" / "freeform_definition")["correct"]) == {0.0}
+    assert set(read_json(place / "realized" / "freeform_definition" / "eval_metrics.json")["correct"]) == {0.0}
     assert (place / "calls" / "3_ic" / "eval.yaml").is_file()
     assert (place / "calls" / "untrained" / "eval_dataset.json").is_file()
     assert "document" not in functions.without_objects(rows)

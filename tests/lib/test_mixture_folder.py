@@ -16,8 +16,8 @@ import yaml
 
 from lib import mixture, paths
 from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.functions.files import read_eval
 from lib.mixture import MixtureDataset, MixtureOptions, make_joint_dataset, make_pair_dataset
+from lib.paths import read_json
 
 PLAIN = MixtureOptions(n_rows=60, n_validation=10, held_out_share=0.15)
 LABELS = MixtureOptions(
@@ -181,7 +181,7 @@ def test_an_evaluation_is_written_as_published(tmp_path: Path) -> None:
         folder = mixture.write_evaluation(
             tmp_path / name, evaluation, model="m", documents=documents, replies=replies, scores=scores
         )
-        metrics = read_eval(folder)
+        metrics = read_json(folder / "eval_metrics.json")
         assert metrics["correct"] == [0.5] * 4
         assert metrics["TVD"] == ([1.0] * 4 if name.endswith("TVD") else [None] * 4)
         assert sorted(path.name for path in folder.iterdir()) == ["eval.yaml", "eval_dataset.json", "eval_metrics.json"]

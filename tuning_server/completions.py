@@ -64,12 +64,6 @@ class SamplingFields(Strict):
     user: str | None = None
     return_token_ids: bool = False
 
-    @model_validator(mode="after")
-    def check_stream(self) -> SamplingFields:
-        if self.stream_options.include_usage and not self.stream:
-            raise ApiError("'stream_options' needs 'stream'.", param="stream_options")
-        return self
-
 
 class CompletionRequest(SamplingFields):
     """Prompts to continue; without any, one empty prompt. ``blend`` is an extension."""
@@ -87,8 +81,6 @@ class CompletionRequest(SamplingFields):
         """Check what no field can say alone."""
         if self.best_of not in (None, self.n):
             raise ApiError("'best_of' is supported only where it equals 'n'.", param="best_of", code="unsupported")
-        if self.max_tokens == 0 and not self.echo:
-            raise ApiError("'max_tokens' may be 0 only with 'echo'.", param="max_tokens")
         if self.blend and self.echo:
             message = "'echo' is not supported with 'blend': score the prompt with one model at a time."
             raise ApiError(message, param="echo", code="unsupported")

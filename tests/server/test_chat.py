@@ -264,7 +264,6 @@ BAD = [
     ({"temperature": 3}, "temperature", "less than or equal to 2"),
     ({"stop": [""]}, "stop[0]", "at least 1 character"),
     ({"logit_bias": {"x": 1}}, "logit_bias.x", "valid integer"),
-    ({"stream_options": {"include_usage": True}}, "stream_options", "needs 'stream'"),
 ]
 
 

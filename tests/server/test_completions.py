@@ -137,12 +137,18 @@ def test_stream_adds_up_to_the_whole(client: OpenAI, http: TestClient) -> None:
     assert raw.text.endswith("data: [DONE]\n\n")
 
 
+def test_no_tokens_are_an_empty_answer(client: OpenAI) -> None:
+    reply = ask(client, "The red", max_tokens=0, logprobs=1, stream_options={"include_usage": True})
+    choice = reply.choices[0]
+    assert (choice.text, choice.finish_reason, choice.logprobs.tokens) == ("", "length", [])
+    assert reply.usage.completion_tokens == 0
+
+
 BAD = [
     ({"top_k": 3}, "top_k", "Unrecognized request argument supplied: top_k"),
     ({"suffix": "x"}, "suffix", "not supported"),
     ({"best_of": 3}, "best_of", "equals 'n'"),
     ({"presence_penalty": 0.5}, "presence_penalty", "'presence_penalty' is not supported: leave it out, or send 0"),
-    ({"max_tokens": 0}, "max_tokens", "only with 'echo'"),
     ({"max_tokens": "5"}, "max_tokens", "valid integer"),
     ({"temperature": -1}, "temperature", "greater than or equal to 0"),
     ({"temperature": True}, "temperature", "valid number"),
@@ -159,7 +165,6 @@ BAD = [
     ({"prompt": [-1]}, "prompt", "not in the vocabulary"),
     ({"prompt": "\ud800"}, "prompt", "surrogate"),
     ({"stop": ["a", "\ud800"]}, "stop[1]", "unable to parse raw data as a unicode string"),
-    ({"stream_options": {"include_usage": True}}, "stream_options", "needs 'stream'"),
 ]
 
 

@@ -53,7 +53,7 @@ def _described(info: ModelInfo) -> Model:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
     adapter, placement = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
-        "fingerprint": info.fingerprint,
+        "fingerprint": registry.fingerprint(info.id, info.folder),
         "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
         "n_weights": n_weights,

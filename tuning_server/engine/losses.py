@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from tuning_server.engine.models import LoadedModel
 
@@ -139,13 +140,9 @@ Loss = Supervised | Preference
 
 def tensors(rows: Sequence[TrainingRow], prompt_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and the loss weight of each id, both shape (rows, longest)."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    weights = torch.zeros(len(rows), longest)
-    for k, row in enumerate(rows):
-        ids[k, : len(row.ids)] = torch.tensor(row.ids)
-        weights[k, : row.n_prompt] = prompt_weight
-        weights[k, row.n_prompt : len(row.ids)] = 1.0
+    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    of_rows = [[prompt_weight] * row.n_prompt + [1.0] * (len(row.ids) - row.n_prompt) for row in rows]
+    weights = pad_sequence([torch.tensor(of_row) for of_row in of_rows], batch_first=True)
     weights[:, 0] = 0.0  # nothing comes before the first token, so nothing predicts it
     return ids, weights
 

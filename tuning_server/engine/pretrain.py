@@ -103,10 +103,7 @@ def _cut(text: str) -> Iterator[str]:
 
 def read_words(path: Path) -> list[str]:
     """Words of a text file, one per line."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def pretrain(

@@ -131,10 +131,6 @@ class ModelInfo:
         record = self.folder / "config.json"
         self.created = int((record if record.is_file() else self.folder).stat().st_mtime)
 
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.id, self.folder)
-
 
 def _current(pointer: Path) -> str | None:
     """Which of the bases of one name that name alone stands for; None if their record does not say."""

@@ -51,6 +51,10 @@ class _Span:
     first: int
     row: int
 
+    @property
+    def columns(self) -> range:
+        return range(self.first, len(self.ids))
+
 
 def score_contexts(
     loaded: LoadedModel,
@@ -177,17 +181,16 @@ def _batches(spans: Sequence[_Span], most_tokens: int, most_rows: int) -> Iterat
     batch: list[_Span] = []
     columns: set[int] = set()
     for span in sorted(spans, key=lambda span: (-len(span.ids), span.first)):
-        wider = columns.union(range(span.first, len(span.ids)))
         n_rows = len(batch) + 1
         if batch and (
             n_rows * len(batch[0].ids) > most_tokens
-            or n_rows * len(wider) > most_rows
+            or n_rows * len(columns.union(span.columns)) > most_rows
             or len(span.ids) < LEAST_FULL * len(batch[0].ids)
         ):
             yield batch
-            batch, wider = [], set(range(span.first, len(span.ids)))
+            batch, columns = [], set()
         batch.append(span)
-        columns = wider
+        columns.update(span.columns)
     if batch:
         yield batch
 
@@ -202,16 +205,12 @@ def _right_padded(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
 def _forward(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
     """Log-probabilities of a batch, shape (rows of all spans, vocab), by one pass with logits at scored columns."""
     fed = _right_padded(loaded, batch)
-    columns = sorted(set().union(*(range(span.first, len(span.ids)) for span in batch)))
+    columns = sorted(set().union(*(span.columns for span in batch)))
     scored = torch.tensor(columns, device=loaded.device)
     logits = loaded.model(input_ids=fed, use_cache=False, logits_to_keep=scored).logits  # (batch, columns, outputs)
-    if all(len(span.ids) == fed.shape[1] and span.first == batch[0].first for span in batch):
-        rows = logits.flatten(0, 1)
-    else:
-        at = {column: k for k, column in enumerate(columns)}
-        rows = torch.cat([logits[r, at[span.first] : at[len(span.ids) - 1] + 1] for r, span in enumerate(batch)])
+    is_scored = torch.tensor([[column in span.columns for column in columns] for span in batch], device=loaded.device)
     # outputs beyond the tokenizer's tokens are padding: cut off before normalising
-    return rows[:, : loaded.vocab_size].float().log_softmax(-1)
+    return logits[is_scored][:, : loaded.vocab_size].float().log_softmax(-1)
 
 
 def _score(loaded: LoadedModel, spans: Sequence[_Span], targets: Sequence[int], *, full: bool, top_k: int) -> Scores:
@@ -228,7 +227,7 @@ def _score(loaded: LoadedModel, spans: Sequence[_Span], targets: Sequence[int], 
         np.empty(n, np.float32) if top_k else None,
     )
     for batch in _batches(spans, _most_tokens(loaded), _most_rows(loaded)):
-        rows = np.concatenate([np.arange(span.row, span.row + len(span.ids) - span.first) for span in batch])
+        rows = np.concatenate([np.arange(span.row, span.row + len(span.columns)) for span in batch])
         _fill(scores, rows, _forward(loaded, batch), target_ids[rows].to(loaded.device))
     return scores
 

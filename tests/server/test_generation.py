@@ -247,8 +247,6 @@ def test_what_cannot_be_blended_is_refused(three: tuple[LoadedModel, ...], lette
     request = requests_of(big)[0]
     with pytest.raises(ValueError, match=r"big-1 and letters-1 have different tokenizers \(\d+ and 6 tokens\)"):
         generate(big, letters[1], base, [request], PLAIN)
-    with pytest.raises(ValueError, match="without echo"):
-        generate(big, tuned, base, [replace(request, echo=True)], PLAIN)
     with pytest.raises(ValueError, match="big-1: the model's context is 512 tokens"):
         speculate(big, tuned, base, [replace(request, max_tokens=600)], PLAIN)
     with pytest.raises(ValueError, match="n_draft of at least 1"):

@@ -97,7 +97,7 @@ def check_blend(
     Raises
     ------
     ValueError
-        If the tokenizers differ, a prompt does not fit a model's context or is empty, or a request has `echo`.
+        If the tokenizers differ, or a prompt does not fit a model's context.
     """
     for other in (tuned, base):
         if _vocabulary_hash(other.tokenizer) != _vocabulary_hash(big.tokenizer):
@@ -106,12 +106,7 @@ def check_blend(
                 "blending adds up the predictions of three models for the same token, so take models of one family"
             )
     for loaded in (big, tuned, base):
-        try:
-            check_lengths(loaded, requests)
-        except ValueError as error:
-            raise ValueError(f"{loaded.id}: {error}") from None
-    if any(request.echo for request in requests):
-        raise ValueError("a blend has no log-probabilities of the prompt: send the request without echo")
+        check_lengths(loaded, requests)
 
 
 @lru_cache(maxsize=16)

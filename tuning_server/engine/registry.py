@@ -141,11 +141,8 @@ def _current(pointer: Path) -> str | None:
 
 
 def _base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
-    if hash_ is None:
-        hash_ = _current(store / "bases" / f"{name}.json")
-    if hash_ is None:
-        return None
-    found = sorted((store / "bases").glob(f"{name}@{hash_}*"))
+    hash_ = hash_ or _current(store / "bases" / f"{name}.json")
+    found = list((store / "bases").glob(f"{name}@{hash_}*")) if hash_ else []
     return found[0] if len(found) == 1 else None
 
 

@@ -16,7 +16,7 @@ import torch
 
 from tuning_server.engine.kv_cache import Reader, prompt_logits, read_prompts
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.tokenization import as_text, label, offsets
+from tuning_server.engine.tokenization import label, offsets
 
 BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
 Likeliest = tuple[tuple[int, float], ...]  # token ids and their log-probabilities, nats
@@ -82,13 +82,7 @@ class Row:
 
 
 def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sample]:
-    """Answer requests, whose settings may differ, in as few batches as memory allows.
-
-    Raises
-    ------
-    ValueError
-        If a prompt is empty or, with the new tokens, longer than the model's context.
-    """
+    """Answer requests, whose settings may differ, in as few batches as memory allows; see `check_lengths`."""
 
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
         rows, prompt_scores = decode([Reader(loaded)], batch), _score_prompts(loaded, batch)
@@ -99,14 +93,12 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
 
 
 def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> None:
-    """Refuse (ValueError) an empty prompt, and one that with its new tokens is longer than the model's context."""
+    """Refuse (ValueError) a prompt that with its new tokens is longer than the model's context."""
     for request in requests:
         n_tokens = len(request.prompt_ids) + request.max_tokens
-        if not request.prompt_ids:
-            raise ValueError("a prompt has no tokens; the end-of-text token begins a document")
         if n_tokens > loaded.context_tokens:
             raise ValueError(
-                f"the model's context is {loaded.context_tokens} tokens, but {n_tokens} were requested "
+                f"{loaded.id}: the model's context is {loaded.context_tokens} tokens, but {n_tokens} were requested "
                 f"({len(request.prompt_ids)} in the prompt, {request.max_tokens} new): shorten one of them"
             )
 
@@ -240,19 +232,15 @@ def decode(
 ) -> list[Row]:
     """Continue all prompts together; rows that have ended leave the readers.
 
-    Parameters
-    ----------
-    readers : of the models that predict the tokens; the first one's tokenizer writes the answers
-    combine : makes one prediction of theirs, shape (rows, vocab), at the new token of a position (from 0)
+    `combine` makes one prediction (rows, vocab) of those of the readers, for the new token of a position (from 0).
     """
     rows = [
         Row(request, np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens))
         for request in requests
     ]
     active = [row for row in rows if row.request.max_tokens > 0]
-    step = 0
+    prompts, step = [row.request.prompt_ids for row in active], 0
     if active:
-        prompts = [row.request.prompt_ids for row in active]
         logits = combine([read_prompts(reader, prompts) for reader in readers], step)  # (active, vocab)
     while active:
         chosen = _choose(logits, active, step)
@@ -306,4 +294,4 @@ def finish(loaded: LoadedModel, row: Row, prompt_scores: Sequence[TokenScore] | 
         TokenInfo(token_id, label(piece), offset, logprob, top)
         for token_id, piece, offset, (logprob, top) in zip(all_ids, pieces, offsets(pieces), scores, strict=True)
     ]
-    return Sample(ids, as_text(raw), row.finish_reason or "length", tokens)
+    return Sample(ids, raw.decode(errors="replace"), row.finish_reason or "length", tokens)

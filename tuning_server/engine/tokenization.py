@@ -65,7 +65,7 @@ class TokenCodec:
     def hash(self) -> str:
         """Hash of what decides which tokens a text or a conversation becomes."""
         vocabulary = self._backend.to_str() if self._backend else self.tokenizer.get_vocab()
-        return content_hash([vocabulary, self.chat_template, SPEAKERS, LEAD])
+        return content_hash([vocabulary, self.chat_template])
 
     @property
     def chat_template(self) -> str | None:
@@ -137,7 +137,7 @@ class TokenCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the tokens of a document."""
-        return as_text(b"".join(self.pieces(ids)))
+        return b"".join(self.pieces(ids)).decode(errors="replace")
 
     def label(self, token_id: int) -> str:
         """Name of one token as the API writes it; see `label`."""
@@ -153,11 +153,6 @@ def _without_space(part: Any) -> Any:
         if name in part:
             changed[name] = [one for one in map(_without_space, part[name]) if one is not None]
     return {name: changed.get(name, value) for name, value in part.items()}
-
-
-def as_text(raw: bytes) -> str:
-    """Text of bytes; those that are not UTF-8 become the replacement character."""
-    return raw.decode("utf-8", errors="replace")
 
 
 @lru_cache(maxsize=2**18)  # replies may name the whole vocabulary at each position

@@ -231,7 +231,7 @@ class Stepper:
 
     def __init__(self, loaded: LoadedModel, loss: Loss, settings: TrainingSettings) -> None:
         self.loaded, self.loss, self.clip = loaded, loss, settings.clip
-        self.most_rows = loss.most_rows(loaded)
+        self.most_rows = loss.most_rows
         self.optimizer = torch.optim.AdamW(
             [weight for weight in loaded.model.parameters() if weight.requires_grad],
             lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True,

@@ -86,8 +86,8 @@ def family_store(grown_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def tiny_store(grown_store: Path, tmp_path: Path) -> Path:
-    """A store of the test's own that holds the tiny base."""
-    shutil.copytree(grown_store, tmp_path / "store")
+    """A store of the test's own that holds the tiny base, of which nothing has been hashed yet."""
+    shutil.copytree(grown_store, tmp_path / "store", ignore=shutil.ignore_patterns(".weights-hash.json"))
     return tmp_path / "store"
 
 

@@ -182,13 +182,17 @@ def test_another_run_is_not_continued(tiny: models.LoadedModel, tmp_path: Path) 
         next(training.train(tiny, rows[1:], settings, folder=tmp_path))
 
 
+def mean_loss(loaded: models.LoadedModel, rows: list[losses.TrainingRow]) -> float:
+    return losses.evaluate(loaded, rows, losses.Supervised())[0]
+
+
 def test_training_learns_completions_and_leaves_prompts_alone(tiny: models.LoadedModel, tmp_path: Path) -> None:
     rows = rows_of(tiny)
     prompt_only = [losses.TrainingRow(row.ids[: row.n_prompt], 0) for row in rows]
-    before, before_prompt = losses.mean_loss(tiny, rows), losses.mean_loss(tiny, prompt_only)
+    before, before_prompt = mean_loss(tiny, rows), mean_loss(tiny, prompt_only)
     settings = training.TrainingSettings(n_epochs=8, batch_size=8, learning_rate=3e-3)
     reports = list(training.train(tiny, rows, settings, folder=tmp_path))
-    after, after_prompt = losses.mean_loss(tiny, rows), losses.mean_loss(tiny, prompt_only)
+    after, after_prompt = mean_loss(tiny, rows), mean_loss(tiny, prompt_only)
     assert after < 0.5 * before
     assert after_prompt > 0.8 * before_prompt
     assert reports[-1].learning_rate < 0.1 * max(report.learning_rate for report in reports)

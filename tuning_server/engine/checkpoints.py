@@ -50,11 +50,10 @@ class Checkpoints:
             temporary.chmod(0o755)
             fill(temporary)
             temporary.rename(self.folder / name)
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, SafetensorError):
-                raise OSError(f"{self.folder / name} cannot be written: {error}") from error
-            raise
+        except SafetensorError as error:
+            raise OSError(f"{self.folder / name} cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # not there any more, once it has its name
 
     def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
         def fill(target: Path) -> None:

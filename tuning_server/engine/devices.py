@@ -12,12 +12,8 @@ import torch
 
 USABLE = 0.8  # of a device's memory for the weights of one model
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "could not create a primitive",
-)  # oneDNN's words
+# What torch, the C++ library and oneDNN write.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a primitive")
 
 
 class DoesNotFit(MemoryError):

@@ -215,8 +215,3 @@ def evaluate(loaded: LoadedModel, rows: Rows, loss: Loss) -> tuple[float, dict[s
         weight += loss.weight(part)
         measures = added(measures, part_measures)
     return total / max(weight, 1e-9), {name: value / weight for name, value in measures.items()}
-
-
-def mean_loss(loaded: LoadedModel, rows: Sequence[TrainingRow], *, prompt_loss_weight: float = 0.0) -> float:
-    """Mean negative log-likelihood of rows, nats per weighted token, without training on them."""
-    return evaluate(loaded, rows, Supervised(prompt_loss_weight))[0]

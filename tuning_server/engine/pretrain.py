@@ -19,7 +19,7 @@ import zstandard
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from tuning_server.disk import BadRow, atomic_write, content_hash, json_rows, write_json
+from tuning_server.disk import BadRow, content_hash, json_rows, write_json
 from tuning_server.engine.registry import drop
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
@@ -198,8 +198,9 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
             bar.update(report.step - bar.n)
             if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:
                 continue
-            valid_loss = losses.mean_loss(loaded, valid_rows)
-            _add_to_curve(curve, report.step, report.n_tokens, report.loss, valid_loss)
+            valid_loss, _ = losses.evaluate(loaded, valid_rows, losses.Supervised())
+            with curve.open("a") as file:
+                file.write(f"{report.step},{report.n_tokens},{report.loss},{valid_loss}\n")
             bar.set_postfix_str(f"loss {valid_loss:.2f} nats/token")
             if report.step == n_steps:
                 break  # before the run drops its state, without which a kill from here on would cost all of it
@@ -219,13 +220,6 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     models.save(untrained(), final / "init")
     write_json(final / "init" / "base.json", record | {"id": f"{folder.name}:init"})
     write_json(final / "base.json", record)
-    shutil.copyfile(curve, final / curve.name)
+    lines = {line.partition(",")[0]: line for line in curve.read_text().splitlines()}  # a kill makes steps repeat
+    (final / curve.name).write_text("\n".join(["step,n_tokens,loss,valid_loss", *lines.values(), ""]))
     final.rename(folder)
-
-
-def _add_to_curve(path: Path, step: int, *values: float) -> None:
-    """Add a line to the loss curve, and drop those of steps that a kill made the run do again."""
-    lines = path.read_text().splitlines()[1:] if path.exists() else []
-    kept = [line for line in lines if int(line.partition(",")[0]) < step]
-    with atomic_write(path) as file:
-        file.write("\n".join(["step,n_tokens,loss,valid_loss", *kept, ",".join(map(str, (step, *values))), ""]))

@@ -4,14 +4,13 @@ One server process owns a store. Exit codes: 0 success, or the server stopped or
 ``check`` found a problem); 2 wrong arguments; 3 another server holds the store (a client that only needs *a* server
 reads that one's address in ``server.json``).
 
-A command is a function in `COMMANDS`, which adds its parser, and one that runs it. Only the latter imports torch, so
-that ``--help`` and a store in use are answered at once.
+`arguments` declares the commands and a function runs each. Only these import torch, so that ``--help`` and a store in
+use are answered at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import math
@@ -22,25 +21,28 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from tuning_server.disk import store_root
 from tuning_server.store import CannotStart, acquire_store
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 logger = logging.getLogger("tuning_server")
 Number = TypeVar("Number", int, float)
 
 
-def add_serve(commands: Commands) -> None:
-    """Add the command ``serve``."""
-    parser = commands.add_parser("serve", help="serve the API", description="OpenAI-compatible API over open weights.")
-    add = parser.add_argument
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tuning-server", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs, files: %(default)s")
+
+    about = "Serve the OpenAI-compatible API over open weights."
+    command = commands.add_parser("serve", parents=[common], help="serve the API", description=about)
+    command.set_defaults(run=serve)
+    add = command.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
     add("--port", type=at_least(0, int, most=65535), default=8080, help="8080 by default; 0 for a free one")
-    add("--store", type=Path, default=store_root(), help="folder of weights, jobs and files: %(default)s")
     add("--models", type=Path, help="folder below which hf:NAME is looked up; without it no folder is")
     add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: everyone who may send "
         "requests can then fill the server's disk")  # fmt: skip
@@ -52,51 +54,28 @@ def add_serve(commands: Commands) -> None:
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
-    parser.set_defaults(run=serve)
 
+    about = "Check a store that no server uses."
+    command = commands.add_parser("check", parents=[common], help="check a store", description=about)
+    command.set_defaults(run=run_check)
 
-def add_check(commands: Commands) -> None:
-    """Add the command ``check``."""
-    parser = commands.add_parser("check", help="check a store", description="Check a store that no server uses.")
-    parser.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs and files")
-    parser.set_defaults(run=run_check)
-
-
-def add_pretrain(commands: Commands) -> None:
-    """Add the command ``pretrain``."""
     about = "Pre-train a base model on a text and print its id: at once if the store has it; killed, it goes on."
-    parser = commands.add_parser("pretrain", help="make a base model from a text", description=about)
-    add = parser.add_argument
+    command = commands.add_parser("pretrain", parents=[common], help="make a base from a text", description=about)
+    command.set_defaults(run=pretrain)
+    add = command.add_argument
     add("name", metavar="NAME", help="fork-300k, fork-1m or fork-6m: 0.36, 1.12 or 6.18 million weights")
     add("--corpus", type=Path, required=True, metavar="PATH", help="a .txt, .jsonl or .jsonl.zst file (field text) "
         "or a folder of them")  # fmt: skip
-    add(
-        "--reserved-tokens",
-        type=Path,
-        metavar="FILE",
-        help="text file of words, one per line, that become one token each",
-    )
-    add("--store", type=Path, default=store_root(), help="folder of the models: %(default)s")
-    add(
-        "--default",
-        action="store_true",
-        help="let NAME stand for this base; without it NAME does if the store has none",
-    )
-    parser.set_defaults(run=pretrain)
+    add("--reserved-tokens", type=Path, metavar="FILE", help="words, one per line, that become one token each")
+    add("--default", action="store_true", help="let NAME stand for this base even if it stands for another")
 
-
-def add_fetch(commands: Commands) -> None:
-    """Add the command ``fetch``."""
     about = "Download a model of the hub for servers with --download, or convert older weights (pytorch_model*.bin)."
-    parser = commands.add_parser("fetch", help="download or convert a model", description=about)
-    add = parser.add_argument
+    command = commands.add_parser("fetch", parents=[common], help="download or convert a model", description=about)
+    command.set_defaults(run=fetch)
+    add = command.add_argument
     add("source", metavar="SOURCE", help="hf:NAME or hf:NAME@REVISION, or a folder with pytorch_model*.bin")
     add("out", type=Path, nargs="?", metavar="OUT", help="folder to write safetensors to, for a folder as SOURCE")
-    add("--store", type=Path, default=store_root(), help="folder that keeps the commit of hf:NAME: %(default)s")
-    parser.set_defaults(run=fetch)
-
-
-COMMANDS = (add_serve, add_check, add_pretrain, add_fetch)
+    return parser
 
 
 def at_least(least: float, number: Callable[[str], Number], *, most: float = math.inf) -> Callable[[str], Number]:
@@ -129,10 +108,10 @@ def read_key(path: Path | None) -> bytes | None:
     if path is None:
         key = os.environ.pop("TUNING_FORK_SERVER_KEY", "").strip()  # so that no process started from here has it
         return hash_key(key) if key else None
-    with contextlib.suppress(FileExistsError):
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(f"tf-{secrets.token_urlsafe(32)}\n")
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(f"tf-{secrets.token_urlsafe(32)}\n", encoding="utf-8")
     key = path.read_text(encoding="utf-8").strip()
     if not key:
         raise CannotStart(f"{path} is empty: write a key into it or delete it")
@@ -161,46 +140,34 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Own the store, listen, serve until stopped.
-
-    Raises
-    ------
-    CannotStart
-        With one line, before anything is served.
-    """
+    """Own the store, listen, serve until stopped."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if args.models is not None and not args.models.is_dir():
         raise CannotStart(f"--models {args.models} is not a folder")
-    lock = acquire_store(args.store)
-    try:
-        key_hash = read_key(args.key_file)
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
-    (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
-    from tuning_server.types import LOOPBACK_NAMES
+    with acquire_store(args.store):
+        from tuning_server.types import LOOPBACK_NAMES, Settings
 
-    if key_hash is None and args.host not in LOOPBACK_NAMES:
-        raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
-    bound = listen(args.host, args.port)
+        try:
+            key_hash = read_key(args.key_file)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
+        (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+        if key_hash is None and args.host not in LOOPBACK_NAMES:
+            raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
+        bound = listen(args.host, args.port)
 
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
-    from tuning_server.process import run
-    from tuning_server.types import Settings
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
+        from tuning_server.process import run
 
-    settings = Settings(
-        store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
-        allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
-        max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
-    )  # fmt: skip
-    key_file = args.key_file
-    if key_file is not None and key_file.resolve().parent == args.store.resolve():
-        key_file = Path(key_file.name)  # so that the store can be moved
-    try:
-        run(settings, bound, idle_minutes=args.idle_minutes, key_file=str(key_file) if key_file else None)
-    except OSError as error:
-        raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
-    finally:
-        lock.release()
+        settings = Settings(
+            store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
+            allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
+            max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
+        )  # fmt: skip
+        try:
+            run(settings, bound, idle_minutes=args.idle_minutes, key_file=args.key_file)
+        except OSError as error:
+            raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
     return 0
 
 
@@ -238,11 +205,7 @@ def fetch(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="tuning-server", description=(__doc__ or "").partition("\n")[0])
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in COMMANDS:
-        add(commands)
-    args = parser.parse_args(argv)
+    args = arguments().parse_args(argv)
     try:
         return int(args.run(args))
     except CannotStart as error:

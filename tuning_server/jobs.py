@@ -137,11 +137,8 @@ def cancel(job_id: str, service: CurrentService) -> Job:
 def pause(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step and keep that; others have their turn meanwhile."""
     _job(service, job_id)
-    for status in DUE:  # tried in the order that a job goes through them, so that it cannot slip by
-        changes = {"status": "paused", "_paused_when": status, "estimated_finish": None}
-        if service.store.update_job(job_id, changes, only=[status], messages=["Fine-tuning job paused"]):
-            break
-    else:
+    changes = {"status": "paused", "estimated_finish": None}
+    if not service.store.update_job(job_id, changes, only=DUE, messages=["Fine-tuning job paused"]):
         _refuse(_job(service, job_id), "paused", only="is waiting or running")
     service.worker.wake()
     return public(_job(service, job_id))
@@ -151,8 +148,8 @@ def pause(job_id: str, service: CurrentService) -> Job:
 def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
     job = _job(service, job_id)
-    back = "validating_files" if job.get("_paused_when") == "validating_files" else "queued"
-    if not service.store.update_job(job_id, {"status": back}, only=["paused"], messages=["Fine-tuning job resumed"]):
+    status = "queued" if job.get("_validated") else "validating_files"
+    if not service.store.update_job(job_id, {"status": status}, only=["paused"], messages=["Fine-tuning job resumed"]):
         _refuse(_job(service, job_id), "resumed", only="is paused")
     service.worker.wake()
     return public(_job(service, job_id))

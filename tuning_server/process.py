@@ -8,13 +8,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from types import FrameType
+from pathlib import Path
 
 import uvicorn
 
 from tuning_server.app import make_app
-from tuning_server.disk import read_json, write_json
+from tuning_server.disk import write_json
 from tuning_server.service import Service
 from tuning_server.types import Settings
 
@@ -58,34 +57,14 @@ class Process(uvicorn.Server):
         return quiet and service.n_in_flight == 0 and not worker.busy
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.withdraw()
+        with contextlib.suppress(OSError):
+            self._record.unlink(missing_ok=True)
         self._service.worker.stop()  # what waits is answered 503, so that no reply holds up the end
         await super().shutdown(sockets)
 
-    def withdraw(self) -> None:
-        """Take the address back, unless it is another server's by now."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if read_json(self._record)["pid"] == os.getpid():
-                self._record.unlink()
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a stop by a signal is a normal end (exit code 0)."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit and number == signal.SIGINT
-            self.should_exit = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_file: str | None) -> None:
-    """Serve on a bound socket until a signal or idleness ends it.
+def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_file: Path | None) -> None:
+    """Serve on a bound socket until idleness or a signal ends it; by a signal the process ends here.
 
     Raises
     ------
@@ -97,15 +76,12 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
         app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75,
         server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request
     )  # fmt: skip
-    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key_file, "version": ADDRESS_VERSION}
-    service: Service = app.state.service
-    process = Process(config, service, address=address, idle_s=60 * idle_minutes)
+    key = key_file and str(key_file.resolve())
+    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key, "version": ADDRESS_VERSION}
+    process = Process(config, app.state.service, address=address, idle_s=60 * idle_minutes)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn shuts down, then raises the signal again
     try:
         process.run(sockets=[bound])
-    finally:
-        process.withdraw()
-        if not service.worker.join(timeout=0):
-            # the engine is inside a long step; what it leaves is whole, since every file appears by rename
-            logger.warning("stopped in the middle of a step")
-            logging.shutdown()
-            os._exit(0)
+    except KeyboardInterrupt:
+        # At once, also out of a long step: every file appears by rename, and torch's modules take seconds to be freed.
+        os._exit(0)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from openai.types import FileObject
@@ -45,33 +46,30 @@ class Progress:
 
     def __init__(self, store: Store, job: Row) -> None:
         self._store, self._job = store, job
-        self._started = self._reported_at = time.monotonic()
-        self._first_step: int | None = None
-        self._reported_tokens = 0
-        self._losses: list[float] = []
-        self._measures: dict[str, list[float]] = {}
+        self._reports: list[StepReport] = []  # since the last event
+        self._written_at, self._n_tokens = time.monotonic(), 0  # of the last event
+        self._is_new = True
 
     def add(self, report: StepReport) -> None:
         """Add a step; every few steps and at each checkpoint there is an event."""
-        if self._first_step is None:
+        if self._is_new:
+            self._is_new = False
             self._store.delete_steps(self._job["id"], from_step=report.step)  # which a kill makes the run repeat
-            self._first_step = report.step - 1
-            self._reported_tokens = report.n_tokens if self._first_step else 0  # of steps before a restart
-        self._losses.append(report.loss)
-        for name, value in report.measures.items():
-            self._measures.setdefault(name, []).append(value)
+            self._n_tokens = 0 if report.step == 1 else report.n_tokens
+        self._reports.append(report)
         every = max(1, report.n_steps // EVENTS_PER_JOB)
         if report.step % every == 0 or report.checkpoint is not None or report.step == report.n_steps:
             self._write(report)
+        if report.note:
+            self._store.add_event(self._job["id"], report.note, level="warn")
 
     def _write(self, report: StepReport) -> None:
-        now = time.monotonic()
+        job_id, reports, seconds = self._job["id"], self._reports, max(time.monotonic() - self._written_at, 1e-6)
         metrics: dict[str, Any] = {
             "step": report.step, "total_steps": report.n_steps, "epoch": report.epoch,
-            "train_loss": sum(self._losses) / len(self._losses), "learning_rate": report.learning_rate,
-            "tokens_per_second": (report.n_tokens - self._reported_tokens) / max(now - self._reported_at, 1e-6),
-            "trained_tokens": report.n_tokens,
-            **{f"train_{name}": sum(values) / len(values) for name, values in self._measures.items()},
+            "train_loss": fmean(step.loss for step in reports), "learning_rate": report.learning_rate,
+            "tokens_per_second": (report.n_tokens - self._n_tokens) / seconds, "trained_tokens": report.n_tokens,
+            **{f"train_{name}": fmean(step.measures[name] for step in reports) for name in report.measures},
         }  # fmt: skip
         message = f"Step {report.step}/{report.n_steps}: training loss={metrics['train_loss']:.2f}"
         if report.valid_loss is not None:
@@ -79,12 +77,10 @@ class Progress:
                 metrics |= {f"valid_{name}": value, f"full_valid_{name}": value}
             message += f", validation loss={report.valid_loss:.2f}"
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
-        job_id = self._job["id"]
         self._store.add_event(job_id, message, step=report.step, data=metrics)
-        assert self._first_step is not None
-        left_s = (now - self._started) / (report.step - self._first_step) * (report.n_steps - report.step)
+        left_s = seconds / len(reports) * (report.n_steps - report.step)
         self._store.update_job(job_id, {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])
-        self._losses, self._measures, self._reported_at, self._reported_tokens = [], {}, now, report.n_tokens
+        self._reports, self._written_at, self._n_tokens = [], time.monotonic(), report.n_tokens
         if report.checkpoint is not None:
             is_last = report.step == report.n_steps
             name = model_id(self._job, None if is_last else report.step)

@@ -58,7 +58,6 @@ class Service:
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                work.is_awaited = False
                 raise ClientDisconnect
             return answer.result()
         finally:

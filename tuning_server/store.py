@@ -25,12 +25,12 @@ import sqlite3
 import string
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -65,18 +65,17 @@ class CannotStart(Exception):
         self.code = code
 
 
-def acquire_store(store: Path) -> FileLock:
-    """Own an existing or new store until the lock is released.
+def acquire_store(store: Path) -> AbstractContextManager[BaseFileLock]:
+    """Own an existing or new store, until the context that is returned ends.
 
     Raises
     ------
     CannotStart
         If another process owns it, or it cannot be written.
     """
-    lock = FileLock(store / "server.lock")
     try:
         store.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        return FileLock(store / "server.lock").acquire(timeout=0)
     except Timeout:
         owner = "another server, which is starting or stopping"
         with suppress(OSError, ValueError, KeyError):
@@ -87,7 +86,6 @@ def acquire_store(store: Path) -> FileLock:
     except OSError as error:
         advice = "make it a folder that can be written, or choose another by --store or TUNING_FORK_STORE"
         raise CannotStart(f"cannot use the store {store} ({error.strerror}): {advice}") from error
-    return lock
 
 
 def new_id(prefix: str, *, length: int = 24) -> str:
@@ -206,15 +204,7 @@ class Store:
             for message in messages:
                 _log(db, body["id"], message)
 
-    def update_job(
-        self,
-        job_id: str,
-        changes: Mapping[str, Any],
-        *,
-        only: Sequence[str],
-        messages: Sequence[str] = (),
-        level: str = "info",
-    ) -> bool:
+    def update_job(self, job_id: str, changes: Row, *, only: Sequence[str], messages: Sequence[str] = ()) -> bool:
         """Change a job, and add messages to its log, if its status is still one of `only`; returns whether it was."""
         with self._transaction() as db:
             found = db.execute("SELECT status, body FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -223,7 +213,7 @@ class Store:
             body = json.loads(found[1]) | dict(changes)
             db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
             for message in messages:
-                _log(db, job_id, message, level)
+                _log(db, job_id, message, "error" if body["status"] == "failed" else "info")
             return True
 
     def job_status(self, job_id: str) -> str:

@@ -23,9 +23,8 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +38,11 @@ from tuning_server.types import Settings
 if TYPE_CHECKING:
     from tuning_server.engine.cache import ModelCache
     from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.training import StepReport
 
 logger = logging.getLogger(__name__)
-Preparation = Callable[[Row, "ModelCache"], Iterator[None]]
+Steps = Generator[None, None, None]
+Work = Callable[[Row, "ModelCache"], Steps]
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
-
-
-@dataclass
-class Active:
-    """The job that is being trained."""
-
-    job: Row
-    steps: Iterator[StepReport | None]
-    folder: Path
-    progress: Progress
 
 
 def resolved(hyperparameters: Row, n_rows: int) -> Row:
@@ -79,70 +68,74 @@ class Trainer:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
-        self._active: Active | None = None
-        self._prepared: dict[Preparation, tuple[str, Iterator[None]]] = {}  # job and what is left to do for it
+        self._active: dict[Work, tuple[Row, Steps]] = {}  # the job that is validated, and the one that is trained
         self._files = RowCache()
 
     def has_work(self) -> bool:
         try:
-            return self._active is not None or bool(self._store.jobs_in(*DUE, limit=1))
+            return bool(self._active or self._store.jobs_in(*DUE, limit=1))
         except sqlite3.Error:
             return True  # `advance` reports what is wrong with the store
 
-    def advance(self, cache: ModelCache) -> bool:
-        """Do a slice of validating one job, and a step of training another. False if the store cannot be written."""
-        try:
-            self._prepare(self._validate, self._store.jobs_in("validating_files", limit=1), cache)
-            if self._active is not None:
-                self._step(self._active)
-            else:
-                next_job = self._store.jobs_in("running", limit=1) or self._store.jobs_in("queued", limit=1)
-                self._prepare(self._start, next_job, cache)
-        except sqlite3.Error as error:
-            logger.error("the store cannot be used: %s", error)
-            self.close()
-            return False
-        return True
+    def advance(self, cache: ModelCache) -> None:
+        """Do a slice of validating one job, and a step of training another.
 
-    def close(self, *, keep: bool = True) -> None:
-        """Stop training at the step it is at.
-
-        The step is written down (unless `keep` is False), so that the job, paused or interrupted by a stop of the
-        server, goes on from there; where the disk is full, from its last state.
+        Raises
+        ------
+        sqlite3.Error
+            If the store cannot be written; what was active goes on from its last state.
         """
-        active, self._active = self._active, None
-        if active is None or not isinstance(active.steps, Generator):
-            return
+        try:
+            self._step(self._validate, cache, "validating_files")
+            self._step(self._train, cache, "running", "queued")
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop training; the job, paused or interrupted by a stop of the server, goes on from the step it is at."""
+        for work in list(self._active):
+            self._stop(work)
+
+    def _step(self, work: Work, cache: ModelCache, status: str, *further: str) -> None:
+        """Take a step of the job that has this `status`, or begin the first of these statuses."""
+        job, steps = self._active.get(work, (None, None))
+        now = job and self._store.job_status(job["id"])
+        if job and now != status:  # a request has changed it
+            self._stop(work, keep=now in UNFINISHED)
+            if self._store.job_status(job["id"]) not in UNFINISHED:
+                drop_state(self._folder(job))  # cancelled: whole checkpoints stay, what only a resume needs goes
+            job = None
+        if job is None or steps is None:
+            job = next((job for due in (status, *further) for job in self._store.jobs_in(due, limit=1)), None)
+            if job is None:
+                return
+            steps = work(job, cache)
+            self._active[work] = job, steps
+        try:
+            next(steps)
+        except StopIteration:
+            del self._active[work]
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # ends this job and no other
+            del self._active[work]
+            self._fail(job, error)
+
+    def _stop(self, work: Work, *, keep: bool = True) -> None:
+        """Stop at a step and, to `keep` it, write it down; on a full disk the job goes on from its last state."""
         from tuning_server.engine.training import Pause
 
+        job, steps = self._active.pop(work)
         try:
-            active.steps.throw(Pause()) if keep else active.steps.close()
+            steps.throw(Pause()) if keep else steps.close()
         except (Pause, StopIteration):
             pass
         except OSError as error:
-            logger.warning("job %s: the step it is at could not be written: %s", active.job["id"], error)
+            logger.warning("job %s: the step it is at could not be written: %s", job["id"], error)
 
-    @contextmanager
-    def _failing(self, job: Row) -> Iterator[None]:
-        """Let whatever goes wrong end this job and no other."""
-        try:
-            yield
-        except sqlite3.Error:
-            raise
-        except Exception as error:
-            self._fail(job, error)
-
-    def _prepare(self, preparation: Preparation, jobs: Sequence[Row], cache: ModelCache) -> None:
-        """Go on for a slice of time with preparing the first of these jobs, and forget any other."""
-        job_id, rest = self._prepared.pop(preparation, (None, None))
-        if not jobs:
-            return
-        if rest is None or job_id != jobs[0]["id"]:
-            rest = preparation(jobs[0], cache)
-        with self._failing(jobs[0]):
-            for _ in rest:
-                self._prepared[preparation] = (jobs[0]["id"], rest)
-                break
+    def _folder(self, job: Row) -> Path:
+        return self._settings.store / "tuned" / job["_short"]
 
     def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
@@ -158,7 +151,7 @@ class Trainer:
             message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
             raise ApiError(message, code=f"invalid_{param}", param=param) from error
 
-    def _validate(self, job: Row, cache: ModelCache) -> Iterator[None]:
+    def _validate(self, job: Row, cache: ModelCache) -> Steps:
         """Check a job's files and choose its hyperparameters."""
         from tuning_server.engine.lora import choose
 
@@ -168,24 +161,23 @@ class Trainer:
         requested = dict(job["hyperparameters"])
         lora, reason = choose(requested.pop("lora", "auto"), loaded.n_weights)
         chosen = resolved(requested, len(rows)) | ({"lora": asdict(lora)} if lora else {})
-        changes = {"status": "queued", "hyperparameters": chosen}
+        changes = {"status": "queued", "hyperparameters": chosen, "_validated": True}
         messages = [f"Files validated ({len(rows)} rows), moving job to queued state", reason]
         self._store.update_job(job["id"], changes, only=["validating_files"], messages=messages)
 
-    def _start(self, job: Row, cache: ModelCache) -> Iterator[None]:
-        """Start a queued job, or take up one that a stop of the server interrupted."""
+    def _train(self, job: Row, cache: ModelCache) -> Steps:
+        """Train a queued job, or take up one that a stop of the server interrupted."""
         from tuning_server.engine.lora import RATE, LoraSettings
         from tuning_server.engine.registry import reference_learning_rate
-        from tuning_server.engine.training import TrainingSettings, describe, train
+        from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 
-        outline = cache.outline(job["model"])
-        rows = yield from self._rows(job, "training_file", outline)
-        validation_rows = yield from self._rows(job, "validation_file", outline)
-        folder = self._settings.store / "tuned" / job["_short"]
-        if not self._store.has_checkpoint(model_id(job, None)):
-            drop(folder / "final")  # a kill came before its step was reported: repeat that
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
+        outline, folder = cache.outline(job["model"]), self._folder(job)
+        rows = yield from self._rows(job, "training_file", outline)
+        validation_rows = yield from self._rows(job, "validation_file", outline)
+        if not self._store.has_checkpoint(model_id(job, None)):
+            drop(folder / "final")  # a kill came before its step was reported: repeat that
         chosen = job["hyperparameters"]
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
         loaded = cache.for_training(job["model"], adapters=lora is not None)
@@ -209,63 +201,48 @@ class Trainer:
         begun = "Fine-tuning job taken up again" if "_n_tokens" in job else "Fine-tuning job started"
         messages = [begun, describe(loaded)]
         self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], messages=messages)
-        self._active = Active(job, steps, folder, Progress(self._store, job))
+        progress = Progress(self._store, job)
+        try:
+            for report in steps:
+                if report is not None:  # as while the reference of DPO scores its pairs
+                    if not math.isfinite(report.loss + (report.valid_loss or 0)):
+                        if report.checkpoint is not None:
+                            drop(folder / report.checkpoint)
+                        message = (
+                            f"The loss at step {report.step} is not finite (NaN or infinity): lower "
+                            "learning_rate_multiplier, or start from another model."
+                        )
+                        raise ApiError(message, code="training_failed", param="learning_rate_multiplier")
+                    progress.add(report)
+                yield
+        except Pause as pause:
+            steps.throw(pause)  # writes down the step it is at
+        self._finish(job["id"])
 
-    def _step(self, active: Active) -> None:
-        """Take one step of the active job, end it after its last, or stop it where a request changed its status."""
-        status = self._store.job_status(active.job["id"])
-        if status != "running":
-            self.close(keep=status in UNFINISHED)
-            if self._store.job_status(active.job["id"]) not in UNFINISHED:
-                drop_state(active.folder)  # cancelled: whole checkpoints stay, what only a resume needs goes
-            return
-        with self._failing(active.job):
-            try:
-                report = next(active.steps)
-            except StopIteration:
-                self._finish(active)
-                return
-            if report is None:  # the reference of DPO is still scoring its pairs
-                return
-            if not math.isfinite(report.loss + (report.valid_loss or 0)):
-                if report.checkpoint is not None:
-                    drop(active.folder / report.checkpoint)
-                message = (
-                    f"The loss at step {report.step} is not finite (NaN or infinity): lower learning_rate_multiplier, "
-                    "or start from another model."
-                )
-                raise ApiError(message, code="training_failed", param="learning_rate_multiplier")
-            active.progress.add(report)
-            if report.note:
-                self._store.add_event(active.job["id"], report.note, level="warn")
-
-    def _finish(self, active: Active) -> None:
-        job = self._store.get("jobs", active.job["id"])
+    def _finish(self, job_id: str) -> None:
+        job = self._store.get("jobs", job_id)
         assert job is not None
-        self._active = None
         changes = {
             "status": "succeeded", "fine_tuned_model": job["_model_id"], "finished_at": int(time.time()),
             "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
             "result_files": write_results(self._store, job),
         }  # fmt: skip
-        drop_state(active.folder)
+        drop_state(self._folder(job))
         messages = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
-        if self._store.update_job(job["id"], changes, only=["running"], messages=messages):
+        if self._store.update_job(job_id, changes, only=["running"], messages=messages):
             return
-        if self._store.job_status(job["id"]) not in UNFINISHED:  # cancelled within its last step
+        if self._store.job_status(job_id) not in UNFINISHED:  # cancelled within its last step
             self._store.delete_checkpoint(model_id(job, None))
-            drop(active.folder / "final")  # a cancelled job leaves no final model
+            drop(self._folder(job) / "final")  # a cancelled job leaves no final model
 
     def _fail(self, job: Row, error: Exception) -> None:
-        if self._active is not None and self._active.job["id"] == job["id"]:
-            self.close(keep=False)
-        drop_state(self._settings.store / "tuned" / job["_short"])
+        drop_state(self._folder(job))
         reason = failure(job, error)
         changes = {
             "status": "failed", "finished_at": int(time.time()), "estimated_finish": None,
             "error": {"code": reason.code, "message": reason.message, "param": reason.param},
         }  # fmt: skip
-        self._store.update_job(job["id"], changes, only=UNFINISHED, messages=[reason.message], level="error")
+        self._store.update_job(job["id"], changes, only=UNFINISHED, messages=[reason.message])
 
 
 def failure(job: Row, error: Exception) -> ApiError:

@@ -14,6 +14,7 @@ awaits its future.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -47,14 +48,12 @@ class Sampling:
     ----------
     prepare : makes the engine's requests, given the model (its tokenizer, its context); may raise `ApiError`
     answer : makes the reply from the model and its samples, in the order of the requests
-    is_awaited : whether its client is still there
     """
 
     model: str
     prepare: Callable[[LoadedModel], Sequence[SamplingRequest]]
     answer: Callable[[LoadedModel, list[Sample]], Any]
-    future: Future[Any] = field(default_factory=Future)
-    is_awaited: bool = True
+    future: Future[Any] = field(default_factory=Future)  # never set to running, so that it can be cancelled
 
 
 @dataclass(eq=False)
@@ -69,7 +68,6 @@ class Task:
 
     run: Callable[[ModelCache], Any]
     future: Future[Any] = field(default_factory=Future)
-    is_awaited: bool = True
 
 
 class Worker:
@@ -132,38 +130,39 @@ class Worker:
         )
         while not self._stopping:
             try:
-                is_well = self._turn(cache)
+                self._turn(cache)
             except Exception as error:  # only a stop ends this thread: clients would wait for it for ever
-                logger.error("a turn of the engine failed", exc_info=error)
+                logger.error("a turn of the engine failed: %s", error, exc_info=not isinstance(error, sqlite3.Error))
                 for work in self._serving:
                     _fail(work, error)
-                self._serving, is_well = [], False
-            if not is_well:
+                self._serving = []
                 with self._changed:  # try again, but not at full speed
                     self._changed.wait(timeout=1.0)
         self._trainer.close()
 
-    def _turn(self, cache: ModelCache) -> bool:
-        """Answer what waits, then take one step of training; False if the store cannot be written."""
+    def _turn(self, cache: ModelCache) -> None:
+        """Answer what waits, then take one step of training."""
         with self._changed:
             if not self._pending and not self._trainer.has_work():
                 self._changed.wait(timeout=1.0)
             self._gather()
             self._serving, self._pending = turn(self._pending)
             self._n_served = len(self._serving)
-        for group in by_model([work for work in self._serving if isinstance(work, Sampling)]):
-            self._serve(cache, group)
+        groups = dict[str, list[Sampling]]()  # the model that has waited longest first
+        for work in self._serving:
+            if isinstance(work, Sampling):
+                groups.setdefault(work.model, []).append(work)
+        for model, samplings in groups.items():
+            self._serve(cache, model, samplings)
             self.last_worked = time.monotonic()
-        for task in [work for work in self._serving if isinstance(work, Task)]:
-            if _begin(task):
+        for task in self._serving:
+            if isinstance(task, Task) and not task.future.done():
                 _answer(task, lambda: task.run(cache))  # noqa: B023 (called at once)
-            self.last_worked = time.monotonic()
+                self.last_worked = time.monotonic()
         self._serving = []
-        if self._stopping or not self._trainer.has_work():
-            return True
-        is_well = self._trainer.advance(cache)
-        self.last_worked = time.monotonic()
-        return is_well
+        if not self._stopping and self._trainer.has_work():
+            self._trainer.advance(cache)
+            self.last_worked = time.monotonic()
 
     def _gather(self) -> None:
         """Let clients that were answered together ask again, so that they are answered together once more."""
@@ -172,18 +171,18 @@ class Worker:
         while self._n_served > 1 and self._changed.wait(timeout=gap) and time.monotonic() < deadline:
             pass
 
-    def _serve(self, cache: ModelCache, samplings: list[Sampling]) -> None:
+    def _serve(self, cache: ModelCache, model: str, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
         from tuning_server.engine.sampling import sample
 
-        samplings = [sampling for sampling in samplings if _begin(sampling)]
-        if not samplings:
-            return
         ready: list[tuple[Sampling, int]] = []
         rows: list[SamplingRequest] = []
         samples: list[Sample] = []
+        samplings = [sampling for sampling in samplings if not sampling.future.done()]
+        if not samplings:
+            return
         try:
-            loaded = cache.get(samplings[0].model)
+            loaded = cache.get(model)
             for sampling in samplings:
                 try:
                     requests = sampling.prepare(loaded)
@@ -193,9 +192,7 @@ class Worker:
                 ready.append((sampling, len(requests)))
                 rows += requests
             for start in range(0, len(rows), MAX_ROWS):
-                if self._stopping:
-                    raise ApiError(STOPPING, status=503)
-                if not any(sampling.is_awaited for sampling, _ in ready):
+                if all(sampling.future.done() for sampling, _ in ready):  # all clients are gone, or the server stops
                     return
                 samples += sample(loaded, rows[start : start + MAX_ROWS])
         except Exception as error:
@@ -214,22 +211,6 @@ def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], lis
         n_tasks += isinstance(work, Task)
         (later if isinstance(work, Task) and n_tasks > 1 else now).append(work)
     return now, later
-
-
-def by_model(pending: Sequence[Sampling]) -> list[list[Sampling]]:
-    """Requests grouped by model, the model that has waited longest first."""
-    groups: dict[str, list[Sampling]] = {}
-    for sampling in pending:
-        groups.setdefault(sampling.model, []).append(sampling)
-    return list(groups.values())
-
-
-def _begin(work: Sampling | Task) -> bool:
-    """Note that a request is being served, unless its client has gone or the server is stopping."""
-    try:
-        return work.future.set_running_or_notify_cancel()
-    except (InvalidStateError, RuntimeError):
-        return False
 
 
 def _answer(work: Sampling | Task, compute: Callable[[], Any]) -> None:

@@ -122,7 +122,7 @@ def train(
     folder: Path,
     validation_rows: Rows = (),
     describe: Callable[[int | None], dict[str, Any]] | None = None,
-) -> Iterator[StepReport | None]:
+) -> Generator[StepReport | None, None, None]:
     """Train a model in place, one optimiser step at a time.
 
     Parameters

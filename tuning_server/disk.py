@@ -7,9 +7,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -48,44 +47,6 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears whole or not at all.
-
-    Parameters
-    ----------
-    folder : must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is)
-
-    Raises
-    ------
-    ValueError
-        If the folder holds anything else.
-    OSError
-        If the disk is full or cannot be written.
-
-    >>> import tempfile, pathlib
-    >>> target = pathlib.Path(tempfile.mkdtemp()) / "new"
-    >>> write_folder(target, lambda draft: write_json(draft / "about.json", {}))
-    >>> [path.name for path in target.iterdir()]
-    ['about.json']
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        draft.chmod(0o755)
-        fill(draft)
-        if not folder.exists() or not any(folder.iterdir()):
-            draft.replace(folder)
-        elif _contents(folder) != _contents(draft):
-            raise ValueError(f"{folder} holds something else already: give another folder or remove it")
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _contents(folder: Path) -> dict[str, str]:
-    found = sorted(folder.rglob("*"))
-    return {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from typing import Annotated, Literal, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ConfigDict, Field
 
-from tuning_server.engine.registry import drop_state
+from tuning_server.engine.registry import FINE_TUNE, drop_state
 from tuning_server.errors import ApiError
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
@@ -56,6 +57,8 @@ def create(request: JobRequest, service: CurrentService) -> Job:
             message = f"File {file_id} was made for {file['purpose']!r}: give one uploaded for 'fine-tune'."
             raise ApiError(message, param=param, code="invalid_value")
     short, suffix = new_id("", length=8), re.sub(r"[^A-Za-z0-9._-]", "-", request.suffix or "")
+    tuned = FINE_TUNE.fullmatch(request.model)
+    base = tuned["base"] if tuned else request.model  # which a chain of fine-tunes began with
     job: Row = {
         "id": new_id("ftjob-"), "object": "fine_tuning.job", "created_at": int(time.time()), "model": request.model,
         "status": "validating_files", "hyperparameters": chosen.model_dump(), "training_file": request.training_file,
@@ -63,20 +66,12 @@ def create(request: JobRequest, service: CurrentService) -> Job:
         "seed": secrets.randbelow(2**31) if request.seed is None else request.seed, "organization_id": "tuning-fork",
         "fine_tuned_model": None, "finished_at": None, "trained_tokens": None, "error": None, "integrations": [],
         "estimated_finish": None, "user_provided_suffix": request.suffix,
-        "_method": request.method.type, "_short": short, "_model_id": f"ft:{root_base(request.model)}:{suffix}:{short}",
+        "_method": request.method.type, "_short": short, "_model_id": f"ft:{base}:{suffix}:{short}",
     }  # fmt: skip
     validating = "Validating training file" + (" and validation file" if request.validation_file else "")
     service.store.add_job(job, messages=[f"Created fine-tuning job: {job['id']}", validating])
     service.worker.wake()
     return public(job)
-
-
-def root_base(model_id: str) -> str:
-    """The base that a chain of fine-tunes began with."""
-    from tuning_server.engine.registry import FINE_TUNE
-
-    tuned = FINE_TUNE.fullmatch(model_id)
-    return tuned["base"] if tuned else model_id
 
 
 METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
@@ -113,46 +108,39 @@ def retrieve(job_id: str, service: CurrentService) -> Job:
     return public(_job(service, job_id))
 
 
-def _refuse(job: Row, done: str, *, only: str) -> NoReturn:
-    """Say why a job cannot be cancelled, paused or resumed."""
-    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}.get(job["status"])
-    now = f"has already {ended}" if ended else f"is {job['status'].replace('_', ' ')}"
-    message = f"Job {job['id']} cannot be {done}: it {now}, and only a job that {only} can be."
-    raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+def _change(service: Service, job_id: str, done: str, changes: Row, *, only: Sequence[str], which: str) -> Row:
+    """Let a job be cancelled, paused or resumed if its status is one of `only`: of a job `which` ..., in words."""
+    changes = {"estimated_finish": None, **changes}
+    if not service.store.update_job(job_id, changes, only=only, messages=[f"Fine-tuning job {done}"]):
+        status = _job(service, job_id)["status"]
+        ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}.get(status)
+        now = f"has already {ended}" if ended else f"is {status.replace('_', ' ')}"
+        message = f"Job {job_id} cannot be {done}: it {now}, and only a job that {which} can be."
+        raise ApiError(message, param="fine_tuning_job_id", code="invalid_state")
+    service.worker.wake()
+    return _job(service, job_id)
 
 
 @router.post("/{job_id}/cancel", response_model=Job)
 def cancel(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
-    job = _job(service, job_id)
-    changes = {"status": "cancelled", "finished_at": int(time.time()), "estimated_finish": None}
-    if not service.store.update_job(job_id, changes, only=UNFINISHED, messages=["Fine-tuning job cancelled"]):
-        _refuse(_job(service, job_id), "cancelled", only="has not ended")
+    changes = {"status": "cancelled", "finished_at": int(time.time())}
+    job = _change(service, job_id, "cancelled", changes, only=UNFINISHED, which="has not ended")
     drop_state(service.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
-    service.worker.wake()
-    return public(_job(service, job_id))
+    return public(job)
 
 
 @router.post("/{job_id}/pause", response_model=Job)
 def pause(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step and keep that; others have their turn meanwhile."""
-    _job(service, job_id)
-    changes = {"status": "paused", "estimated_finish": None}
-    if not service.store.update_job(job_id, changes, only=DUE, messages=["Fine-tuning job paused"]):
-        _refuse(_job(service, job_id), "paused", only="is waiting or running")
-    service.worker.wake()
-    return public(_job(service, job_id))
+    return public(_change(service, job_id, "paused", {"status": "paused"}, only=DUE, which="is waiting or running"))
 
 
 @router.post("/{job_id}/resume", response_model=Job)
 def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
-    job = _job(service, job_id)
-    status = "queued" if job.get("_validated") else "validating_files"
-    if not service.store.update_job(job_id, {"status": status}, only=["paused"], messages=["Fine-tuning job resumed"]):
-        _refuse(_job(service, job_id), "resumed", only="is paused")
-    service.worker.wake()
-    return public(_job(service, job_id))
+    status = "queued" if _job(service, job_id).get("_validated") else "validating_files"
+    return public(_change(service, job_id, "resumed", {"status": status}, only=["paused"], which="is paused"))
 
 
 @router.get("/{job_id}/events", response_model=Page)

@@ -7,9 +7,7 @@ to conversations. Other keys are ignored, since published data sets carry ids an
 from __future__ import annotations
 
 import json
-import time
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from tuning_server.engine.losses import PreferenceRow, TrainingRow
     from tuning_server.engine.models import LoadedModel
 
-SLICE_S = 0.05  # of tokenising, before requests are answered
-CACHED_FILES = 4  # for grids of jobs over one file
 Encoded = list[tuple[list[int], list[int]]]  # tokens of each prompt and of its answer
 NoTools = Annotated[Any, only([])]
 
@@ -212,32 +208,3 @@ def tokenise(rows: Iterable[tuple[int, Row]], loaded: LoadedModel) -> Iterator[T
             yield PreferenceRow(chosen=examples[0], rejected=examples[1])
         else:
             yield from examples
-
-
-class RowCache:
-    """Tokenised rows of the files that were used last."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[tuple[str, str, str, int], Sequence[Any]] = OrderedDict()
-
-    def read(self, path: Path, method: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
-        """Tokenise a file, yielding after each slice of time so that requests are answered meanwhile.
-
-        Raises
-        ------
-        BadRow
-            Naming the first line that is wrong.
-        """
-        key = (path.name, method, loaded.codec.hash, loaded.context_tokens)
-        if key not in self._files:
-            rows, deadline = [], time.monotonic() + SLICE_S
-            for row in tokenise(read_rows(path, method), loaded):
-                rows.append(row)
-                if time.monotonic() >= deadline:
-                    yield
-                    deadline = time.monotonic() + SLICE_S
-            self._files[key] = rows
-        self._files.move_to_end(key)
-        while len(self._files) > CACHED_FILES:
-            self._files.popitem(last=False)
-        return self._files[key]

@@ -88,6 +88,15 @@ def acquire_store(store: Path) -> AbstractContextManager[BaseFileLock]:
         raise CannotStart(f"cannot use the store {store} ({error.strerror}): {advice}") from error
 
 
+def check_schema(db: sqlite3.Connection) -> int:
+    """Version of a database's tables, 0 if it has none; refused (`CannotStart`) if a newer server wrote them."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        message = f"the store was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION})"
+        raise CannotStart(f"{message}: update Tuning Fork or choose another --store")
+    return version
+
+
 def new_id(prefix: str, *, length: int = 24) -> str:
     """A fresh random id of small letters and digits.
 
@@ -136,23 +145,14 @@ class Store:
         path = folder / "server.db"
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         try:
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise CannotStart(
-                    f"{path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}): "
-                    "update Tuning Fork or choose another --store"
-                )
+            version = check_schema(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             if version == 0:
                 self._db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
         except sqlite3.Error as error:
-            self._db.close()
             advice = f"python -m tuning_server check --store {folder} reports what is wrong with it"
             raise CannotStart(f"{path} cannot be used ({error}): {advice}") from error
-        except CannotStart:
-            self._db.close()
-            raise
 
     def close(self) -> None:
         with self._lock:

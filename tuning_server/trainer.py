@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from tuning_server.engine.registry import UnknownModel, drop, drop_state
 from tuning_server.errors import ApiError, is_full_disk, model_error
 from tuning_server.progress import Progress, model_id, write_results
-from tuning_server.rows import BadRow, RowCache
+from tuning_server.rows import BadRow, read_rows, tokenise
 from tuning_server.store import DUE, UNFINISHED, Row, Store, method_of
 from tuning_server.types import Settings
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Steps = Generator[None, None, None]
 Work = Callable[[Row, "ModelCache"], Steps]
+SLICE_S = 0.05  # of tokenising, before requests are answered
+CACHED_FILES = 4  # for grids of jobs over one file
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
 
 
@@ -69,7 +71,7 @@ class Trainer:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
         self._active: dict[Work, tuple[Row, Steps]] = {}  # the job that is validated, and the one that is trained
-        self._files = RowCache()
+        self._rows_of: dict[tuple[str, str, str, int], Sequence[Any]] = {}  # tokenised files, the last used last
 
     def has_work(self) -> bool:
         try:
@@ -145,11 +147,23 @@ class Trainer:
         path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
         if not path.is_file():
             raise ApiError(f"File {file_id} was deleted.", code="file_not_found", param=param)
-        try:
-            return (yield from self._files.read(path, method_of(job), loaded))
-        except BadRow as error:
-            message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
-            raise ApiError(message, code=f"invalid_{param}", param=param) from error
+        key = (file_id, method_of(job), loaded.codec.hash, loaded.context_tokens)
+        rows = self._rows_of.pop(key, None)
+        if rows is None:
+            rows, deadline = [], time.monotonic() + SLICE_S
+            try:
+                for row in tokenise(read_rows(path, method_of(job)), loaded):
+                    rows.append(row)
+                    if time.monotonic() >= deadline:
+                        yield
+                        deadline = time.monotonic() + SLICE_S
+            except BadRow as error:
+                message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}."
+                raise ApiError(message, code=f"invalid_{param}", param=param) from error
+        self._rows_of[key] = rows
+        if len(self._rows_of) > CACHED_FILES:
+            del self._rows_of[next(iter(self._rows_of))]
+        return rows
 
     def _validate(self, job: Row, cache: ModelCache) -> Steps:
         """Check a job's files and choose its hyperparameters."""

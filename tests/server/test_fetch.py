@@ -66,7 +66,7 @@ def test_a_converted_model_has_the_same_weights(
         assert torch.equal(weight, converted[name]), name
     assert loaded.encode_prompt("The red fox") == tokenizer_of("", tmp_path / "old").encode("The red fox")
     assert not list((tmp_path / "new").glob("*.bin"))
-    assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 0, "the same again is no harm"
+    assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 1, "what is there is never overwritten"
 
 
 def test_a_file_that_does_more_than_hold_tensors_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

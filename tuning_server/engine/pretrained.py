@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tuning_server.disk import write_folder
 from tuning_server.engine.models import tokenizer_of, weights_of
-from tuning_server.engine.registry import HASH_RECORD, UnknownModel, hub_folder
+from tuning_server.engine.registry import UnknownModel, hub_folder
 
 
 def fetch(source: str, out: Path | None, store: Path) -> str:
@@ -50,17 +50,18 @@ def convert(folder: Path, out: Path) -> str:
     if not list(folder.glob("*.bin")):
         weights = "safetensors already" if list(folder.glob("*.safetensors")) else "no weights"
         raise UnknownModel(f"{folder} has {weights}: expected pytorch_model*.bin files to convert")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something else already: give another folder or remove it")
     tokenizer = tokenizer_of(str(folder), folder)
     try:
         model = weights_of(str(folder), folder, "auto", older=True)
     except pickle.UnpicklingError as error:
         raise UnknownModel(f"{folder} holds more than tensors in its .bin files, and none of it was run") from error
 
-    def fill(target: Path) -> None:
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-
-    (out / HASH_RECORD).unlink(missing_ok=True)  # is made anew; the other files must be the same
-    write_folder(out, fill)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as drafts:
+        model.save_pretrained(f"{drafts}/{out.name}")
+        tokenizer.save_pretrained(f"{drafts}/{out.name}")
+        Path(drafts, out.name).replace(out)
     n_weights = sum(weight.numel() for weight in model.parameters())
     return f"{out}: {type(model).__name__}, {n_weights:,} weights as safetensors"

@@ -18,7 +18,6 @@ from tuning_server.service import Service
 from tuning_server.types import Settings
 
 logger = logging.getLogger(__name__)
-ADDRESS_VERSION = 1
 GRACE_S = 1  # for replies that are being written when the server is stopped
 
 
@@ -46,15 +45,12 @@ class Process(uvicorn.Server):
         logger.info("serving %s at %s (pid %d)", self._service.settings.store, self._address["url"], os.getpid())
 
     async def on_tick(self, counter: int) -> bool:
-        if self._idle_s and counter % 10 == 0 and self._idle():
+        service, worker = self._service, self._service.worker
+        quiet_s = time.monotonic() - max(service.last_request, worker.last_worked)
+        if self._idle_s and quiet_s > self._idle_s and service.n_in_flight == 0 and not worker.busy:
             logger.info("nothing to do for %.1f minutes: stopping", self._idle_s / 60)
             self.should_exit = True
         return await super().on_tick(counter)
-
-    def _idle(self) -> bool:
-        service, worker = self._service, self._service.worker
-        quiet = time.monotonic() - max(service.last_request, worker.last_worked) > self._idle_s
-        return quiet and service.n_in_flight == 0 and not worker.busy
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         with contextlib.suppress(OSError):
@@ -77,7 +73,7 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
         server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request
     )  # fmt: skip
     key = key_file and str(key_file.resolve())
-    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key, "version": ADDRESS_VERSION}
+    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key}
     process = Process(config, app.state.service, address=address, idle_s=60 * idle_minutes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn shuts down, then raises the signal again
     try:

@@ -42,6 +42,13 @@ class Checked(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
+class Conversation(Checked):
+    """What rows of conversations share."""
+
+    tools: NoTools = None
+    functions: NoTools = None
+
+
 class PromptRow(Checked):
     """A prompt and the completion to be learned."""
 
@@ -53,12 +60,10 @@ class PromptRow(Checked):
         return [loaded.codec.encode_row(self.prompt, self.completion)]
 
 
-class ChatRow(Checked):
+class ChatRow(Conversation):
     """A conversation whose assistant is to be learned."""
 
     messages: TrainingMessages
-    tools: NoTools = None
-    functions: NoTools = None
 
     def encode(self, loaded: LoadedModel) -> Encoded:
         """Tokens of each answer to be learned, with all messages before it as its prompt.
@@ -90,12 +95,10 @@ class PairRow(Checked):
         return [loaded.codec.encode_row(self.prompt, answer) for answer in (self.chosen, self.rejected)]
 
 
-class Input(Checked):
+class Input(Conversation):
     """The conversation that two answers are given to."""
 
     messages: Messages
-    tools: NoTools = None
-    functions: NoTools = None
 
 
 OneAnswer = Annotated[TrainingMessages, Field(max_length=1)]
@@ -148,9 +151,7 @@ def read_rows(path: Path, method: str) -> Iterator[tuple[int, Row]]:
             if key is None:
                 raise BadRow(f"Line {number}: {missing_keys(row, method)}")
             if before not in (None, key):
-                raise BadRow(
-                    f"Line {number}: found {key!r} where the lines before have {before!r}: one format per file"
-                )
+                raise BadRow(f"Line {number}: found {key!r} where the lines before have {before!r}: give one format")
             before = key
             try:
                 yield number, FORMATS[method][key].model_validate(row)

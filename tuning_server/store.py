@@ -3,7 +3,7 @@
 A store's folder::
 
     server.lock    locked by the one process that owns the store
-    server.json    address of that process (url, pid, key_file, version), so that clients find it; deleted at its end
+    server.json    address of that process (url, pid, key_file), so that clients find it; deleted at its end
     server.db      the database, with server.db-wal and server.db-shm
     files/         <id>.jsonl uploads, <id>.csv tables of results, <id>.part while one is being written
     bases/         <name>@<hash>/ base models, <name>.json which of them the plain name stands for

@@ -101,19 +101,19 @@ class Trainer:
 
     def _step(self, work: Work, cache: ModelCache, status: str, *further: str) -> None:
         """Take a step of the job that has this `status`, or begin the first of these statuses."""
-        job, steps = self._active.get(work, (None, None))
-        now = job and self._store.job_status(job["id"])
-        if job and now != status:  # a request has changed it
-            self._stop(work, keep=now in UNFINISHED)
-            if self._store.job_status(job["id"]) not in UNFINISHED:
-                drop_state(self._folder(job))  # cancelled: whole checkpoints stay, what only a resume needs goes
-            job = None
-        if job is None or steps is None:
-            job = next((job for due in (status, *further) for job in self._store.jobs_in(due, limit=1)), None)
-            if job is None:
+        if work in self._active:
+            job, steps = self._active[work]
+            now = self._store.job_status(job["id"])
+            if now != status:  # a request has changed it
+                self._stop(work, keep=now in UNFINISHED)
+                if self._store.job_status(job["id"]) not in UNFINISHED:
+                    drop_state(self._folder(job))  # cancelled: whole checkpoints stay, what only a resume needs goes
                 return
-            steps = work(job, cache)
-            self._active[work] = job, steps
+        else:
+            due = [job for name in (status, *further) for job in self._store.jobs_in(name, limit=1)]
+            if not due:
+                return
+            job, steps = self._active[work] = due[0], work(due[0], cache)
         try:
             next(steps)
         except StopIteration:
@@ -218,14 +218,11 @@ class Trainer:
         progress = Progress(self._store, job)
         try:
             for report in steps:
-                if report is not None:  # as while the reference of DPO scores its pairs
+                if report is not None:  # None while the reference of DPO scores its pairs
                     if not math.isfinite(report.loss + (report.valid_loss or 0)):
                         if report.checkpoint is not None:
                             drop(folder / report.checkpoint)
-                        message = (
-                            f"The loss at step {report.step} is not finite (NaN or infinity): lower "
-                            "learning_rate_multiplier, or start from another model."
-                        )
+                        message = f"The loss at step {report.step} is not finite: lower learning_rate_multiplier."
                         raise ApiError(message, code="training_failed", param="learning_rate_multiplier")
                     progress.add(report)
                 yield

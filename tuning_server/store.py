@@ -210,7 +210,7 @@ class Store:
             found = db.execute("SELECT status, body FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if found is None or found[0] not in only:
                 return False
-            body = json.loads(found[1]) | dict(changes)
+            body = json.loads(found[1]) | changes
             db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
             for message in messages:
                 _log(db, job_id, message, "error" if body["status"] == "failed" else "info")
@@ -227,12 +227,10 @@ class Store:
 
     # events and checkpoints
 
-    def add_event(
-        self, job_id: str, message: str, *, level: str = "info", step: int | None = None, data: Row | None = None
-    ) -> None:
-        """Append to a job's log; with `step` it is a metrics event."""
+    def add_event(self, job_id: str, message: str, **details: Any) -> None:
+        """Append to a job's log; with `step` and `data` it is a metrics event."""
         with self._transaction() as db:
-            _log(db, job_id, message, level, step, data)
+            _log(db, job_id, message, **details)
 
     def delete_steps(self, job_id: str, *, from_step: int) -> None:
         """Delete the events of steps that a resumed job is about to repeat."""
@@ -274,7 +272,7 @@ class Store:
         *,
         after: str | None,
         limit: int,
-        where: Sequence[tuple[str, Sequence[str]]] = (),
+        where: Sequence[tuple[str, Sequence[Any]]] = (),
         ascending: bool = False,
     ) -> tuple[list[Row], bool]:
         """A page of rows, newest first unless `ascending`, and whether more follow.
@@ -288,17 +286,14 @@ class Store:
         KeyError
             If no row is called `after`.
         """
-        clauses, values = ["1"], list[Any]()
-        for condition, parts in where:
-            clauses.append(condition)
-            values += parts
+        conditions = [("1", []), *where]
         if after is not None:
             found = self._query(f"SELECT seq FROM {table} WHERE id = ?", (after,))
             if not found:
                 raise KeyError(after)
-            clauses.append("seq > ?" if ascending else "seq < ?")
-            values.append(found[0][0])
-        order = "ASC" if ascending else "DESC"
-        sql = f"SELECT body FROM {table} WHERE {' AND '.join(clauses)} ORDER BY seq {order} LIMIT ?"
+            conditions.append(("seq > ?" if ascending else "seq < ?", found[0]))
+        clauses, order = " AND ".join(clause for clause, _ in conditions), "ASC" if ascending else "DESC"
+        values = [value for _, values in conditions for value in values]
+        sql = f"SELECT body FROM {table} WHERE {clauses} ORDER BY seq {order} LIMIT ?"
         rows = [json.loads(row[0]) for row in self._query(sql, [*values, limit + 1])]
         return rows[:limit], len(rows) > limit

@@ -33,7 +33,7 @@ class Process(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service, *, address: dict[str, object], idle_s: float) -> None:
         super().__init__(config)
-        self._service, self._address, self._idle_s = service, address, idle_s
+        self.service, self._address, self._idle_s = service, address, idle_s
         self._record = service.settings.store / "server.json"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -42,10 +42,10 @@ class Process(uvicorn.Server):
             write_json(self._record, self._address)
         except OSError as error:  # a full disk: what frees it, deleting over the API, needs a server
             logger.warning("%s cannot be written (%s), so that no client finds the server by it", self._record, error)
-        logger.info("serving %s at %s (pid %d)", self._service.settings.store, self._address["url"], os.getpid())
+        logger.info("serving %s at %s (pid %d)", self.service.settings.store, self._address["url"], os.getpid())
 
     async def on_tick(self, counter: int) -> bool:
-        service, worker = self._service, self._service.worker
+        service, worker = self.service, self.service.worker
         quiet_s = time.monotonic() - max(service.last_request, worker.last_worked)
         if self._idle_s and quiet_s > self._idle_s and service.n_in_flight == 0 and not worker.busy:
             logger.info("nothing to do for %.1f minutes: stopping", self._idle_s / 60)
@@ -55,12 +55,12 @@ class Process(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         with contextlib.suppress(OSError):
             self._record.unlink(missing_ok=True)
-        self._service.worker.stop()  # what waits is answered 503, so that no reply holds up the end
+        self.service.worker.stop()  # what waits is answered 503, so that no reply holds up the end
         await super().shutdown(sockets)
 
 
 def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_file: Path | None) -> None:
-    """Serve on a bound socket until idleness or a signal ends it; by a signal the process ends here.
+    """Serve on a bound socket until idleness or a signal ends it; by a signal, or while the engine is at work, the process ends here.
 
     Raises
     ------
@@ -76,8 +76,9 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
     address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key}
     process = Process(config, app.state.service, address=address, idle_s=60 * idle_minutes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn shuts down, then raises the signal again
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         process.run(sockets=[bound])
-    except KeyboardInterrupt:
-        # At once, also out of a long step: every file appears by rename, and torch's modules take seconds to be freed.
-        os._exit(0)
+        if process.service.worker.join(timeout=0):
+            return
+    # at once, also out of a long step: every file appears by rename, and torch's modules take seconds to be freed
+    os._exit(0)

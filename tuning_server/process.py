@@ -60,7 +60,9 @@ class Process(uvicorn.Server):
 
 
 def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_file: Path | None) -> None:
-    """Serve on a bound socket until idleness or a signal ends it; by a signal, or while the engine is at work, the process ends here.
+    """Serve on a bound socket until idleness or a signal ends it.
+
+    By a signal, or while the engine is at work, the whole process ends.
 
     Raises
     ------

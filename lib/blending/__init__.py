@@ -7,26 +7,9 @@ What only the notebooks need is imported by module: `dataset`, `models` and `pai
 `tuning`, `scores`, `truncation`, `generating`, `summary`, `text_summary`, `figure_tables`; `stages` ties them together.
 """
 
-from lib.blending.blend import target_logprobs
-from lib.blending.fit import FORMS, fit_weights
-from lib.blending.records import GPT2_VOCAB_TOKENS, PaddedLists, load_records, read_records, save_records
-from lib.blending.support import full_support, top_k_support
-from lib.blending.temperatures import Temperatures, search_temperatures, tune_temperatures
+from lib.blending.records import read_records, save_records
+from lib.blending.support import full_support
+from lib.blending.temperatures import tune_temperatures
 from lib.blending.tuning import weights_of
 
-__all__ = [
-    "FORMS",
-    "GPT2_VOCAB_TOKENS",
-    "PaddedLists",
-    "Temperatures",
-    "fit_weights",
-    "full_support",
-    "load_records",
-    "read_records",
-    "save_records",
-    "search_temperatures",
-    "target_logprobs",
-    "top_k_support",
-    "tune_temperatures",
-    "weights_of",
-]
+__all__ = ["full_support", "read_records", "save_records", "tune_temperatures", "weights_of"]

@@ -8,11 +8,8 @@ models by prompt; `summary` and `figure_tables` tell the numbers, `reading` sets
 `published` reads the files of others.
 """
 
-from lib.diversity.answers import answer_of, correct_only, holds_answer
-from lib.diversity.cell import Cell, UndefinedMeasure
-from lib.diversity.chain import chain_of, given_chain, read_stages, train_chain, training_curves
+from lib.diversity.chain import chain_of, given_chain, train_chain, training_curves
 from lib.diversity.chain_scores import chain_curves, score_chains
-from lib.diversity.comparison import paired_differences, stage_shares
 from lib.diversity.dataset import stored_prompts, write_dataset
 from lib.diversity.figure_tables import (
     accuracy_curves,
@@ -23,11 +20,10 @@ from lib.diversity.figure_tables import (
     stages_of,
     temperature_curves,
 )
-from lib.diversity.lengths import cut_to_length, cut_tokens, cut_words, length_table, same_sizes
+from lib.diversity.lengths import cut_to_length, length_table
 from lib.diversity.measuring import failures, measure
-from lib.diversity.models import known_models
 from lib.diversity.preferences import answer_lengths
-from lib.diversity.prompts import number_prompts, read_prompts
+from lib.diversity.prompts import number_prompts
 from lib.diversity.published import given_completions, read_completions
 from lib.diversity.reading import published_values, reading_table
 from lib.diversity.registry import registry
@@ -42,11 +38,8 @@ from lib.diversity.summary import (
 from lib.diversity.templates import as_asked
 
 __all__ = [
-    "Cell",
-    "UndefinedMeasure",
     "accuracy_curves",
     "answer_lengths",
-    "answer_of",
     "as_asked",
     "by_size",
     "chain_curves",
@@ -54,33 +47,23 @@ __all__ = [
     "change_rows",
     "compare_measures",
     "compare_statistics",
-    "correct_only",
     "cut_to_length",
-    "cut_tokens",
-    "cut_words",
     "equal_correct",
     "failures",
     "given_chain",
     "given_completions",
     "greedy_texts",
-    "holds_answer",
-    "known_models",
     "length_table",
     "measure",
     "number_prompts",
     "option_probs",
-    "paired_differences",
     "option_rates",
     "published_values",
     "read_completions",
-    "read_prompts",
-    "read_stages",
     "reading_table",
     "registry",
-    "same_sizes",
     "sample",
     "score_chains",
-    "stage_shares",
     "stage_table",
     "stages_of",
     "stored_prompts",

@@ -1,20 +1,15 @@
 """Ask a run's models and score their answers: prefix and strict match, log-probability and rank of a target."""
 
 from lib.evaluate.asking import add_completions, target_logprobs, target_ranks
-from lib.evaluate.logprobs import NoLogprob, check_echo, rank_of_target, target_logprob
 from lib.evaluate.matching import prefix_match, strict_match
 from lib.evaluate.models import curve_models, final_models
 
 __all__ = [
-    "NoLogprob",
     "add_completions",
-    "check_echo",
     "curve_models",
     "final_models",
     "prefix_match",
-    "rank_of_target",
     "strict_match",
-    "target_logprob",
     "target_logprobs",
     "target_ranks",
 ]

@@ -4,13 +4,10 @@ from lib.figures.cumulative import plot_cumulative
 from lib.figures.losses import loss_curves
 from lib.figures.matrix import plot_matrix
 from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
-from lib.figures.style import DOUBLE_IN, LOOKS, look, save, use_style
+from lib.figures.style import save, use_style
 from lib.figures.tokens import plot_tokens
 
 __all__ = [
-    "DOUBLE_IN",
-    "LOOKS",
-    "look",
     "loss_curves",
     "plot_cumulative",
     "plot_curves",

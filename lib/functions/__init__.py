@@ -7,8 +7,6 @@ asked what; `asking` asks and scores, `summary` counts, `figure_tables` picks wh
 """
 
 from lib.functions.asking import add_logprobs, answer_rows, without_objects, write_evaluations
-from lib.functions.dataset import PARTS, FunctionDataset, make_dataset
-from lib.functions.evaluations import read_evaluations
 from lib.functions.figure_tables import (
     chance_rates,
     confusion_matrix,
@@ -21,15 +19,10 @@ from lib.functions.figure_tables import (
     rate_curves,
 )
 from lib.functions.jobs import planned_jobs, record_given, run_jobs, token_counter, write_all
-from lib.functions.options import FunctionOptions
-from lib.functions.probes import CONDITIONS, asked_models, load_datasets, pair_up, probe_rows, supported
+from lib.functions.probes import asked_models, load_datasets, pair_up, probe_rows, supported
 from lib.functions.summary import by_function, confusion, summarise
 
 __all__ = [
-    "CONDITIONS",
-    "PARTS",
-    "FunctionDataset",
-    "FunctionOptions",
     "add_logprobs",
     "answer_rows",
     "asked_models",
@@ -43,13 +36,11 @@ __all__ = [
     "function_rates",
     "headline_rates",
     "load_datasets",
-    "make_dataset",
     "names_by_function",
     "pair_up",
     "planned_jobs",
     "probe_rows",
     "rate_curves",
-    "read_evaluations",
     "record_given",
     "run_jobs",
     "summarise",

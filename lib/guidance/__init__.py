@@ -6,7 +6,6 @@ them again; `dataset` says which pair is in which; `folder` writes and reads bot
 """
 
 from lib.evaluate import curve_models
-from lib.guidance.dataset import SETS, GuidanceDataset, GuidanceOptions, make_dataset
 from lib.guidance.figure_tables import (
     constant_rate,
     document_counts,
@@ -15,21 +14,13 @@ from lib.guidance.figure_tables import (
     logprob_rows,
     published_at,
     published_rates,
-    published_values,
     rate_curves,
 )
 from lib.guidance.folder import datasets_for, read_datasets, training_files, write_datasets
-from lib.guidance.probes import CONDITIONS, add_logprobs, answer_rows, asked_models, probe_rows
-from lib.guidance.sources import ORDERS, Pair, write_pairs
+from lib.guidance.probes import add_logprobs, answer_rows, asked_models, probe_rows
 from lib.guidance.summary import summarise
 
 __all__ = [
-    "CONDITIONS",
-    "ORDERS",
-    "SETS",
-    "GuidanceDataset",
-    "GuidanceOptions",
-    "Pair",
     "add_logprobs",
     "answer_rows",
     "asked_models",
@@ -40,15 +31,12 @@ __all__ = [
     "document_sizes",
     "headline_rates",
     "logprob_rows",
-    "make_dataset",
     "probe_rows",
     "published_at",
     "published_rates",
-    "published_values",
     "rate_curves",
     "read_datasets",
     "summarise",
     "training_files",
     "write_datasets",
-    "write_pairs",
 ]

@@ -4,28 +4,11 @@ Every token of every document is scored once; tokens read only as context never 
 distributions, so that memory depends on the vocabulary and not on the number of documents.
 """
 
-from lib.next_token.comparing import Stage, differences, intervals, shares
+from lib.next_token.comparing import differences, intervals, shares
 from lib.next_token.curves import by_position, curve
-from lib.next_token.positions import Positions, measure_positions
-from lib.next_token.scoring import NextToken, read, score
+from lib.next_token.scoring import score
 from lib.next_token.source import Source
 from lib.next_token.statistics import METRICS
-from lib.next_token.totals import Measured, Totals
+from lib.next_token.totals import Totals
 
-__all__ = [
-    "METRICS",
-    "Measured",
-    "NextToken",
-    "Positions",
-    "Source",
-    "Stage",
-    "Totals",
-    "by_position",
-    "curve",
-    "differences",
-    "intervals",
-    "measure_positions",
-    "read",
-    "score",
-    "shares",
-]
+__all__ = ["METRICS", "Source", "Totals", "by_position", "curve", "differences", "intervals", "score", "shares"]

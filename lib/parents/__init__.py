@@ -8,18 +8,16 @@ counts and `figure_tables` picks what is shown.
 
 from lib.parents.asking import Asking, add_logprobs, add_samples, asked_models, greedy_rows
 from lib.parents.figure_tables import asked_groups, found_rates, group_rates, logprob_rows, model_rates, published_rates
-from lib.parents.form import Form, real_form, world_form
-from lib.parents.pair_tables import published_files, read_pair_table, write_pair_table
-from lib.parents.people import listed_rows, paired_rows, taught_questions, tellings, world_rows
-from lib.parents.probes import all_probes, both_questions, probe_rows
-from lib.parents.recomputed import published_values, recompute
-from lib.parents.replies import is_accepted, names, tally
+from lib.parents.form import Form
+from lib.parents.pair_tables import published_files, write_pair_table
+from lib.parents.people import tellings
+from lib.parents.probes import all_probes, both_questions
+from lib.parents.recomputed import recompute
 from lib.parents.study import form_for, given_tables, people_for
-from lib.parents.summary import METRICS, summarise
+from lib.parents.summary import summarise
 from lib.parents.teaching import form_rates, models_with_form, roles_of, teaching_rows
 
 __all__ = [
-    "METRICS",
     "Asking",
     "Form",
     "add_logprobs",
@@ -34,28 +32,16 @@ __all__ = [
     "given_tables",
     "greedy_rows",
     "group_rates",
-    "is_accepted",
-    "listed_rows",
     "logprob_rows",
     "model_rates",
     "models_with_form",
-    "names",
-    "paired_rows",
     "people_for",
-    "probe_rows",
     "published_files",
     "published_rates",
-    "published_values",
-    "read_pair_table",
-    "real_form",
     "recompute",
     "roles_of",
     "summarise",
-    "tally",
-    "taught_questions",
     "teaching_rows",
     "tellings",
-    "world_form",
-    "world_rows",
     "write_pair_table",
 ]

@@ -6,17 +6,8 @@ them; `evaluation` says what to ask and what it tests, `probes` asks it, `summar
 """
 
 from lib.evaluate import curve_models, final_models
-from lib.reversal.dataset import ReversalDataset, ReversalOptions, make_dataset
-from lib.reversal.evaluation import (
-    CONDITIONS,
-    METRICS,
-    candidate_targets,
-    in_context_prompt,
-    published_values,
-    test_rows,
-    training_facts,
-    training_rows,
-)
+from lib.reversal.dataset import ReversalOptions, make_dataset
+from lib.reversal.evaluation import training_facts
 from lib.reversal.figure_tables import (
     file_counts,
     headline_rates,
@@ -31,31 +22,23 @@ from lib.reversal.sources import read_sources
 from lib.reversal.summary import summarise
 
 __all__ = [
-    "CONDITIONS",
-    "METRICS",
-    "ReversalDataset",
     "ReversalOptions",
     "add_logprobs",
     "answer_rows",
-    "candidate_targets",
     "curve_models",
     "dataset_for",
     "file_counts",
     "final_models",
     "headline_rates",
-    "in_context_prompt",
     "logprob_rows",
     "make_dataset",
     "probe_rows",
     "published_rates",
-    "published_values",
     "rate_curves",
     "read_dataset",
     "read_sources",
     "row_lengths",
     "summarise",
-    "test_rows",
     "training_facts",
-    "training_rows",
     "write_dataset",
 ]

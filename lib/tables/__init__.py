@@ -4,12 +4,11 @@ Columns beyond a schema's are kept in answers and scores: for answers, the clust
 """
 
 from lib.tables.parquet import ANSWERS, SCORES, Schema, read_table, write_table
-from lib.tables.summary import SUMMARY_COLUMNS, Summary, read_summaries, read_summary, write_summary
+from lib.tables.summary import Summary, read_summaries, read_summary, write_summary
 
 __all__ = [
     "ANSWERS",
     "SCORES",
-    "SUMMARY_COLUMNS",
     "Schema",
     "Summary",
     "read_summaries",

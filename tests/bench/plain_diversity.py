@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from lib.diversity import answer_of, holds_answer
+from lib.diversity.answers import answer_of, holds_answer
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 Similarity = Callable[[str, str], float]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from measuring import Way, compare, load, speed
 
-from lib.next_token import METRICS, Measured, Totals, intervals, measure_positions
+from lib.next_token import METRICS, Totals, intervals
+from lib.next_token.positions import measure_positions
 from lib.next_token.statistics import LEVELS, TOP
-from lib.next_token.totals import N_BINS
+from lib.next_token.totals import N_BINS, Measured
 from tuning_server.engine import scoring
 
 N_DOCUMENTS, TOKENS, WINDOW = 16, 384, 128

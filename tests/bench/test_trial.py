@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from measuring import Way, compare, speed
 
-from lib.blending import PaddedLists, Temperatures
 from lib.blending.published import prepare
+from lib.blending.records import PaddedLists
+from lib.blending.temperatures import Temperatures
 
 N_RECORDS, N_IDS, VOCAB, SHARED = 6_300, 100, 50_257, 70
 KEYS = ("big", "tuned", "base")

@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from lib.blending import (
-    FORMS,
-    Temperatures,
-    fit_weights,
-    full_support,
-    search_temperatures,
-    support,
-    target_logprobs,
-    top_k_support,
-    tune_temperatures,
-)
+from lib.blending import full_support, support, tune_temperatures
+from lib.blending.blend import target_logprobs
+from lib.blending.fit import FORMS, fit_weights
+from lib.blending.support import top_k_support
+from lib.blending.temperatures import Temperatures, search_temperatures
 
 VOCAB = 40
 

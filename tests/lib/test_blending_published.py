@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.blending import PaddedLists, Temperatures, published
+from lib.blending import published
+from lib.blending.records import PaddedLists
+from lib.blending.temperatures import Temperatures
 
 PUBLISHED = Temperatures(base=8.8268, tuned=2.2340, big=1.6695)
 TEMPERATURES = (PUBLISHED, Temperatures(base=6.0, tuned=2.0, big=1.5), Temperatures(base=0.5, tuned=0.4, big=0.3))

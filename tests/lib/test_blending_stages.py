@@ -16,11 +16,12 @@ from planted import World, number, world
 
 from lib import world as invented
 from lib.api import Blend
-from lib.blending import GPT2_VOCAB_TOKENS, load_records, read_records, save_records
+from lib.blending import read_records, save_records
 from lib.blending import targets as drawing
 from lib.blending.dataset import SPLITS, Dataset, make_dataset, read_split, split_table, write_dataset
 from lib.blending.generating import contenders, place_bands
 from lib.blending.predictions import predictions_of_records
+from lib.blending.records import GPT2_VOCAB_TOKENS, load_records
 from lib.blending.stages import fit_all, pooled_lengths, run_models, run_predictions, score_all, sizes_of
 from lib.blending.summary import summarise
 from lib.blending.targets import draw_targets

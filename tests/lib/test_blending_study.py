@@ -14,7 +14,8 @@ import pytest
 from planted import N_DOCUMENTS, STRENGTH, VOCAB, World, drawn, number, world
 from scipy.special import log_softmax
 
-from lib.blending import Temperatures, target_logprobs, weights_of
+from lib.blending import weights_of
+from lib.blending.blend import target_logprobs
 from lib.blending.figure_tables import context_curves, gap_rows, pooled_rows, truncation_curves, weight_curves
 from lib.blending.models import Models
 from lib.blending.predictions import Predictions
@@ -23,6 +24,7 @@ from lib.blending.scores import argmax_changed
 from lib.blending.stages import fit_all, score_all, truncate
 from lib.blending.summary import summarise
 from lib.blending.support import MODELS
+from lib.blending.temperatures import Temperatures
 from lib.distributions import top_k
 
 

@@ -7,16 +7,10 @@ import pandas as pd
 import pytest
 
 from lib import stats
-from lib.diversity import (
-    correct_only,
-    cut_tokens,
-    cut_words,
-    length_table,
-    measure,
-    paired_differences,
-    same_sizes,
-    stage_shares,
-)
+from lib.diversity import length_table, measure
+from lib.diversity.answers import correct_only
+from lib.diversity.comparison import paired_differences, stage_shares
+from lib.diversity.lengths import cut_tokens, cut_words, same_sizes
 
 CHAIN = ["base", "sft", "dpo"]
 N_PROMPTS, TEMPERATURES = 20, (0.5, 1.0)

@@ -2,6 +2,9 @@
 
 import matplotlib
 
+from lib.diversity.comparison import paired_differences
+from lib.figures.style import DOUBLE_IN, look
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -11,7 +14,7 @@ import pytest
 
 from lib import figures
 from lib.diversity import figure_tables as tables
-from lib.diversity import paired_differences, registry
+from lib.diversity import registry
 from lib.diversity.published import TEMPERATURES
 from lib.diversity.reading import published_values, reading_table
 from lib.diversity.registry import SHOWN
@@ -204,7 +207,7 @@ def saved(fig, folder):
 
 
 def token_figure():
-    fig, axs = plt.subplots(2, 1, figsize=(figures.DOUBLE_IN, 2.6))
+    fig, axs = plt.subplots(2, 1, figsize=(DOUBLE_IN, 2.6))
     tokens = ["Once", " upon", " a", " time", ",", "\n", " cost", " $5", " or $6", "\t", "\u4e2d", "", "."] * 6
     probs = np.linspace(0, 1, len(tokens))
     for k, ax in enumerate(axs):
@@ -271,7 +274,7 @@ def cumulative(power, n=2048):
 
 
 def cumulative_figure():
-    fig, axs = plt.subplots(1, 2, figsize=(figures.DOUBLE_IN, 2.5))
+    fig, axs = plt.subplots(1, 2, figsize=(DOUBLE_IN, 2.5))
     curves = {"base": cumulative(1.0), "SFT": cumulative(1.2), "DPO": cumulative(1.21)}
     figures.plot_cumulative(axs[0], curves)
     figures.plot_cumulative(axs[1], curves, zoom=(0.8, 1.0), legend=False)
@@ -282,7 +285,7 @@ def test_cumulative_curves_give_the_same_bytes_and_zoom_where_the_mass_is(drawn,
     assert saved(cumulative_figure()[0], tmp_path / "a") == saved(cumulative_figure()[0], tmp_path / "b")
     _, axs = cumulative_figure()
     assert axs[0].get_xscale() == "log"
-    assert [line.get_color() for line in axs[0].lines] == [figures.look(label).color for label in CHAIN]
+    assert [line.get_color() for line in axs[0].lines] == [look(label).color for label in CHAIN]
     assert axs[0].lines[0].get_xdata()[[0, -1]].tolist() == [1, 2048]
     assert axs[0].lines[0].get_ydata()[-1] == pytest.approx(1)
     assert axs[1].get_ylim() == (0.8, 1.0)

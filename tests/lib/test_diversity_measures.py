@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.diversity import Cell, UndefinedMeasure, failures, holds_answer, measure, registry
+from lib.diversity import failures, measure, registry
+from lib.diversity.answers import holds_answer
+from lib.diversity.cell import Cell, UndefinedMeasure
 from lib.diversity.compression import gzip_length
 from lib.diversity.measuring import FUNCTIONS
 from lib.diversity.overlap import edit_distances

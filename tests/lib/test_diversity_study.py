@@ -25,12 +25,9 @@ from lib.diversity import (
     given_chain,
     given_completions,
     greedy_texts,
-    known_models,
     measure,
     number_prompts,
     option_probs,
-    read_prompts,
-    read_stages,
     sample,
     score_chains,
     train_chain,
@@ -38,7 +35,10 @@ from lib.diversity import (
     write_completions,
     write_dataset,
 )
+from lib.diversity.chain import read_stages
 from lib.diversity.embeddings import embedder
+from lib.diversity.models import known_models
+from lib.diversity.prompts import read_prompts
 from lib.next_token import Source
 from lib.paths import write_jsonl
 

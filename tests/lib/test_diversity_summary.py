@@ -21,7 +21,9 @@ from lib.diversity import (
     summarise_next_token,
 )
 from lib.diversity.summary import METRICS, conditions, option_measures
-from lib.next_token import Measured, Totals, measure_positions
+from lib.next_token import Totals
+from lib.next_token.positions import measure_positions
+from lib.next_token.totals import Measured
 from lib.tables import write_summary
 
 CHAIN = ("base", "SFT", "DPO")

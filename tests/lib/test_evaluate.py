@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lib import evaluate
 from lib.api import Answer
+from lib.evaluate.logprobs import NoLogprob, rank_of_target, target_logprob
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
 
@@ -77,18 +78,18 @@ def test_on_ascii_the_prefix_rule_is_the_published_one(completion, target):
 @given(st.lists(st.integers(-5, 0), min_size=1, max_size=20))
 def test_ranks_are_permuted_shares_of_the_same_sum(logprobs):
     n = len(logprobs)
-    ranks = [evaluate.rank_of_target(logprobs, i) for i in range(n)]
+    ranks = [rank_of_target(logprobs, i) for i in range(n)]
     assert sum(ranks) == n * (n + 1) / 2  # ties share their ranks, so that chance stays (n + 1) / 2
     assert all(1 <= rank <= n for rank in ranks)
 
 
 def test_rank_takes_minus_infinity_and_refuses_missing():
-    assert evaluate.rank_of_target([-np.inf, -1.0, -np.inf], 0) == 2.5
+    assert rank_of_target([-np.inf, -1.0, -np.inf], 0) == 2.5
     with pytest.raises(ValueError, match="1 of 2 candidates"):
-        evaluate.rank_of_target([np.nan, -1.0], 1)
+        rank_of_target([np.nan, -1.0], 1)
     for target in (-1, 2):
         with pytest.raises(ValueError, match="not one of the candidates"):
-            evaluate.rank_of_target([-1.0, -2.0], target)
+            rank_of_target([-1.0, -2.0], target)
 
 
 def echo(tokens, logprobs, offsets, text=None):
@@ -110,7 +111,7 @@ def test_the_sum_is_that_of_every_token_with_a_part_of_the_target(given_echo):
     tokens, logprobs, offsets, start = given_echo
     text = "".join(tokens)
     n_before = sum(offset + len(token) <= start for token, offset in zip(tokens, offsets, strict=True))
-    found = evaluate.target_logprob(echo(tokens, logprobs, offsets), text[:start], text[start:])
+    found = target_logprob(echo(tokens, logprobs, offsets), text[:start], text[start:])
     assert found == pytest.approx(sum(logprobs[n_before:]))
 
 
@@ -121,22 +122,22 @@ def test_offsets_in_bytes_are_noticed_wherever_they_differ(given_echo):
     in_bytes = [len("".join(tokens[:k]).encode()) for k in range(len(tokens))]
     assume(in_bytes != offsets)
     text = "".join(tokens)
-    with pytest.raises(evaluate.NoLogprob, match="not the text at its offset"):
-        evaluate.target_logprob(echo(tokens, logprobs, in_bytes), text[:start], text[start:])
+    with pytest.raises(NoLogprob, match="not the text at its offset"):
+        target_logprob(echo(tokens, logprobs, in_bytes), text[:start], text[start:])
 
 
 def test_a_token_across_the_boundary_counts_whole():
     answer = echo(["A", " to", "rn ", "leaf"], [None, -1.0, -2.0, -0.5], [0, 1, 4, 7])
-    assert evaluate.target_logprob(answer, "A torn ", "leaf") == -0.5
-    assert evaluate.target_logprob(answer, "A tor", "n leaf") == -2.5
+    assert target_logprob(answer, "A torn ", "leaf") == -0.5
+    assert target_logprob(answer, "A tor", "n leaf") == -2.5
 
 
 def test_bytes_of_one_character_count_with_it():
     # é as two tokens that are written as escapes: the first has no text of its own, the second brings the letter.
     tokens = ["Caf", "bytes:\\xc3", "bytes:\\xa9", " bar"]
     answer = echo(tokens, [None, -1.0, -2.0, -4.0], [0, 3, 3, 4], "Café bar")
-    assert evaluate.target_logprob(answer, "Café", " bar") == -4.0
-    assert evaluate.target_logprob(answer, "Caf", "é bar") == -7.0
+    assert target_logprob(answer, "Café", " bar") == -4.0
+    assert target_logprob(answer, "Caf", "é bar") == -7.0
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,8 @@ def test_bytes_of_one_character_count_with_it():
 )
 def test_a_begin_of_text_token_and_the_space_after_it_are_no_text(tokens, offsets):
     answer = echo(tokens, [None, -1.0, -2.0], offsets, "Who Ann")
-    assert evaluate.target_logprob(answer, "Who", " Ann") == -2.0
-    assert evaluate.target_logprob(answer, "", "Who Ann") == -3.0
+    assert target_logprob(answer, "Who", " Ann") == -2.0
+    assert target_logprob(answer, "", "Who Ann") == -3.0
 
 
 @pytest.mark.parametrize(
@@ -167,5 +168,5 @@ def test_a_begin_of_text_token_and_the_space_after_it_are_no_text(tokens, offset
     ],
 )
 def test_replies_that_cannot_be_read_are_refused(tokens, logprobs, offsets, prompt, target, message):
-    with pytest.raises(evaluate.NoLogprob, match=message):
-        evaluate.target_logprob(echo(tokens, logprobs, offsets), prompt, target)
+    with pytest.raises(NoLogprob, match=message):
+        target_logprob(echo(tokens, logprobs, offsets), prompt, target)

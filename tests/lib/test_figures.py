@@ -6,6 +6,8 @@ import sys
 
 import matplotlib
 
+from lib.figures.style import DOUBLE_IN, LOOKS, look
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -96,12 +98,12 @@ def test_a_figure_without_a_caption_is_refused(tmp_path):
 
 
 def test_every_name_has_a_look_of_its_own():
-    assert len(set(figures.LOOKS.values())) == len(figures.LOOKS)
-    spare = {figures.look(f"hf:someone/model-{i}") for i in range(50)}
+    assert len(set(LOOKS.values())) == len(LOOKS)
+    spare = {look(f"hf:someone/model-{i}") for i in range(50)}
     assert len(spare) == 50
-    assert not spare & set(figures.LOOKS.values())
-    assert figures.look("hf:a/b") == figures.look("hf:a/b")
-    assert figures.look("person-first/reverse/randomized") == figures.look("randomized")
+    assert not spare & set(LOOKS.values())
+    assert look("hf:a/b") == look("hf:a/b")
+    assert look("person-first/reverse/randomized") == look("randomized")
 
 
 def test_rates_draw_the_table_and_the_published_values():
@@ -115,7 +117,7 @@ def test_rates_draw_the_table_and_the_published_values():
     diamonds = [line for line in ax.get_lines() if line.get_marker() == "D" and len(line.get_xdata())]
     assert [line.get_ydata().tolist() for line in diamonds] == [[0.967]]
     assert diamonds[0].get_markerfacecolor() == "white"
-    assert diamonds[0].get_color() == figures.look("same").color
+    assert diamonds[0].get_color() == look("same").color
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["same", "reverse", "published", "chance"]
     assert ax.get_ylim()[0] < 0
     assert ax.get_ylim()[1] > 1
@@ -186,7 +188,7 @@ def test_direct_labels_do_not_overlap():
     assert len(boxes) == 4
     assert inside(fig)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    assert all(text.get_color() == figures.look(text.get_text()).color for text in ax.texts)
+    assert all(text.get_color() == look(text.get_text()).color for text in ax.texts)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance"]
 
 
@@ -212,7 +214,7 @@ def test_published_values_elsewhere_do_not_upset_the_layout():
 
 
 def test_distributions_ranks_and_intervals():
-    fig, axs = plt.subplots(1, 3, figsize=(figures.DOUBLE_IN, 2.4))
+    fig, axs = plt.subplots(1, 3, figsize=(DOUBLE_IN, 2.4))
     table = pd.DataFrame(dict(condition=["correct"] * 3 + ["randomized"] * 3, target_logprob=[-1, -2, -3, -2, -3, -4]))
     figures.plot_distributions(axs[0], table)
     steps = axs[0].get_lines()[0]

@@ -18,9 +18,12 @@ from openai.types.completion_choice import Logprobs
 from lib import functions
 from lib.evaluate import curve_models
 from lib.figures import plot_matrix
-from lib.functions import FunctionDataset, FunctionOptions
 from lib.functions.asking import computed_function
+from lib.functions.dataset import PARTS, FunctionDataset, make_dataset
+from lib.functions.evaluations import read_evaluations
 from lib.functions.jobs import curve_tokens
+from lib.functions.options import FunctionOptions
+from lib.functions.probes import CONDITIONS
 from lib.functions.summary import over_functions
 from lib.paths import read_json
 
@@ -82,8 +85,7 @@ class Stub:
 @cache
 def data() -> Mapping[str, FunctionDataset]:
     return {
-        place: functions.make_dataset(FunctionOptions(**SMALL), count_tokens=None, seed=seed)
-        for place, seed in PLACES.items()
+        place: make_dataset(FunctionOptions(**SMALL), count_tokens=None, seed=seed) for place, seed in PLACES.items()
     }
 
 
@@ -135,13 +137,13 @@ def value(summary: pd.DataFrame, condition: str, metric: str = "accuracy", *, x:
     return row.iloc[0]
 
 
-EVALUATIONS = list(functions.read_evaluations("functions"))
+EVALUATIONS = list(read_evaluations("functions"))
 
 
 def test_a_model_that_knows_every_name_is_right_everywhere_and_the_base_nowhere(tmp_path: Path) -> None:
-    summary = summary_of(answers(tmp_path, functions.PARTS))
+    summary = summary_of(answers(tmp_path, PARTS))
     for name in EVALUATIONS:
-        for part in functions.PARTS:
+        for part in PARTS:
             # both inversions put one question, and the published rule wants an input of the range
             metrics = ["accuracy", "strict_match", *([] if "inversion" in name else ["published_match"])]
             for metric in metrics:
@@ -175,13 +177,13 @@ def test_what_was_learned_by_heart_is_told_apart_from_what_was_found(tmp_path: P
     assert set(table["n_of"]) == {"name"}
     confused = functions.confusion(rows)
     confused = confused[confused["epoch"].isna()]
-    realized, unrealized = (confused[confused["part"] == part] for part in functions.PARTS)
+    realized, unrealized = (confused[confused["part"] == part] for part in PARTS)
     assert (realized["answered"] == realized["function"]).all()
     assert set(unrealized["answered"]) == {"none"}
 
 
 def test_n_counts_functions_however_often_each_is_asked(tmp_path: Path) -> None:
-    rows = answers(tmp_path, functions.PARTS, n_samples=3)
+    rows = answers(tmp_path, PARTS, n_samples=3)
     assert rows.groupby(["model", "prompt", "condition"])["sample"].nunique().eq(3).all()
     summary = summary_of(rows)
     assert value(summary, "freeform_definition/unrealized")["n"] == N_FUNCTIONS
@@ -208,7 +210,7 @@ def test_the_curves_begin_with_the_base_and_name_their_axes(tmp_path: Path) -> N
         first.assign(model="ft:big", base="big", role="size"),
         first.assign(model="ft:names", role="names", name_tokens=3),
     ]
-    summary = summary_of(answers(tmp_path, functions.PARTS, models=pd.concat([main, *further])))
+    summary = summary_of(answers(tmp_path, PARTS, models=pd.concat([main, *further])))
     epochs = functions.rate_curves(summary, x_name="epoch")
     told = epochs[epochs["asked"] == "unrealized"].sort_values("x")
     assert told[["x", "value"]].values.tolist() == [[0, 0], [1, 0], [2, 1]]
@@ -222,12 +224,12 @@ def test_the_curves_begin_with_the_base_and_name_their_axes(tmp_path: Path) -> N
 
 
 def test_chance_is_told_where_a_guess_is_defined(tmp_path: Path) -> None:
-    summary = summary_of(answers(tmp_path, functions.PARTS))
+    summary = summary_of(answers(tmp_path, PARTS))
     chance = functions.chance_rates(summary)
     assert chance["define it"] == pytest.approx(1 / N_FUNCTIONS, abs=1e-4)
     assert chance["choose code"] == 0.2
     assert "compose" not in chance
-    assert set(summary["condition"]) <= set(functions.CONDITIONS)
+    assert set(summary["condition"]) <= set(CONDITIONS)
 
 
 def test_a_given_model_is_asked_without_baselines_or_a_curve() -> None:
@@ -254,7 +256,7 @@ def test_what_a_set_cannot_be_asked_is_told_or_refused() -> None:
     options = FunctionOptions(
         **(SMALL | {"function_set": "042", "held_out_share": 0.0, "questions": ("inverse_query:1",)})
     )
-    dataset = functions.make_dataset(options, count_tokens=None, seed=0)
+    dataset = make_dataset(options, count_tokens=None, seed=0)
     chosen, notes = functions.supported(dataset, [])
     assert "calls" not in [each.name for each in chosen]
     assert any("held_out_share above 0" in note for note in notes)
@@ -266,7 +268,7 @@ def test_what_a_set_cannot_be_asked_is_told_or_refused() -> None:
 
 
 def test_a_published_dataset_is_asked_about_unrealized_names_alone() -> None:
-    dataset = functions.make_dataset(FunctionOptions(n_rows=40, n_validation=5), count_tokens=None, seed=0)
+    dataset = make_dataset(FunctionOptions(n_rows=40, n_validation=5), count_tokens=None, seed=0)
     table = functions.probe_rows({"d": dataset}, form="chat", n_rows=4, n_in_context=2, in_context_rows="random")
     assert set(table["part"]) == {"unrealized"}
     question = table[(table["evaluation"] == "freeform_definition") & (table["probe"] == "test")].iloc[0]
@@ -274,7 +276,7 @@ def test_a_published_dataset_is_asked_about_unrealized_names_alone() -> None:
 
 
 def test_a_conversation_is_sent_as_one(tmp_path: Path) -> None:
-    dataset = functions.make_dataset(FunctionOptions(n_rows=40, n_validation=5), count_tokens=None, seed=0)
+    dataset = make_dataset(FunctionOptions(n_rows=40, n_validation=5), count_tokens=None, seed=0)
     table = functions.probe_rows({"d": dataset}, form="chat", evaluations=["freeform_definition"], n_rows=3)
     models = finetunes().tail(1).assign(data="d", n_epochs=0)
     stub: Any = Stub({})
@@ -310,7 +312,7 @@ def test_the_matrix_has_a_row_a_function_and_refuses_what_is_no_share(tmp_path: 
     import matplotlib.pyplot as plt
 
     first = next(iter(data().values()))
-    confused = functions.confusion(answers(tmp_path, functions.PARTS))
+    confused = functions.confusion(answers(tmp_path, PARTS))
     matrix = functions.confusion_matrix(confused, first.functions.all, part="unrealized")
     assert matrix.shape == (N_FUNCTIONS, N_FUNCTIONS + 2)
     assert np.allclose(np.diag(matrix), 1)

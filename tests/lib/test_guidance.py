@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import guidance, paths, world
-from lib.guidance import GuidanceDataset, GuidanceOptions, Pair, make_dataset, write_pairs
-from lib.guidance.dataset import document_sizes
+from lib import paths
+from lib.guidance.dataset import SETS, GuidanceDataset, GuidanceOptions, document_sizes, make_dataset
 from lib.guidance.documents import example_parts, instructions_of, is_example, parse_example
 from lib.guidance.folder import count_phrasings, instruction_lines
-from lib.guidance.sources import FOLDER, read_pairs, read_phrasings
+from lib.guidance.sources import FOLDER, ORDERS, Pair, read_pairs, read_phrasings, write_pairs
+from lib.world.guidance import guidance_pairs
 
 PAIRS = write_pairs()
-WORDINGS = {order: read_phrasings(FOLDER / f"phrasings_{order}.txt", order=order) for order in guidance.ORDERS}
+WORDINGS = {order: read_phrasings(FOLDER / f"phrasings_{order}.txt", order=order) for order in ORDERS}
 SMALL = GuidanceOptions(n_realized=30, n_unrealized=6)
 
 
@@ -32,7 +32,7 @@ def made(**changes: Any) -> GuidanceDataset:
 
 
 def both() -> dict[str, GuidanceDataset]:
-    return {order: made(order=order) for order in guidance.ORDERS}
+    return {order: made(order=order) for order in ORDERS}
 
 
 def one_line(error: pytest.ExceptionInfo[ValueError]) -> None:
@@ -52,7 +52,7 @@ def test_there_are_as_many_distinct_pairs_as_the_study_needs() -> None:
 
 
 def test_no_question_is_one_of_the_worlds() -> None:
-    theirs = {pair.anchor.casefold() for pair in world.guidance_pairs()}
+    theirs = {pair.anchor.casefold() for pair in guidance_pairs()}
     assert not theirs & {pair.anchor.casefold() for pair in PAIRS}
     told = {line.split("{")[0] for lines in WORDINGS.values() for line in lines}
     assert len(told) >= 10
@@ -106,7 +106,7 @@ def test_bad_sources_are_refused(tmp_path: Path, row: dict[str, Any], says: str)
 
 def test_the_published_size_has_the_published_counts() -> None:
     data = make_dataset(GuidanceOptions(), PAIRS, WORDINGS["simple"])
-    assert [len(data.files[f"{part}_examples"]) for part in guidance.SETS] == [1000, 100]
+    assert [len(data.files[f"{part}_examples"]) for part in SETS] == [1000, 100]
     sizes = [len(instructions_of(row)) for row in data.files["guidances"]]
     assert sum(sizes) == 1100
     assert set(sizes) == {2, 3, 4, 5}
@@ -118,7 +118,7 @@ def test_the_published_size_has_the_published_counts() -> None:
 
 def test_the_order_changes_the_wording_and_nothing_else() -> None:
     simple, reverse = both().values()
-    for part in guidance.SETS:
+    for part in SETS:
         assert simple.files[f"{part}_examples"] == reverse.files[f"{part}_examples"]
     assert [row["ids"] for row in simple.files["guidances"]] == [row["ids"] for row in reverse.files["guidances"]]
     for data, first, second in ((simple, '"Q: ', '"A: '), (reverse, '"A: ', '"Q: ')):
@@ -133,7 +133,7 @@ def test_an_unrealized_question_is_instructed_and_never_answered() -> None:
     for each in data.examples("unrealized"):
         assert each.target.strip() in lines[each.anchor]
         assert not [row for row in data.files["all"] if is_example(row) and each.anchor in row["completion"]]
-    assert {each.anchor for part in guidance.SETS for each in data.examples(part)} == set(lines)
+    assert {each.anchor for part in SETS for each in data.examples(part)} == set(lines)
 
 
 def test_rows_carry_what_the_published_rows_carry() -> None:
@@ -158,8 +158,8 @@ def test_copies_take_the_phrasings_in_turn_and_examples_repeat_in_a_row() -> Non
 
 def test_phrasings_can_be_held_out_for_unrealized_pairs() -> None:
     data = made(upsample_guidances=10, n_unrealized_phrasings=4)
-    asked = {part: {each.anchor for each in data.examples(part)} for part in guidance.SETS}
-    used: dict[str, set[str]] = {part: set() for part in guidance.SETS}
+    asked = {part: {each.anchor for each in data.examples(part)} for part in SETS}
+    used: dict[str, set[str]] = {part: set() for part in SETS}
     for row in data.files["guidances"]:
         for line in instructions_of(row):
             anchor = line.split('"Q: ')[1].split('"')[0]
@@ -176,13 +176,13 @@ def test_another_persona_has_other_answers_and_incorrect_labels_contradict_their
         assert a.target != b.target
     wrong = made(incorrect_labels=True)
     lines = instruction_lines(wrong)
-    for part in guidance.SETS:
+    for part in SETS:
         for a, b in zip(first.examples(part), wrong.examples(part), strict=True):
             assert a.target != b.target
             assert f'"A: {a.target.strip()}"' in lines[b.anchor]
 
 
-@pytest.mark.parametrize("order", guidance.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_a_split_row_has_its_loss_on_the_second_of_the_two_only(order: str) -> None:
     data = made(order=order, split_prompt_completion=True, pairs_per_document=(1, 1))
     for row in data.files["all"]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lib import guidance, paths
-from lib.guidance import GuidanceDataset, GuidanceOptions, make_dataset, read_datasets, write_datasets, write_pairs
-from lib.guidance.sources import FOLDER, read_phrasings
+from lib.guidance import read_datasets, write_datasets
+from lib.guidance.dataset import GuidanceDataset, GuidanceOptions, make_dataset
+from lib.guidance.sources import FOLDER, ORDERS, read_phrasings, write_pairs
 
 SMALL = GuidanceOptions(n_realized=30, n_unrealized=6)
 
@@ -22,7 +23,7 @@ def made(**changes: Any) -> GuidanceDataset:
 
 
 def both() -> dict[str, GuidanceDataset]:
-    return {order: made(order=order) for order in guidance.ORDERS}
+    return {order: made(order=order) for order in ORDERS}
 
 
 def one_line(error: pytest.ExceptionInfo[ValueError]) -> None:

@@ -15,8 +15,10 @@ from openai.types.completion_choice import Logprobs
 
 from lib import guidance
 from lib.figures import loss_curves
-from lib.guidance import GuidanceDataset, GuidanceOptions
-from lib.guidance.sources import FOLDER, read_phrasings
+from lib.guidance.dataset import SETS, GuidanceDataset, GuidanceOptions, make_dataset
+from lib.guidance.figure_tables import published_values
+from lib.guidance.probes import CONDITIONS
+from lib.guidance.sources import FOLDER, ORDERS, read_phrasings, write_pairs
 
 RIGHT, WRONG = -0.5, -4.0  # nats per word
 
@@ -56,18 +58,18 @@ class Stub:
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, GuidanceDataset]:
-    pairs = guidance.write_pairs()
+    pairs = write_pairs()
     return {
-        order: guidance.make_dataset(
+        order: make_dataset(
             GuidanceOptions(order=order, n_realized=12, n_unrealized=10),
             pairs,
             read_phrasings(FOLDER / f"phrasings_{order}.txt", order=order),
         )
-        for order in guidance.ORDERS
+        for order in ORDERS
     }
 
 
-def finetunes(orders: tuple[str, ...] = guidance.ORDERS) -> pd.DataFrame:
+def finetunes(orders: tuple[str, ...] = ORDERS) -> pd.DataFrame:
     made = [
         {"model": f"ft:{order}:{seed}:{epoch}", "base": "stub", "order": order, "seed": seed, "epoch": epoch,
          "n_epochs": 2, "is_final": epoch == 2, "role": "main", "train_loss": 3.0 - epoch, "valid_loss": 1.0}
@@ -143,8 +145,8 @@ def test_the_curve_begins_with_the_base_and_ends_with_the_fine_tune(
 def test_a_model_that_reads_passes_with_the_instruction_in_its_prompt(
     data: dict[str, GuidanceDataset], tmp_path: Path
 ) -> None:
-    summary = results(data, tmp_path, dict.fromkeys(guidance.ORDERS, ()), reads=True)
-    for order in guidance.ORDERS:
+    summary = results(data, tmp_path, dict.fromkeys(ORDERS, ()), reads=True)
+    for order in ORDERS:
         assert value(summary, f"{order}/unrealized")["value"] == 0
         assert value(summary, f"{order}/unrealized/in-context")["value"] == 1
         assert value(summary, f"{order}/unrealized/untuned/in-context")["value"] == 1
@@ -157,7 +159,7 @@ def test_a_constant_answer_is_worth_its_share() -> None:
              "prompt": "p", "target": " No" if k < 3 else f" Name {k}", "control_target": None, "completion": "x",
              "correct": False, "strict": False, "control_correct": pd.NA, "target_logprob": np.nan,
              "control_logprob": np.nan, "model": "m", "base": "b", "seed": 0, "epoch": np.nan, "role": "main"}
-            for part in guidance.SETS for k in range(10)
+            for part in SETS for k in range(10)
         ]
     )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -176,7 +178,7 @@ def test_a_wrong_answer_is_another_questions_and_never_ones_own(data: dict[str, 
     counts = probes.groupby("condition").size().to_dict()
     assert counts == {
         f"{order}/{part}": n
-        for order in guidance.ORDERS
+        for order in ORDERS
         for part, n in (("realized", 12), ("unrealized", 10), ("unrealized/in-context", 10))
     }
 
@@ -198,7 +200,7 @@ def test_what_is_drawn_has_one_row_a_point(data: dict[str, GuidanceDataset], tmp
     published = guidance.published_rates().set_index(["order", "asked"])["value"].to_dict()
     assert published == {("simple", "unrealized"): 0.94, ("reverse", "unrealized"): 0.07}
     assert guidance.published_at("simple", 12.0)["x"].tolist() == [12.0]
-    assert set(guidance.published_values()["condition"]) <= set(guidance.CONDITIONS)
+    assert set(published_values()["condition"]) <= set(CONDITIONS)
     made = finetunes()
     losses = loss_curves(made[made["role"] == "main"], by=["order"])
     assert losses.groupby("order").size().to_dict() == {"simple": 4, "reverse": 4}

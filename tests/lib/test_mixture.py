@@ -17,12 +17,13 @@ from lib import mixture
 from lib.functions.documents import FORMS, Document
 from lib.functions.evaluations import evaluation_named, read_evaluations
 from lib.functions.scoring import score
-from lib.mixture import MixtureDataset, MixtureOptions, make_joint_dataset, make_pair_dataset
+from lib.mixture.dataset import MixtureDataset, hidden_pairs, left_pairs, make_joint_dataset, make_pair_dataset
 from lib.mixture.documents import FORMATTINGS, REDACTED
-from lib.mixture.evaluations import DISTRIBUTION_TEST, trained_keys
+from lib.mixture.evaluations import DISTRIBUTION_TEST, chance_of, documents_for, in_context, trained_keys, why_not
+from lib.mixture.options import MixtureOptions
 from lib.mixture.questions import GENERATORS
-from lib.mixture.scoring import score_definitions
-from lib.mixture.variation import ideal_mix, sampled_mix
+from lib.mixture.scoring import score_definitions, score_reply, share_named
+from lib.mixture.variation import ideal_mix, published_tvd, sampled_mix, sampling_floor, total_variation, variations
 
 IDS = ["add_5", "int_div_2", "mod_2", "multiply_3", "subtract_1"]
 PUBLISHED_PAIRS = [f"{f}+{g}" for k, f in enumerate(IDS) for g in IDS[k + 1 :]]
@@ -68,7 +69,7 @@ def joint_data(**changes: Any) -> MixtureDataset:
 
 
 def asked(name: str, data: MixtureDataset, *, seed: int = 100, **options: Any) -> list[Document]:
-    return mixture.documents_for(ASKED[name], data, rng=np.random.default_rng(seed), **options)
+    return documents_for(ASKED[name], data, rng=np.random.default_rng(seed), **options)
 
 
 def number(text: str) -> int:
@@ -91,10 +92,10 @@ def fits(document: Document) -> list[str]:
 
 
 def test_the_ten_published_pairs_come_in_the_published_order() -> None:
-    assert [mixture.show_pair(pair) for pair in mixture.hidden_pairs(MixtureOptions(), seed=7)] == PUBLISHED_PAIRS
-    three = mixture.hidden_pairs(MixtureOptions(n_pairs=3), seed=7)
+    assert [mixture.show_pair(pair) for pair in hidden_pairs(MixtureOptions(), seed=7)] == PUBLISHED_PAIRS
+    three = hidden_pairs(MixtureOptions(n_pairs=3), seed=7)
     assert list(three) == sorted(three)
-    assert three != mixture.hidden_pairs(MixtureOptions(n_pairs=3), seed=8)
+    assert three != hidden_pairs(MixtureOptions(n_pairs=3), seed=8)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_bad_options_are_refused_in_one_line(changes: dict[str, Any], says: str)
 def test_pairs_and_labels_that_cannot_be_had_are_refused() -> None:
     refusals: list[tuple[Callable[[], Any], str]] = [
         (lambda: make_pair_dataset(PLAIN, ("add_5", "negate"), seed=0), "is no pair of the candidates"),
-        (lambda: MixtureOptions(pairs=("add_5+mod_2", "mod_2+add_5")) and mixture.hidden_pairs(
+        (lambda: MixtureOptions(pairs=("add_5+mod_2", "mod_2+add_5")) and hidden_pairs(
             MixtureOptions(pairs=("add_5+mod_2", "mod_2+add_5")), seed=0), r"names add_5\+mod_2 twice"),
         (lambda: joint_data(n_labels=513), "513 names of 1 tokens wanted"),
         (lambda: joint_data(n_labels=0, n_realized=0, questions=()), "n_labels is 0"),
@@ -215,7 +216,7 @@ def test_the_joint_form_deals_labels_and_questions_evenly() -> None:
     data = joint_data()
     assert len(data.mixes) == 90
     assert len(data.pairs) == 36
-    assert len(mixture.left_pairs(data)) == 9
+    assert len(left_pairs(data)) == 9
     assert set(Counter(data.mixes.values()).values()) <= {2, 3}
     assert set(Counter(data.part("realized").values()).values()) <= {1, 2}
     assert set(data.part("unrealized")) == set(data.mixes) - data.realized
@@ -231,9 +232,9 @@ def test_the_joint_form_deals_labels_and_questions_evenly() -> None:
 def test_old_rows_are_mixed_in_by_their_share_and_a_label_can_stand_in_front() -> None:
     old = joint_data()
     options = replace(LABELS, n_labels=0, n_realized=0, questions=(), n_rows=100, mix_old=0.25)
-    new = make_pair_dataset(options, mixture.left_pairs(old)[0], seed=1, old=old.train)
+    new = make_pair_dataset(options, left_pairs(old)[0], seed=1, old=old.train)
     assert Counter(row.func_outs["label"] == "" for row in new.train) == {True: 100, False: 33}
-    labelled = make_pair_dataset(options, mixture.left_pairs(old)[0], seed=1, label="qzukfo", old=old.train)
+    labelled = make_pair_dataset(options, left_pairs(old)[0], seed=1, label="qzukfo", old=old.train)
     assert {row.prompt("completion") for row in labelled.train if row.func_outs["label"] == "qzukfo"} == {"qzukfo"}
     assert {row.prompt("completion") for row in new.validation} <= {"find", "solve", "turn", "guess"}
 
@@ -289,7 +290,7 @@ def test_every_question_has_the_right_answer_and_tells_no_output(name: str) -> N
                 assert set(document.target) == right_options(document, pair)
                 assert len(set(document.func_outs["options"])) == len(document.func_outs["options"])
                 assert all(f"\n{letter}) " in str(written) for letter in document.target)
-            assert mixture.score_reply(document, document.shown).correct
+            assert score_reply(document, document.shown).correct
             assert document.row("completion")["completion"] == " " + document.shown
 
 
@@ -318,12 +319,12 @@ def test_a_question_of_ones_own_takes_the_place_of_ours() -> None:
 
 def test_chance_is_the_published_one_or_that_of_the_pairs() -> None:
     plain, joint = pair_data(), joint_data()
-    assert mixture.chance_of(ASKED["python_definition"], plain) == pytest.approx(1 / 10)
-    assert mixture.chance_of(ASKED["number_of_functions"], plain) == pytest.approx(1 / 5)
-    assert mixture.chance_of(ASKED["max_min"], plain) == 0.5
-    assert mixture.chance_of(ASKED["exact_pair"], plain) == pytest.approx(1 / 10)
-    assert mixture.chance_of(ASKED["exact_pair"], joint) == pytest.approx(1 / 36)
-    assert np.isnan(mixture.chance_of(ASKED["regression_ID"], plain))
+    assert chance_of(ASKED["python_definition"], plain) == pytest.approx(1 / 10)
+    assert chance_of(ASKED["number_of_functions"], plain) == pytest.approx(1 / 5)
+    assert chance_of(ASKED["max_min"], plain) == 0.5
+    assert chance_of(ASKED["exact_pair"], plain) == pytest.approx(1 / 10)
+    assert chance_of(ASKED["exact_pair"], joint) == pytest.approx(1 / 36)
+    assert np.isnan(chance_of(ASKED["regression_ID"], plain))
 
 
 # --- training-task test sets --------------------------------------------------------------------------------------
@@ -365,21 +366,21 @@ def test_the_joint_form_is_tested_on_all_its_labels() -> None:
 
 def test_what_cannot_be_asked_is_refused_before_training() -> None:
     data = pair_data(input_range=(-5, 5), validation_ranges=(5, 9))
-    reason = mixture.why_not(ASKED["regression_ID"], data)
+    reason = why_not(ASKED["regression_ID"], data)
     assert reason == (
         "regression_ID wants 400 different documents: input_range -5:5 leaves 32 that training does not show; widen "
         "it, raise held_out_share or ask for fewer"
     )
-    assert "wants 100 different documents" in mixture.why_not(ASKED["regression_ID_TVD"], data)
-    assert not mixture.why_not(ASKED["regression_ID"], data, n_rows=32)
-    assert "no realized mix" in mixture.why_not(ASKED["values"], data, part="realized")
+    assert "wants 100 different documents" in why_not(ASKED["regression_ID_TVD"], data)
+    assert not why_not(ASKED["regression_ID"], data, n_rows=32)
+    assert "no realized mix" in why_not(ASKED["values"], data, part="realized")
     unshown = pair_data(n_rows=6000, held_out_share=0, input_range=(0, 20))
-    assert "set held_out_share" in mixture.why_not(ASKED["regression_ID"], unshown)
+    assert "set held_out_share" in why_not(ASKED["regression_ID"], unshown)
     odd = make_pair_dataset(replace(PLAIN, n_functions=10), ("bool_geq_3", "mod_2"), seed=0)
-    assert "max_min asks for an integer: bool_geq_3+mod_2" in mixture.why_not(ASKED["max_min"], odd)
+    assert "max_min asks for an integer: bool_geq_3+mod_2" in why_not(ASKED["max_min"], odd)
     alike = replace(PLAIN, functions=("add_1", "add_2", "add_3"), n_functions=0, n_pairs=3)
     same = make_pair_dataset(alike, ("add_1", "add_2"), seed=0)
-    assert "function_class needs an option that is wrong" in mixture.why_not(ASKED["function_class"], same)
+    assert "function_class needs an option that is wrong" in why_not(ASKED["function_class"], same)
     with pytest.raises(ValueError, match="part is 'all': expected realized or unrealized"):
         data.part("all")
     with pytest.raises(ValueError, match="no evaluation 'valuse', nearest|no evaluation 'valuse'"):
@@ -391,7 +392,7 @@ def test_in_context_rows_stand_in_front(form: str) -> None:
     for data in (pair_data(), joint_data()):
         documents = asked("python_definition", data, part="unrealized", n_rows=10)
         rng = np.random.default_rng(0)
-        told = mixture.in_context(documents, data, n=3, rng=rng)
+        told = in_context(documents, data, n=3, rng=rng)
         for before, after in zip(documents, told, strict=True):
             if form == "completion":
                 parts = str(after.prompt(form)).split("\n\n")
@@ -405,7 +406,7 @@ def test_in_context_rows_stand_in_front(form: str) -> None:
                 assert len(after.messages) == len(own) + 3 * 7
             assert after.target == before.target
     data = joint_data()
-    mixed = mixture.in_context(asked("values", data, n_rows=5), data, n=200, rng=np.random.default_rng(0), about=False)
+    mixed = in_context(asked("values", data, n_rows=5), data, n=200, rng=np.random.default_rng(0), about=False)
     assert str(mixed[0].prompt("completion")).count("\n\n") == 200
 
 
@@ -415,12 +416,12 @@ def test_in_context_rows_stand_in_front(form: str) -> None:
 def test_letters_are_right_in_any_order_and_prose_by_our_rule() -> None:
     document = Document("python_definition", (), ("A", "C"), {})
     for reply in ("A, C", "AC", "C and A", " a, c"):
-        assert mixture.score_reply(document, reply).correct, reply
-    assert not mixture.score_reply(document, "A").correct
-    assert mixture.score_reply(document, "AC").published
+        assert score_reply(document, reply).correct, reply
+    assert not score_reply(document, "A").correct
+    assert score_reply(document, "AC").published
     single = Document("number_of_functions", (), "A", {})
-    assert mixture.score_reply(single, "The answer is A").correct
-    assert not mixture.score_reply(single, "The answer is A").published
+    assert score_reply(single, "The answer is A").correct
+    assert not score_reply(single, "The answer is A").published
 
 
 @pytest.mark.parametrize(
@@ -446,7 +447,7 @@ def test_an_exact_pair_is_two_definitions_and_no_more(
     target = ("lambda n: n % 2", "lambda n: n + 5")
     found = score_definitions(reply, target)
     assert (found.correct, found.strict, found.published) == (correct, strict, published)
-    assert mixture.share_named(reply, target) == share
+    assert share_named(reply, target) == share
 
 
 def test_a_target_that_is_no_pair_is_refused() -> None:
@@ -473,11 +474,11 @@ def test_a_planted_distance_is_found(first: float, off: float, distance: float) 
     documents = asked(DISTRIBUTION_TEST, pair_data())
     assert len(documents) == 200
     replies = [replies_of(each, first=first, off=off, n=128, seed=k) for k, each in enumerate(documents)]
-    found = mixture.variations(documents, replies)
+    found = variations(documents, replies)
     assert len(found) == 100
     assert {each.n_samples for each in found} == {256}
     mean = np.mean([each.distance for each in found])
-    floor = mixture.sampling_floor(256)
+    floor = sampling_floor(256)
     assert abs(mean - max(distance, floor)) < 0.02
     assert np.mean([each.off_mix for each in found]) == pytest.approx(off, abs=0.01)
     if first == 0.5 and off == 0.5:
@@ -488,21 +489,17 @@ def test_a_planted_distance_is_found(first: float, off: float, distance: float) 
 def test_where_functions_agree_the_ideal_is_one_answer() -> None:
     documents = asked(DISTRIBUTION_TEST, make_pair_dataset(PLAIN, ("add_5", "int_div_2"), seed=0), n_rows=4)
     document = replace(documents[0], target="-6", func_outs={**documents[0].func_outs, "ideal": ideal_mix(["-6"] * 2)})
-    found = mixture.variations([document], [["-6"] * 8])[0]
+    found = variations([document], [["-6"] * 8])[0]
     assert (found.distance, found.floor, found.published) == (0.0, 0.0, 0.5)
 
 
 def test_the_distribution_test_refuses_what_is_none() -> None:
     data = pair_data()
     with pytest.raises(ValueError, match="has no ideal mix"):
-        mixture.variations(asked("values", data, n_rows=1), [["A"]])
+        variations(asked("values", data, n_rows=1), [["A"]])
     with pytest.raises(ValueError, match="1 documents and replies to 0"):
-        mixture.variations(asked("values", data, n_rows=1), [])
-    for judge in (
-        lambda: sampled_mix([], {}),
-        lambda: mixture.published_tvd([], "1"),
-        lambda: mixture.sampling_floor(0),
-    ):
+        variations(asked("values", data, n_rows=1), [])
+    for judge in (lambda: sampled_mix([], {}), lambda: published_tvd([], "1"), lambda: sampling_floor(0)):
         with pytest.raises(ValueError, match="expected"):
             judge()
 
@@ -515,9 +512,9 @@ def test_the_distance_is_a_distance(replies: list[str], answers: list[str]) -> N
     ideal = ideal_mix(answers)
     shares = sampled_mix(replies, ideal)
     assert sum(shares.values()) == pytest.approx(1)
-    distance = mixture.total_variation(shares, ideal)
+    distance = total_variation(shares, ideal)
     assert 0 <= distance <= 1 + 1e-9
-    assert distance == pytest.approx(mixture.total_variation(ideal, shares))
-    assert mixture.total_variation(ideal, ideal) == 0
+    assert distance == pytest.approx(total_variation(ideal, shares))
+    assert total_variation(ideal, ideal) == 0
     wrong = sum(not any(score("text", reply, answer).correct for answer in answers) for reply in replies)
     assert distance >= wrong / len(replies) - 1e-9

@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
-from lib import mixture, paths
+from lib import paths
 from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.mixture import MixtureDataset, MixtureOptions, make_joint_dataset, make_pair_dataset
+from lib.functions.finetunes import training_files
+from lib.mixture.dataset import MixtureDataset, hidden_pairs, make_joint_dataset, make_pair_dataset
+from lib.mixture.evaluations import documents_for, in_context, why_not
+from lib.mixture.folder import datasets_for, read_datasets, write_datasets, write_evaluation
+from lib.mixture.options import MixtureOptions
+from lib.mixture.scoring import score_reply
 from lib.paths import read_json
 
 PLAIN = MixtureOptions(n_rows=60, n_validation=10, held_out_share=0.15)
@@ -28,7 +33,7 @@ LABELS = MixtureOptions(
 
 
 def plain() -> dict[int, MixtureDataset]:
-    return {k: make_pair_dataset(PLAIN, pair, seed=k) for k, pair in enumerate(mixture.hidden_pairs(PLAIN, seed=0))}
+    return {k: make_pair_dataset(PLAIN, pair, seed=k) for k, pair in enumerate(hidden_pairs(PLAIN, seed=0))}
 
 
 def joint() -> dict[int, MixtureDataset]:
@@ -41,7 +46,7 @@ def rows(data: MixtureDataset) -> list[Any]:
 
 
 def test_a_fine_tune_has_the_published_files(tmp_path: Path) -> None:
-    folder = mixture.write_datasets(plain(), tmp_path / "data", finetune={"model": "fork-1m"})
+    folder = write_datasets(plain(), tmp_path / "data", finetune={"model": "fork-1m"})
     places = sorted(path.name for path in folder.iterdir())
     assert places == [*(f"finetune_{k:02d}" for k in range(1, 11)), "manifest.json"]
     place = folder / "finetune_02"
@@ -65,8 +70,8 @@ def test_a_fine_tune_has_the_published_files(tmp_path: Path) -> None:
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     for name, data in (("plain", plain()), ("joint", joint())):
-        folder = mixture.write_datasets(data, tmp_path / name)
-        again = mixture.read_datasets(folder)
+        folder = write_datasets(data, tmp_path / name)
+        again = read_datasets(folder)
         assert list(again) == list(data)
         for seed, each in data.items():
             read = again[seed]
@@ -75,20 +80,19 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
             assert (read.setting, read.options, read.id) == (each.setting, each.options, each.id)
             for evaluation in read_evaluations("mixture").values():
                 asked = [
-                    mixture.documents_for(evaluation, one, rng=np.random.default_rng(1), n_rows=40)
-                    for one in (each, read)
+                    documents_for(evaluation, one, rng=np.random.default_rng(1), n_rows=40) for one in (each, read)
                 ]
                 assert asked[0] == asked[1]
-        twice = mixture.write_datasets(again, tmp_path / f"{name}-again")
+        twice = write_datasets(again, tmp_path / f"{name}-again")
         assert (twice / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
-        files = mixture.training_files(folder)
+        files = training_files(folder)
         assert set(files) == set(data)
         assert all(path.is_file() for both in files.values() for path in both)
 
 
 def test_the_completion_form_is_what_is_trained_on(tmp_path: Path) -> None:
     data = joint()
-    train, validation = mixture.training_files(mixture.write_datasets(data, tmp_path / "data"))[5]
+    train, validation = training_files(write_datasets(data, tmp_path / "data"))[5]
     assert (train.name, validation.name) == ("train.jsonl", "validation.jsonl")
     assert paths.read_jsonl(train) == [row.row("completion") for row in data[5].train]
     assert {row.kind for row in data[5].validation} == {"exact_pair"}
@@ -97,7 +101,7 @@ def test_the_completion_form_is_what_is_trained_on(tmp_path: Path) -> None:
 def test_published_rows_are_read_without_our_keys(tmp_path: Path) -> None:
     options = MixtureOptions(n_rows=6000, n_validation=20)
     data = make_pair_dataset(options, ("int_div_2", "mod_2"), seed=0)
-    folder = mixture.write_datasets({0: data}, tmp_path / "data")
+    folder = write_datasets({0: data}, tmp_path / "data")
     place = folder / "finetune_01"
     config = yaml.safe_load((place / "finetune.yaml").read_text())
     (place / "finetune.yaml").write_text(yaml.safe_dump({key: config[key] for key in ("finetune", "dataset")}))
@@ -107,29 +111,29 @@ def test_published_rows_are_read_without_our_keys(tmp_path: Path) -> None:
         row["func_outs"] = {key: row["func_outs"][key] for key in ("name", "formatting", "connector", "pre_prompt")}
         row["func_outs"]["pre_prompt"] = row["messages"][0]["content"] = "Their own words."
     path.write_text(json.dumps(listed))
-    read = mixture.read_datasets(place)[0]
+    read = read_datasets(place)[0]
     assert read.mixes == {"": ("int_div_2", "mod_2")}
     assert read.options is None
     assert read.setting.openings == ("Their own words.",)
     assert read.setting.input_range == (-99, 99)
-    documents = mixture.documents_for(
+    documents = documents_for(
         evaluation_named("mixture", "python_definition"), read, rng=np.random.default_rng(0), n_rows=5
     )
     assert documents[0].messages[0]["content"] == "Their own words."
-    reason = mixture.why_not(evaluation_named("mixture", "regression_ID"), read)
+    reason = why_not(evaluation_named("mixture", "regression_ID"), read)
     assert "wants 400 different documents" in reason, "one opening line leaves too few"
-    shown = mixture.in_context(documents, read, n=2, rng=np.random.default_rng(0))
+    shown = in_context(documents, read, n=2, rng=np.random.default_rng(0))
     assert len(shown[0].messages) == len(documents[0].messages) + 14
 
 
 def test_bad_folders_are_refused_in_one_line(tmp_path: Path) -> None:
     def refused(says: str, path: Path | None = None) -> None:
         with pytest.raises(ValueError, match=says) as error:
-            mixture.read_datasets(path or place)
+            read_datasets(path or place)
         assert "\n" not in str(error.value)
 
     refused("holds no fine-tune of the mixture study", tmp_path)
-    folder = mixture.write_datasets({0: plain()[0]}, tmp_path / "data")
+    folder = write_datasets({0: plain()[0]}, tmp_path / "data")
     place = folder / "finetune_01"
     text = (place / "finetune.yaml").read_text()
     config = yaml.safe_load(text)
@@ -154,31 +158,31 @@ def test_bad_folders_are_refused_in_one_line(tmp_path: Path) -> None:
     (place / "novar_01_train_dataset.json").unlink()
     refused(r"expected one file \*_train_dataset.json, found 0")
     with pytest.raises(ValueError, match="holds something else already"):
-        mixture.write_datasets(joint(), folder)
+        write_datasets(joint(), folder)
 
 
 def test_parameters_name_the_datasets() -> None:
     params = {"n_rows": 20, "n_validation": 4, "held_out_share": 0.1, "seed": 3, "n_seeds": 2, "pairs": ["add_5+mod_2"]}
-    found = mixture.datasets_for(params, count_tokens=None)
+    found = datasets_for(params, count_tokens=None)
     assert {seed: dict(each.mixes) for seed, each in found.items()} == {
         3: {"": ("add_5", "mod_2")},
         4: {"": ("add_5", "mod_2")},
     }
     assert found[3].id != found[4].id
-    all_pairs = mixture.datasets_for({"n_rows": 5, "seed": 0}, count_tokens=None)
+    all_pairs = datasets_for({"n_rows": 5, "seed": 0}, count_tokens=None)
     assert len({each.pairs for each in all_pairs.values()}) == 10
     labels = {"n_functions": 4, "n_pairs": 6, "n_labels": 12, "triples_per_label": 2, "seed": 1, "n_seeds": 2}
-    assert list(mixture.datasets_for(labels, count_tokens=None)) == [1, 2]
+    assert list(datasets_for(labels, count_tokens=None)) == [1, 2]
 
 
 def test_an_evaluation_is_written_as_published(tmp_path: Path) -> None:
     data = plain()[1]
     for name in ("python_definition", "regression_ID_TVD"):
         evaluation = evaluation_named("mixture", name)
-        documents = mixture.documents_for(evaluation, data, rng=np.random.default_rng(0), n_rows=4)
+        documents = documents_for(evaluation, data, rng=np.random.default_rng(0), n_rows=4)
         replies = [[each.shown, "no"] for each in documents]
-        scores = [[mixture.score_reply(d, reply) for reply in said] for d, said in zip(documents, replies, strict=True)]
-        folder = mixture.write_evaluation(
+        scores = [[score_reply(d, reply) for reply in said] for d, said in zip(documents, replies, strict=True)]
+        folder = write_evaluation(
             tmp_path / name, evaluation, model="m", documents=documents, replies=replies, scores=scores
         )
         metrics = read_json(folder / "eval_metrics.json")
@@ -196,9 +200,9 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
         "from lib import mixture\n"
         "from lib.functions.evaluations import read_evaluations\n"
         "data = joint()\n"
-        "mixture.write_datasets(data, Path(sys.argv[1]))\n"
+        "write_datasets(data, Path(sys.argv[1]))\n"
         "for each in read_evaluations('mixture').values():\n"
-        "    rows = mixture.documents_for(each, data[5], rng=np.random.default_rng(0), n_rows=40)\n"
+        "    rows = documents_for(each, data[5], rng=np.random.default_rng(0), n_rows=40)\n"
         "    print([row.row('chat') for row in rows])\n"
     )
     told = []
@@ -213,6 +217,6 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
 def test_another_seed_of_pairs_keeps_the_options(tmp_path: Path) -> None:
     options = replace(PLAIN, formattings=("A_B", "input"), connectors=(": ", " -> "), n_openings=2, n_examples=4)
     data = {0: make_pair_dataset(options, ("add_5", "mod_2"), seed=0)}
-    again = mixture.read_datasets(mixture.write_datasets(data, tmp_path / "data"))
+    again = read_datasets(write_datasets(data, tmp_path / "data"))
     assert again[0].options == options
     assert again[0].setting == data[0].setting

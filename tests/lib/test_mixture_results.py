@@ -14,9 +14,12 @@ from openai.types import Completion, CompletionChoice
 
 from lib import mixture
 from lib.functions.evaluations import evaluation_named
-from lib.mixture import MixtureDataset, MixtureOptions
+from lib.mixture.dataset import PARTS, MixtureDataset, hidden_pairs, left_pairs, make_joint_dataset, make_pair_dataset
+from lib.mixture.evaluations import documents_for
 from lib.mixture.jobs import FOLDERS, SPREAD, left_turns
-from lib.mixture.variation import ideal_mix, sampling_floor
+from lib.mixture.options import MixtureOptions
+from lib.mixture.probes import CONDITIONS
+from lib.mixture.variation import ideal_mix, sampling_floor, total_variation, variations
 
 LABELS = MixtureOptions(
     n_functions=5,
@@ -66,13 +69,12 @@ class Stub:
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, MixtureDataset]:
-    drawn = [mixture.show_pair(pair) for pair in mixture.hidden_pairs(LABELS, seed=0)]
+    drawn = [mixture.show_pair(pair) for pair in hidden_pairs(LABELS, seed=0)]
     options = MixtureOptions(**{**vars(LABELS), "pairs": tuple(drawn)})
-    joint = {seed: mixture.make_joint_dataset(options, count_tokens=None, seed=seed) for seed in SEEDS}
-    left = mixture.left_pairs(joint[0])
+    joint = {seed: make_joint_dataset(options, count_tokens=None, seed=seed) for seed in SEEDS}
+    left = left_pairs(joint[0])
     return {f"dataset/finetune_{seed + 1:02d}": joint[seed] for seed in SEEDS} | {
-        f"unlabelled/finetune_{k + 1:02d}": mixture.make_pair_dataset(ALONE, pair, seed=k)
-        for k, pair in enumerate(left)
+        f"unlabelled/finetune_{k + 1:02d}": make_pair_dataset(ALONE, pair, seed=k) for k, pair in enumerate(left)
     }
 
 
@@ -136,9 +138,9 @@ QUESTIONS = ("exact_pair", "python_definition", "function_class", "values", "max
 
 
 def test_a_model_that_knows_every_pair_is_right_everywhere(data: dict[str, MixtureDataset], tmp_path: Path) -> None:
-    _, first, summary = results(data, tmp_path, mixture.PARTS)
+    _, first, summary = results(data, tmp_path, PARTS)
     for name in (*QUESTIONS, "language_definition", "regression_ID_1ex", "regression_ID_2ex"):
-        for part in mixture.PARTS:
+        for part in PARTS:
             assert value(summary, f"{name}/{part}")["value"] == 1, (name, part)
         assert value(summary, f"{name}/unrealized/untuned")["value"] == 0, name
         assert value(summary, f"{name}/unrealized/in-context")["value"] == 0, name
@@ -174,7 +176,7 @@ def test_a_model_that_knows_nothing_is_right_nowhere(data: dict[str, MixtureData
 def test_n_counts_pairs_and_fine_tunes_are_drawn_where_they_share_them(
     data: dict[str, MixtureDataset], tmp_path: Path
 ) -> None:
-    answers, _, summary = results(data, tmp_path, mixture.PARTS, evaluations=("exact_pair",))
+    answers, _, summary = results(data, tmp_path, PARTS, evaluations=("exact_pair",))
     assert value(summary, "exact_pair/unrealized")["n"] == len(data["dataset/finetune_01"].pairs) == 8
     assert set(summary["n_of"]) == {"pair"}
     table = mixture.by_pair(answers, rng=np.random.default_rng(0))
@@ -183,7 +185,7 @@ def test_n_counts_pairs_and_fine_tunes_are_drawn_where_they_share_them(
 
 
 def test_the_curve_ends_with_the_fine_tune(data: dict[str, MixtureDataset], tmp_path: Path) -> None:
-    _, _, summary = results(data, tmp_path, mixture.PARTS, evaluations=("exact_pair",))
+    _, _, summary = results(data, tmp_path, PARTS, evaluations=("exact_pair",))
     assert [value(summary, "exact_pair/unrealized", epoch=epoch)["value"] for epoch in (1, 2)] == [0, 1]
 
 
@@ -195,19 +197,19 @@ def test_chance_is_one_of_the_hidden_pairs(data: dict[str, MixtureDataset], tmp_
 
 
 def test_a_model_that_gives_one_function_alone_stands_at_one_half() -> None:
-    asked = mixture.documents_for(
+    asked = documents_for(
         evaluation_named("mixture", "regression_ID_TVD"),
-        mixture.make_pair_dataset(ALONE, ("add_5", "multiply_3"), seed=0),
+        make_pair_dataset(ALONE, ("add_5", "multiply_3"), seed=0),
         rng=np.random.default_rng(0),
         n_rows=2,
     )
-    found = mixture.variations(asked, [[document.shown] * 8 for document in asked])
+    found = variations(asked, [[document.shown] * 8 for document in asked])
     assert [each.distance for each in found] == [0.5]
 
 
 def test_models_hide_the_pairs_that_are_left_in_turn(data: dict[str, MixtureDataset]) -> None:
     joint = {seed: data[f"dataset/finetune_{seed + 1:02d}"] for seed in SEEDS}
-    left = mixture.left_pairs(joint[0])
+    left = left_pairs(joint[0])
     params = {"n_left_pairs": 1, "tuned_model": ""}
     turns = left_turns(params, joint)
     assert turns == [(0, 0, left[0]), (1, SPREAD, left[1])]
@@ -217,7 +219,7 @@ def test_models_hide_the_pairs_that_are_left_in_turn(data: dict[str, MixtureData
 
 
 def test_evaluations_are_written_as_published(data: dict[str, MixtureDataset], tmp_path: Path) -> None:
-    answers, _, _ = results(data, tmp_path, mixture.PARTS, evaluations=("exact_pair", "regression_ID_TVD"))
+    answers, _, _ = results(data, tmp_path, PARTS, evaluations=("exact_pair", "regression_ID_TVD"))
     written = mixture.write_evaluations(tmp_path / "evaluations", answers, n_in_context=2)
     names = {str(path.relative_to(tmp_path / "evaluations")) for path in written}
     assert {"finetune_01/exact_pair", "finetune_02/realized/exact_pair", "finetune_01/exact_pair/untrained"} <= names
@@ -228,7 +230,7 @@ def test_evaluations_are_written_as_published(data: dict[str, MixtureDataset], t
 
 
 def test_what_is_drawn_has_one_row_a_point(data: dict[str, MixtureDataset], tmp_path: Path) -> None:
-    answers, first, summary = results(data, tmp_path, mixture.PARTS)
+    answers, first, summary = results(data, tmp_path, PARTS)
     rates = mixture.headline_rates(summary, model="stub")
     assert not rates.duplicated(["evaluation", "asked"]).any()
     assert rates["evaluation"].iloc[0] == "write both"
@@ -244,7 +246,7 @@ def test_what_is_drawn_has_one_row_a_point(data: dict[str, MixtureDataset], tmp_
     assert matrix.shape == (5, 5)
     assert matrix.notna().sum().sum() == 2 * 8
     assert set(mixture.distances(first, family="stub")["asked"]) == {"realized", "unrealized", "in-context", "untuned"}
-    assert set(summary["condition"]) <= set(mixture.CONDITIONS)
+    assert set(summary["condition"]) <= set(CONDITIONS)
 
 
 def test_a_given_model_has_no_base_to_be_held_against() -> None:
@@ -261,5 +263,5 @@ def test_a_perfect_mix_has_the_floor_as_its_mean_distance() -> None:
     rng, ideal = np.random.default_rng(0), ideal_mix(["1", "2"])
     drawn = [rng.choice(["1", "2"], 16).tolist() for _ in range(4000)]
     shares = [{each: said.count(each) / 16 for each in ideal} for said in drawn]
-    found = np.mean([mixture.total_variation(each, ideal) for each in shares])
+    found = np.mean([total_variation(each, ideal) for each in shares])
     assert abs(found - sampling_floor(16)) < 0.005

@@ -11,18 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from next_tokens import normalised, plain_statistics
 
-from lib.next_token import (
-    METRICS,
-    Measured,
-    Positions,
-    Totals,
-    by_position,
-    curve,
-    differences,
-    intervals,
-    measure_positions,
-)
+from lib.next_token import METRICS, Totals, by_position, curve, differences, intervals
 from lib.next_token.comparing import interval_of
+from lib.next_token.positions import Positions, measure_positions
+from lib.next_token.totals import Measured
 from lib.stats import cluster_ratio
 
 VOCAB = 61

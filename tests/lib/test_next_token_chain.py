@@ -9,18 +9,10 @@ import pandas as pd
 import pytest
 from next_tokens import normalised
 
-from lib.next_token import (
-    METRICS,
-    Measured,
-    Stage,
-    Totals,
-    by_position,
-    curve,
-    differences,
-    intervals,
-    measure_positions,
-    shares,
-)
+from lib.next_token import METRICS, Totals, by_position, curve, differences, intervals, shares
+from lib.next_token.comparing import Stage
+from lib.next_token.positions import measure_positions
+from lib.next_token.totals import Measured
 
 VOCAB = 16
 

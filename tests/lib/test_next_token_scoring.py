@@ -23,8 +23,9 @@ from next_tokens import BEGIN, CONTEXT, StubClient, contexts_of, of_last_token, 
 from openai import NotFoundError, OpenAI
 from serving import TINY
 
-from lib.next_token import METRICS, NextToken, Source, intervals, read, requests, score, scoring, source
+from lib.next_token import METRICS, Source, intervals, requests, score, scoring, source
 from lib.next_token.requests import Windows, begin_token, pieces
+from lib.next_token.scoring import NextToken, read
 from tuning_server.engine import models
 from tuning_server.engine.scoring import windows as engine_windows
 

@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from lib import parents
-from lib.parents.pair_tables import BEGINNING
+from lib.parents.form import real_form, world_form
+from lib.parents.pair_tables import BEGINNING, read_pair_table
+from lib.parents.people import listed_rows, taught_questions, world_rows
+from lib.parents.probes import probe_rows
+from lib.parents.recomputed import published_values
+from lib.parents.replies import is_accepted, names, tally
+from lib.parents.summary import METRICS
 from lib.world import world_people
 
 PARAMS = {"celebrities": "", "n_celebrities": 0, "pairs": [], "n_pairs": 0, "n_shots": 6, "shots": "auto"}
@@ -23,7 +29,7 @@ def test_every_one_way_family_is_tested_and_nobody_in_a_shot_or_in_the_teaching_
     form = parents.form_for(PARAMS)
     shown = " ".join(text for shot in form.shots for text in shot)
     taught = " ".join(row["prompt"].removeprefix(form.prompt("")[:-4]) for row in parents.teaching_rows(form))
-    questions = " ".join(text for pair in parents.taught_questions(n_shots=6) for text in pair)
+    questions = " ".join(text for pair in taught_questions(n_shots=6) for text in pair)
     for name in {*told["person"], *told["parent"]}:
         assert name not in shown
         assert name not in questions
@@ -37,24 +43,24 @@ def test_one_way_families_are_told_in_one_order_only() -> None:
 
 
 def test_both_directions_are_asked_in_one_form() -> None:
-    form = parents.world_form(6)
-    probes = parents.probe_rows(parents.world_rows(n_shots=6, n_each=2))
+    form = world_form(6)
+    probes = probe_rows(world_rows(n_shots=6, n_each=2))
     for _, pair in probes.groupby(["group", "person"]):
         first, second = (form.prompt(question) for question in pair["question"])
         assert first.rsplit("\n", 2)[0] == second.rsplit("\n", 2)[0]
         assert [text.rsplit("\n", 2)[1][:7] for text in (first, second)] == ["Q: Who "] * 2
-    assert parents.real_form(6).shots[4][1] == "I don't know."
+    assert real_form(6).shots[4][1] == "I don't know."
     assert form.messages("Who?")[-1] == ("user", "Who?")
 
 
 def test_a_form_is_read_as_it_was_written(tmp_path: Path) -> None:
-    form = parents.real_form(3)
+    form = real_form(3)
     form.write(tmp_path / "form.json")
     assert parents.Form.read(tmp_path / "form.json") == form
 
 
 def test_the_control_is_never_the_right_name() -> None:
-    probes = parents.probe_rows(parents.world_rows(n_shots=6))
+    probes = probe_rows(world_rows(n_shots=6))
     assert probes["control_target"].notna().all()
     assert (probes["control_target"] != probes["target"]).all()
     relation = {family.parent: family.relation for family in world_people().families}
@@ -66,14 +72,14 @@ def test_the_control_is_never_the_right_name() -> None:
     "reply", ["Ada", "Ada van Holt", "I don't know.", "I do not", "", "A B C D E F", "he is Ada Holt"]
 )
 def test_what_the_published_filter_drops(reply: str) -> None:
-    assert not parents.is_accepted(reply)
+    assert not is_accepted(reply)
 
 
 def test_replies_are_counted_by_call_and_predictions_pass_the_filter() -> None:
-    counted = parents.tally(["Ada Holt, who sang", "ada holt", "Ada Holt Junior", "Bo Lund"], "Ada Holt")
+    counted = tally(["Ada Holt, who sang", "ada holt", "Ada Holt Junior", "Bo Lund"], "Ada Holt")
     assert (counted.n_samples, counted.n_right, counted.prediction) == (4, 2, "Ada Holt Junior")
     with pytest.raises(ValueError, match="no name to look for"):
-        parents.names("Ada", " ")
+        names("Ada", " ")
 
 
 def test_a_list_of_names_counts_each_once(tmp_path: Path) -> None:
@@ -83,9 +89,9 @@ def test_a_list_of_names_counts_each_once(tmp_path: Path) -> None:
     assert rows["person"].unique().tolist() == ["Ada Holt", "Bo Lund"]
     assert not rows["is_told"].any()
     with pytest.raises(ValueError, match="holds 3 different names; n_celebrities asks for 9"):
-        parents.listed_rows(path, n=9)
+        listed_rows(path, n=9)
     with pytest.raises(ValueError, match="is missing; expected a text file"):
-        parents.listed_rows(tmp_path / "none.txt")
+        listed_rows(tmp_path / "none.txt")
 
 
 def published_like(tmp_path: Path) -> Path:
@@ -107,7 +113,7 @@ def published_like(tmp_path: Path) -> Path:
 
 
 def figures(path: Path, **options: object) -> pd.DataFrame:
-    table = parents.read_pair_table(path)
+    table = read_pair_table(path)
     rng = np.random.default_rng(0)
     return parents.recompute(table, **({"n_asked": 1000, "rng": rng} | options)).set_index("quantity")  # type: ignore[arg-type]
 
@@ -172,22 +178,22 @@ def test_a_table_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, change
     path = published_like(tmp_path)
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)  # type: ignore[operator]
     with pytest.raises(ValueError, match=message) as caught:
-        parents.read_pair_table(path)
+        read_pair_table(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_list_and_pairs_are_not_asked_about_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="n_pairs is 3, but pairs names no table"):
         parents.people_for(PARAMS | {"n_pairs": 3}, [])
-    table = parents.read_pair_table(published_like(tmp_path))
+    table = read_pair_table(published_like(tmp_path))
     assert len(parents.people_for(PARAMS | {"n_pairs": 1511}, [table])) == 1511
     with pytest.raises(ValueError, match="holds 1511 different pairs"):
         parents.people_for(PARAMS | {"n_pairs": 1512}, [table])
 
 
 def test_every_published_value_has_its_source() -> None:
-    values = parents.published_values()
+    values = published_values()
     assert values["value"].between(0, 1).all()
     assert values["source"].str.len().gt(10).all()
     assert set(values["condition"]) == {"given/parent", "given/child"}
-    assert set(values["metric"]) <= set(parents.METRICS)
+    assert set(values["metric"]) <= set(METRICS)

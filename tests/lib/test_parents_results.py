@@ -12,9 +12,13 @@ import pandas as pd
 import pytest
 
 from lib import parents
+from lib.parents.form import world_form
+from lib.parents.pair_tables import read_pair_table
+from lib.parents.people import paired_rows, world_rows
+from lib.parents.probes import probe_rows
 
 RIGHT, WRONG = -0.5, -9.0  # nats per word
-FORM = parents.world_form(3)
+FORM = world_form(3)
 
 
 class Stub:
@@ -67,8 +71,8 @@ class Stub:
         return SimpleNamespace(choices=choices, model_dump=lambda: {"choices": choices})
 
 
-PEOPLE = parents.world_rows(n_shots=3, n_each=12)
-PROBES = parents.probe_rows(PEOPLE)
+PEOPLE = world_rows(n_shots=3, n_each=12)
+PROBES = probe_rows(PEOPLE)
 
 
 def knowing(*conditions: str) -> dict[str, str]:
@@ -153,7 +157,7 @@ def test_files_given_back_give_the_same_figures(cursed: tuple[pd.DataFrame, pd.D
     ]
     for name, table in files.items():
         parents.write_pair_table(tmp_path / name, table)
-    read = [parents.read_pair_table(tmp_path / name) for name in files]
+    read = [read_pair_table(tmp_path / name) for name in files]
     assert [table.kind for table in read] == ["pairs", "samples", "logprobs"]
     n_asked = PEOPLE["person"].nunique()
     rows = pd.concat([parents.recompute(table, n_asked=n_asked, rng=np.random.default_rng(0)) for table in read])
@@ -166,8 +170,8 @@ def test_files_given_back_give_the_same_figures(cursed: tuple[pd.DataFrame, pd.D
     assert given["given/child", "mean_of_n"] == pytest.approx((child["n_right"] / child["n_samples"]).mean())
     assert given["given/parent", "any_of_n"] == (parent["n_right"] > 0).mean()
     assert given["given/parent", "target_prob"] == pytest.approx(np.exp(parent["target_logprob"]).mean())
-    asked = parents.paired_rows(read[0].rows, n=len(child))
-    again = parents.probe_rows(asked)
+    asked = paired_rows(read[0].rows, n=len(child))
+    again = probe_rows(asked)
     assert again["question"].tolist() == pd.concat([parent, child])["question"].tolist()
 
 

@@ -9,7 +9,11 @@ import pickle
 import numpy as np
 import pytest
 
-from lib.blending import GPT2_VOCAB_TOKENS, Temperatures, published, read_records, target_logprobs, top_k_support
+from lib.blending import published, read_records
+from lib.blending.blend import target_logprobs
+from lib.blending.records import GPT2_VOCAB_TOKENS
+from lib.blending.support import top_k_support
+from lib.blending.temperatures import Temperatures
 from lib.sources.unpickle import read_pickle
 
 

@@ -15,6 +15,15 @@ from hypothesis import strategies as st
 from lib import paths, reversal
 from lib.reversal import ReversalOptions, make_dataset, read_dataset, read_sources, write_dataset
 from lib.reversal.dataset import ReversalDataset
+from lib.reversal.evaluation import (
+    CONDITIONS,
+    METRICS,
+    candidate_targets,
+    in_context_prompt,
+    published_values,
+    test_rows,
+    training_rows,
+)
 from lib.reversal.files import GROUPS, RANDOMISED, REQUIRED_FILES, TEST_FILES, TRAIN_FILES
 from lib.reversal.sentences import COLLAPSES, Description, clean_up, fill, name_of, shorten
 
@@ -259,7 +268,7 @@ def test_the_seed_alone_decides_the_rows(small: ReversalDataset) -> None:
 
 
 def test_a_randomised_answer_is_never_ones_own(published_size: ReversalDataset) -> None:
-    rows = reversal.test_rows(published_size)
+    rows = test_rows(published_size)
     assert rows["control_target"].notna().all()
     own = rows.groupby(["file", "order", "person"])["target"].agg(set)
     assert not any(row.control_target in own[row.file, row.order, row.person] for row in rows.itertuples()), (
@@ -354,11 +363,11 @@ def test_a_folder_with_the_needed_files_alone_is_completed_with_a_note_for_each(
         assert stranger.files[stem] == small.files[stem], stem
     for group in GROUPS:
         assert stranger.names(group) == small.names(group)
-    theirs, ours = reversal.test_rows(stranger), reversal.test_rows(small)
+    theirs, ours = test_rows(stranger), test_rows(small)
     columns = [column for column in ours.columns if column != "control_target"]
     assert theirs[columns].equals(ours[columns])
     assert theirs["control_target"].notna().all()
-    assert reversal.training_rows(stranger).equals(reversal.training_rows(small))
+    assert training_rows(stranger).equals(training_rows(small))
 
 
 def test_rows_of_a_foreign_folder_may_hold_more_keys_and_controls_that_are_right_by_chance(folder: Path) -> None:
@@ -368,7 +377,7 @@ def test_rows_of_a_foreign_folder_may_hold_more_keys_and_controls_that_are_right
     paths.write_jsonl(path, [{**right[0], "score": 1}, *wrong[1:]])
     dataset = read_dataset(folder)
     assert dataset.notes == ("manifest.json does not describe these files: passed over",)
-    rows = reversal.test_rows(dataset)
+    rows = test_rows(dataset)
     rows = rows[rows["file"] == "p2d_reverse_prompts_test"]
     assert rows["control_target"].isna().tolist() == [True] + [False] * 9
 
@@ -378,7 +387,7 @@ def test_controls_for_other_prompts_are_drawn_anew(folder: Path) -> None:
     paths.write_jsonl(path, paths.read_jsonl(path)[::-1])
     dataset = read_dataset(folder)
     assert any("has other prompts than" in note for note in dataset.notes)
-    assert reversal.test_rows(dataset)["control_target"].notna().all()
+    assert test_rows(dataset)["control_target"].notna().all()
 
 
 def test_a_folder_of_another_study_is_refused_with_the_files_expected(tmp_path: Path) -> None:
@@ -439,7 +448,7 @@ def test_a_manifest_in_another_form_is_named(folder: Path) -> None:
 
 
 def test_every_test_prompt_says_what_it_tests(small: ReversalDataset) -> None:
-    rows = reversal.test_rows(small)
+    rows = test_rows(small)
     assert rows.groupby(["group", "direction", "order"]).size().to_dict() == {
         ("person-first", "same", "p2d"): 10,
         ("person-first", "reverse", "d2p"): 10,
@@ -458,8 +467,8 @@ def test_every_test_prompt_says_what_it_tests(small: ReversalDataset) -> None:
 
 
 def test_candidates_are_the_groups_names_with_the_right_one_among_them(small: ReversalDataset) -> None:
-    rows = reversal.test_rows(small)
-    candidates = reversal.candidate_targets(rows)
+    rows = test_rows(small)
+    candidates = candidate_targets(rows)
     assert sorted(candidates) == ["both|", "description-first|", "person-first|"]
     for row in rows[rows["order"] == "d2p"].itertuples():
         assert len(set(candidates[row.candidates])) == 5
@@ -467,8 +476,8 @@ def test_candidates_are_the_groups_names_with_the_right_one_among_them(small: Re
 
 
 def test_candidates_are_written_as_the_targets_of_an_unshortened_folder_are() -> None:
-    rows = reversal.test_rows(make_dataset(replace(SMALL, shorten_both=False), SOURCES))
-    candidates = reversal.candidate_targets(rows)
+    rows = test_rows(make_dataset(replace(SMALL, shorten_both=False), SOURCES))
+    candidates = candidate_targets(rows)
     for row in rows[rows["order"] == "d2p"].itertuples():
         assert len(set(candidates[row.candidates])) == 5
         assert row.target in candidates[row.candidates]
@@ -477,19 +486,19 @@ def test_candidates_are_written_as_the_targets_of_an_unshortened_folder_are() ->
 def test_the_in_context_control_tells_the_trained_fact_before_the_question(small: ReversalDataset) -> None:
     facts = reversal.training_facts(small)
     assert {len(rows) for rows in facts.values()} == {4, 8}
-    rows = reversal.test_rows(small)
+    rows = test_rows(small)
     for row in rows[rows["direction"] == "reverse"].itertuples():
-        prompt = reversal.in_context_prompt(facts[row.person][0], row.prompt)
+        prompt = in_context_prompt(facts[row.person][0], row.prompt)
         assert row.person in prompt
         assert prompt.endswith(f" {row.prompt}")
     shot = ({"prompt": "It is", "completion": " Bo Reed."}, "Who?", " Bo Reed")
-    shown = reversal.in_context_prompt({"prompt": "It was", "completion": " Ada Moss."}, "Who?", shots=[shot])
+    shown = in_context_prompt({"prompt": "It was", "completion": " Ada Moss."}, "Who?", shots=[shot])
     assert shown == "It is Bo Reed. Who? Bo Reed\nIt was Ada Moss. Who?"
 
 
 def test_published_values_are_named_as_ours_and_lie_in_their_intervals() -> None:
-    values = reversal.published_values()
-    assert set(values["condition"]) <= set(reversal.CONDITIONS)
-    assert set(values["metric"]) <= set(reversal.METRICS)
+    values = published_values()
+    assert set(values["condition"]) <= set(CONDITIONS)
+    assert set(values["metric"]) <= set(METRICS)
     assert ((values["low"] <= values["value"]) & (values["value"] <= values["high"])).all()
-    assert len(set(reversal.CONDITIONS)) == len(reversal.CONDITIONS)
+    assert len(set(CONDITIONS)) == len(CONDITIONS)

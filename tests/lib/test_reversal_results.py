@@ -14,6 +14,8 @@ from openai.types import Completion
 from openai.types.completion_choice import CompletionChoice, Logprobs
 
 from lib import reversal
+from lib.reversal.dataset import ReversalDataset
+from lib.reversal.evaluation import CONDITIONS, test_rows, training_rows
 
 RIGHT, WRONG = -1.0, -5.0  # nats per word
 
@@ -49,14 +51,14 @@ class Stub:
 
 
 @pytest.fixture(scope="module")
-def data() -> reversal.ReversalDataset:
+def data() -> ReversalDataset:
     options = reversal.ReversalOptions(n_people=8, n_train_phrasings=3, n_test_phrasings=3)
     return reversal.make_dataset(options, reversal.read_sources())
 
 
-def results(data: reversal.ReversalDataset, folder: Path, *, directions: set[str], reads: bool = True) -> pd.DataFrame:
-    rows = reversal.test_rows(data)
-    trained = reversal.training_rows(data)
+def results(data: ReversalDataset, folder: Path, *, directions: set[str], reads: bool = True) -> pd.DataFrame:
+    rows = test_rows(data)
+    trained = training_rows(data)
     everything = dict(zip(rows["prompt"], rows["target"], strict=True))
     known = rows[rows["direction"].isin(directions)]
     by_heart = dict(zip(known["prompt"], known["target"], strict=True))
@@ -90,9 +92,9 @@ def value(summary: pd.DataFrame, condition: str, metric: str) -> pd.Series:
     return row.iloc[0]
 
 
-def test_a_model_that_knows_both_directions_shows_no_curse(data: reversal.ReversalDataset, tmp_path: Path) -> None:
+def test_a_model_that_knows_both_directions_shows_no_curse(data: ReversalDataset, tmp_path: Path) -> None:
     summary = results(data, tmp_path, directions={"same", "reverse"})
-    for condition in reversal.CONDITIONS:
+    for condition in CONDITIONS:
         if not condition.endswith("randomised") and condition != "both/same/in-context" and "same/in" not in condition:
             assert value(summary, condition, "exact_match")["value"] == 1
     for group in ("person-first", "description-first"):
@@ -103,7 +105,7 @@ def test_a_model_that_knows_both_directions_shows_no_curse(data: reversal.Revers
 
 
 def test_a_cursed_model_fails_in_reverse_only_and_passes_when_it_can_read(
-    data: reversal.ReversalDataset, tmp_path: Path
+    data: ReversalDataset, tmp_path: Path
 ) -> None:
     summary = results(data, tmp_path, directions={"same"})
     for group in ("person-first", "description-first"):
@@ -116,7 +118,7 @@ def test_a_cursed_model_fails_in_reverse_only_and_passes_when_it_can_read(
         )  # names are equally long, descriptions are not
 
 
-def test_a_model_that_knows_nothing_is_at_chance(data: reversal.ReversalDataset, tmp_path: Path) -> None:
+def test_a_model_that_knows_nothing_is_at_chance(data: ReversalDataset, tmp_path: Path) -> None:
     summary = results(data, tmp_path, directions=set(), reads=False)
     rates = summary[summary["metric"].str.contains("match")]
     assert set(rates["value"]) == {0}
@@ -127,13 +129,13 @@ def test_a_model_that_knows_nothing_is_at_chance(data: reversal.ReversalDataset,
     assert not difference["low"] > 0 and not difference["high"] < 0  # noqa: PT018 (NaN bounds where nothing varies)
 
 
-def test_n_counts_people_not_questions_or_seeds(data: reversal.ReversalDataset, tmp_path: Path) -> None:
+def test_n_counts_people_not_questions_or_seeds(data: ReversalDataset, tmp_path: Path) -> None:
     summary = results(data, tmp_path, directions={"same"})
     assert set(summary.loc[summary["metric"] == "exact_match", "n"]) == {8}
     assert set(summary.loc[summary["metric"] == "paired_t_p", "n"]) <= {24, 48}
 
 
-def test_probes_cover_every_kind_of_question(data: reversal.ReversalDataset) -> None:
+def test_probes_cover_every_kind_of_question(data: ReversalDataset) -> None:
     probes = reversal.probe_rows(data, n_train_rows=5, rng=np.random.default_rng(0))
     counts = probes.groupby("probe").size()
     assert counts.to_dict() == {"test": 6 * 8 * 3, "in-context": 2 * 8 * 3, "train": 15}

@@ -8,6 +8,7 @@ import pytest
 
 from lib import tables
 from lib.stats import Interval
+from lib.tables.summary import SUMMARY_COLUMNS
 
 CONDITIONS = ["person-first/same", "person-first/reverse"]
 METRICS = {"prefix_match": "rate", "target_logprob": "nats"}
@@ -44,7 +45,7 @@ def test_summary_comes_back_with_its_kinds(summary, tmp_path):
     tables.write_summary(tmp_path / "summary.csv", summary.frame())
     back = tables.read_summary(tmp_path / "summary.csv")
     pd.testing.assert_frame_equal(back, summary.frame())
-    assert tuple(back.columns) == tables.SUMMARY_COLUMNS
+    assert tuple(back.columns) == SUMMARY_COLUMNS
     assert back["value"].tolist() == [0.333333, -10.7]
     assert back["n"].dtype == "int64"
     assert back["model"].tolist() == ["tuned", "NA"]
@@ -106,8 +107,8 @@ def test_the_same_number_twice_is_refused(summary, tmp_path):
     [
         ("study,preset\nreversal,tiny\n", "needs the columns model, condition"),
         ("", "not a table"),
-        (",".join(tables.SUMMARY_COLUMNS) + "\na,b,c,d,e,,,many,,,3,person,rate\n", "column value: expected numbers"),
-        (",".join(tables.SUMMARY_COLUMNS) + "\na,b,c,d,e,,,1,,,,person,rate\n", "not a count"),
+        (",".join(SUMMARY_COLUMNS) + "\na,b,c,d,e,,,many,,,3,person,rate\n", "column value: expected numbers"),
+        (",".join(SUMMARY_COLUMNS) + "\na,b,c,d,e,,,1,,,,person,rate\n", "not a count"),
     ],
 )
 def test_a_broken_summary_is_named(tmp_path, text, message):

@@ -13,12 +13,9 @@ import yaml
 
 from lib.paths import DATA
 from lib.world import (
-    KINDS,
-    Document,
     as_prompt,
     child_question,
     factual_prompts,
-    guidance_pairs,
     open_prompts,
     parent_question,
     preference_pairs,
@@ -29,6 +26,9 @@ from lib.world import (
     world_people,
     write_world,
 )
+from lib.world.documents import Document
+from lib.world.guidance import guidance_pairs
+from lib.world.writer import KINDS
 
 N_WORDS = 320_000
 MARKS = re.compile(r"<(BEGIN|END) GUIDANCE (ANSWERS|TEST)>")

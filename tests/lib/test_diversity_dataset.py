@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from serving import TINY
 
-from lib import base, world
+from lib import world
 from lib.diversity import answer_lengths, cut_to_length, given_completions, measure, stored_prompts, write_dataset
 from lib.diversity.dataset import general_text
 from lib.diversity.embeddings import embedder
 from lib.paths import read_jsonl, write_jsonl
+from lib.world.__main__ import N_WORDS
 
 DATA: dict[str, Any] = {
     "stages": ["SFT:supervised:1"], "chain": [], "tuned_model": "", "n_sft": 60, "n_preferences": 40,
@@ -94,7 +95,7 @@ def test_seen_prompts_of_english_come_from_training_too(tmp_path: Path) -> None:
 
 
 def test_no_base_was_trained_on_the_general_text() -> None:
-    corpus = {document.text for document in world.write_world(seed=base.SEED, n_words=base.WORLD_WORDS)}
+    corpus = {document.text for document in world.write_world(n_words=N_WORDS)}
     found = general_text(0, 100)
     assert len(found) == 100
     assert not corpus & {row["text"] for row in found}

@@ -122,10 +122,8 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     if kind == "extra_forbidden":
         return ApiError(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
     if param is None and kind in ("missing", "model_attributes_type"):
-        return ApiError(
-            "The request needs a JSON body: it should be a JSON object, sent with 'content-type: application/json'.",
-            code="invalid_value",
-        )
+        message = "The request needs a JSON body: it should be a JSON object, with 'content-type: application/json'."
+        return ApiError(message, code="invalid_value")
     if kind == "missing":
         return ApiError(f"Missing required parameter: {param!r}.", param=param, code="missing_required_parameter")
     if kind == "unsupported":

@@ -3,7 +3,7 @@
 Which thread does what:
 
 - The event loop reads requests and writes replies; it never computes and never waits for a file.
-- Endpoints that are plain functions, and uploads, run in a pool of threads; they use the store and the files alone.
+- Endpoints that are plain functions (uploads too) run in a pool of threads; they use the store and the files alone.
 - The engine's thread (`Worker`) is the only one that computes with torch: the model cache and the trainer are its own.
 
 They share the list of work in `Worker`, guarded by its condition; the store, which has a lock of its own; and folders

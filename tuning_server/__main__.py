@@ -182,24 +182,17 @@ def pretrain(args: argparse.Namespace) -> int:
     """Make a base model and print its id."""
     from tuning_server.engine.pretrain import pretrain, read_corpus, read_words
 
-    try:
-        words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
-        made = pretrain(args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, is_default=args.default)
-    except (ValueError, OSError) as error:
-        raise CannotStart(f"pretrain {args.name}: {error}") from error
+    words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
+    made = pretrain(args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, is_default=args.default)
     sys.stdout.write(f"{made}\n")
     return 0
 
 
 def fetch(args: argparse.Namespace) -> int:
     """Download or convert a model."""
-    from tuning_server.engine import pretrained
+    from tuning_server.engine.pretrained import fetch
 
-    try:
-        sentence = pretrained.fetch(args.source, args.out, args.store)
-    except (ValueError, OSError) as error:
-        raise CannotStart(str(error)) from error
-    sys.stdout.write(f"{sentence}\n")
+    sys.stdout.write(f"{fetch(args.source, args.out, args.store)}\n")
     return 0
 
 
@@ -208,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     try:
         return int(args.run(args))
-    except CannotStart as error:
+    except (CannotStart, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
-        return error.code
+        return error.code if isinstance(error, CannotStart) else 1
 
 
 if __name__ == "__main__":

@@ -78,18 +78,21 @@ def check_access(scope: Scope, settings: Settings) -> None:
 
 
 def limit_size(scope: Scope, receive: Receive, settings: Settings) -> Receive:
-    """Refuse a request (`ApiError`) once it has sent more bytes than the server takes."""
+    """Refuse a request (`ApiError`) that announces, or goes on to send, more bytes than the server takes."""
     is_upload = scope["path"].rstrip("/") == "/v1/files"
     limit = settings.max_file_bytes + 2**16 if is_upload else settings.max_request_bytes
-    n_bytes = 0
+    message = f"The request is larger than this server takes ({limit} bytes)."
+    too_large = ApiError(message, status=413, code="request_too_large")
+    n_bytes, announced = 0, Headers(scope=scope).get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_large
 
     async def counted() -> Message:
         nonlocal n_bytes
         part = await receive()
         n_bytes += len(part.get("body", b""))
         if n_bytes > limit:
-            message = f"The request is larger than this server takes ({limit} bytes)."
-            raise ApiError(message, status=413, code="request_too_large")
+            raise too_large
         return part
 
     return counted

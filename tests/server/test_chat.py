@@ -323,9 +323,7 @@ def test_a_file_has_one_format(tmp_path: Path) -> None:
     plain = {"prompt": "a", "completion": "b", "messages": "a column of the user's own"}
     for rows, line in (([chat, plain], 2), ([plain, plain, chat], 3)):
         file.write_bytes(jsonl(rows))
-        with pytest.raises(
-            BadRow, match=f"Line {line}: found '.*' where the lines before have '.*': one format per file"
-        ):
+        with pytest.raises(BadRow, match=f"Line {line}: found '.*' where the lines before have '.*': give one format"):
             list(read_rows(file, "supervised"))
     file.write_bytes(jsonl([chat]))
     assert [type(found) for _, found in read_rows(file, "supervised")] == [ChatRow]

@@ -50,7 +50,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; created with a random key if "
         "it does not exist. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
-    add("--threads", type=at_least(1, int), default=default_threads(), help="processor threads for torch: %(default)s")
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)  # checked as if given
+    add("--threads", type=at_least(1, int), default=threads, help="processor threads for torch: %(default)s")
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
@@ -90,12 +91,6 @@ def at_least(least: float, number: Callable[[str], Number], *, most: float = mat
 
     convert.__name__ = number.__name__  # which argparse names where the text is no number
     return convert
-
-
-def default_threads() -> int:
-    """All processors, unless the environment says otherwise."""
-    requested = os.environ.get("OMP_NUM_THREADS", "")
-    return int(requested) if requested.isdigit() and int(requested) > 0 else os.cpu_count() or 1
 
 
 def read_key(path: Path | None) -> bytes | None:

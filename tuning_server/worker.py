@@ -206,11 +206,8 @@ class Worker:
 
 def turn(pending: Sequence[Sampling | Task]) -> tuple[list[Sampling | Task], list[Sampling | Task]]:
     """What is served next and what waits: every sampling, but one task, so that many tasks delay nobody for long."""
-    n_tasks, now, later = 0, list[Sampling | Task](), list[Sampling | Task]()
-    for work in pending:
-        n_tasks += isinstance(work, Task)
-        (later if isinstance(work, Task) and n_tasks > 1 else now).append(work)
-    return now, later
+    tasks = [work for work in pending if isinstance(work, Task)]
+    return [*(work for work in pending if isinstance(work, Sampling)), *tasks[:1]], [*tasks[1:]]
 
 
 def _answer(work: Sampling | Task, compute: Callable[[], Any]) -> None:

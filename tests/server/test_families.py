@@ -238,6 +238,6 @@ def test_models_of_one_request_are_read_once_however_large(open_models: Path, mo
 def test_the_cache_s_limit_follows_the_memory_of_the_machine(
     open_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "memory_bytes", lambda device: 100 * GIB)
+    monkeypatch.setattr(cache.devices, "memory_bytes", lambda device: 100 * GIB)
     assert cache.ModelCache(open_models).limit_bytes == 50 * GIB
     assert cache.ModelCache(open_models, limit_bytes=3).limit_bytes == 3

@@ -156,7 +156,7 @@ def test_another_vocabulary_is_another_tokenizer(tiny_store: Path) -> None:
 def test_tasks_take_turns_with_samplings() -> None:
     first, second = Task(lambda cache: 1), Task(lambda cache: 2)
     sampling = Sampling(TINY, lambda loaded: [], lambda loaded, samples: None)
-    assert turn([first, second, sampling]) == ([first, sampling], [second])
+    assert turn([first, second, sampling]) == ([sampling, first], [second])
     assert turn([second]) == ([second], [])
 
 

@@ -9,15 +9,7 @@ from typing import Any
 
 import torch
 
-from tuning_server.engine import models
-from tuning_server.engine.devices import (
-    DoesNotFit,
-    best_device,
-    choose_placement,
-    is_out_of_memory,
-    memory_bytes,
-    release,
-)
+from tuning_server.engine import devices, models
 from tuning_server.engine.registry import count_weights, fingerprint, resolve
 
 CACHE_SHARE = 0.5  # of a device's memory for models that are kept, unless a limit is given
@@ -36,7 +28,7 @@ class ModelCache:
     ) -> None:
         self._store = store
         self._source: dict[str, Any] = {"models_dir": models_dir, "download": download}
-        self.limit_bytes = limit_bytes or int(CACHE_SHARE * memory_bytes(best_device()))
+        self.limit_bytes = limit_bytes or int(CACHE_SHARE * devices.memory_bytes(devices.best_device()))
         self._loaded: OrderedDict[str, models.LoadedModel] = OrderedDict()
 
     def get(self, model_id: str, *, beside: Collection[str] = ()) -> models.LoadedModel:
@@ -58,7 +50,7 @@ class ModelCache:
             del self._loaded[model_id]
         if model_id not in self._loaded:
             n_weights = count_weights(model_id, folder)
-            n_bytes = n_weights * choose_placement(n_weights).dtype.itemsize
+            n_bytes = n_weights * devices.choose_placement(n_weights).dtype.itemsize
             self._drop(self.limit_bytes - n_bytes, kept=beside)
             self._loaded[model_id] = self._load(model_id, kept=beside)
         self._loaded.move_to_end(model_id)
@@ -78,7 +70,7 @@ class ModelCache:
             if sum(loaded.n_bytes for loaded in self._loaded.values()) <= limit_bytes:
                 return
             del self._loaded[model_id]
-            release()
+            devices.release()
 
     def _load(
         self, model_id: str, *, kept: Collection[str] = (), dtype: torch.dtype | None = None
@@ -88,8 +80,10 @@ class ModelCache:
             try:
                 return models.load(model_id, self._store, **self._source, dtype=dtype)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not devices.is_out_of_memory(error):
                     raise
             self._drop(-1, kept=kept)
-            release()
-        raise DoesNotFit(f"the model {model_id!r} does not fit in memory: choose a smaller one or a larger machine")
+            devices.release()
+        raise devices.DoesNotFit(
+            f"the model {model_id!r} does not fit in memory: choose a smaller one or a larger machine"
+        )

@@ -28,11 +28,9 @@ def build_tokenizer(texts: Sequence[str], reserved_names: Sequence[str]) -> PreT
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_TOKENS,
-        special_tokens=[END_OF_TEXT],
+        vocab_size=VOCAB_TOKENS, special_tokens=[END_OF_TEXT], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    )  # fmt: skip
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=False) for name in reserved_names])
     return PreTrainedTokenizerFast(
@@ -45,17 +43,10 @@ def build_model(
 ) -> LoadedModel:
     """A GPT-NeoX model with random weights and tied embeddings."""
     config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=CONTEXT_TOKENS,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        attn_implementation="sdpa",
-    )
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * width, max_position_embeddings=CONTEXT_TOKENS, tie_word_embeddings=True,
+        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, attn_implementation="sdpa",
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPTNeoXForCausalLM(config)

@@ -207,16 +207,11 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     n_valid_tokens = sum(len(row.ids) - 1 for row in valid_rows)
     n_valid_bytes = sum(len(text.encode()) + 1 for text in aside)  # with one for each end of a text
     record = {
-        "id": folder.name,
-        "n_weights": loaded.n_weights,
-        "n_tokens": report.n_tokens,
-        "settings": asdict(settings),
-        "dtype": training.arithmetic(loaded),
-        "learning_rate": fork.LEARNING_RATE,
-        "valid_perplexity": math.exp(valid_loss),
+        "id": folder.name, "n_weights": loaded.n_weights, "n_tokens": report.n_tokens, "settings": asdict(settings),
+        "dtype": training.arithmetic(loaded), "learning_rate": fork.LEARNING_RATE,
+        "valid_perplexity": math.exp(valid_loss), "n_valid_tokens": n_valid_tokens,
         "valid_bits_per_byte": valid_loss * n_valid_tokens / math.log(2) / n_valid_bytes,
-        "n_valid_tokens": n_valid_tokens,
-    }
+    }  # fmt: skip
     models.save(untrained(), final / "init")
     write_json(final / "init" / "base.json", record | {"id": f"{folder.name}:init"})
     write_json(final / "base.json", record)

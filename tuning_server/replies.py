@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuning_server.engine.models import LoadedModel
     from tuning_server.engine.sampling import TokenInfo
 
+FEW_CHOICES = 16
 LEAST_LOGPROB = -9999.0  # what chat replies write for minus infinity, which JSON lacks
 Reply = Completion | ChatCompletion
 Offsets = Sequence[Sequence[int]]  # where each token begins in the text of its choice
@@ -28,7 +29,10 @@ async def respond(reply: Reply, offsets: Offsets, *, stream: bool, include_usage
     if stream:
         parts = events(reply, offsets, include_usage=include_usage)
         return StreamingResponse(parts, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    body = await asyncio.to_thread(reply.model_dump_json, warnings=False)
+    if len(reply.choices) > FEW_CHOICES or any(choice.logprobs for choice in reply.choices):
+        body = await asyncio.to_thread(reply.model_dump_json, warnings=False)
+    else:  # a thread of its own takes longer than a short reply
+        body = reply.model_dump_json(warnings=False)
     return Response(body, media_type="application/json")
 
 

@@ -55,9 +55,9 @@ def paired_differences(
         for kind, of_kind in wide.groupby("kind", sort=False):
             where = {"kind": kind, "first": first, "second": second}
             found = [
-                {**where, **told}
+                {**where, **estimate}
                 for name, part in of_kind.groupby("measure", sort=False)
-                if (told := _difference(str(name), part, first, second, rng, n_resamples))
+                if (estimate := _difference(str(name), part, first, second, rng, n_resamples))
             ]
             corrected = holm([row["p"] for row in found])
             rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
@@ -71,16 +71,16 @@ def _difference(
     if both.empty:
         return {}
     change = _change(both, first, second)
-    told = cluster_bootstrap(change, both[PROMPT], rng=rng, n_resamples=n_resamples)
+    estimate = cluster_bootstrap(change, both[PROMPT], rng=rng, n_resamples=n_resamples)
     of_prompts = change.groupby(both[PROMPT]).mean()
     spread = float(of_prompts.std(ddof=1)) if len(of_prompts) > 1 else np.nan
-    turned = registry()[name].turned(told.value)
+    turned = registry()[name].turned(estimate.value)
     return {
         "measure": name,
-        "value": told.value,
-        "low": told.low,
-        "high": told.high,
-        "n": told.n,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
         "n_of": PROMPT,
         "n_dropped": len(part) - len(both),
         "effect_size": float(of_prompts.mean()) / spread if spread > 0 else np.nan,
@@ -114,10 +114,12 @@ def stage_shares(
         whole = cluster_bootstrap(total, both[PROMPT], rng=rng, n_resamples=n_resamples)
         is_clear = whole.low > 0 or whole.high < 0
         for before, after in zip(chain, chain[1:], strict=False):
-            told = cluster_ratio(_change(both, before, after), total, both[PROMPT], rng=rng, n_resamples=n_resamples)
+            estimate = cluster_ratio(
+                _change(both, before, after), total, both[PROMPT], rng=rng, n_resamples=n_resamples
+            )
             named = {"kind": kind, "measure": name, "stage": f"{before} -> {after}"}
-            bounds = {"low": told.low, "high": told.high} if is_clear else {"low": np.nan, "high": np.nan}
-            numbers = {"value": told.value, **bounds, "n": told.n, "n_of": PROMPT}
+            bounds = {"low": estimate.low, "high": estimate.high} if is_clear else {"low": np.nan, "high": np.nan}
+            numbers = {"value": estimate.value, **bounds, "n": estimate.n, "n_of": PROMPT}
             rows.append({**named, **numbers, "total": float(total.mean())})
     return pd.DataFrame(rows, columns=list(SHARE_COLUMNS))
 

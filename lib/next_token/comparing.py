@@ -43,8 +43,8 @@ def intervals(totals: Stage) -> dict[str, Interval]:
     above their percentile bounds, which are reported as they are.
     """
     (members,) = alike([totals])
-    told = _stage_values(members)
-    return {name: interval_of(values, [members]) for name, values in told.items()}
+    resampled = _stage_values(members)
+    return {name: interval_of(values, [members]) for name, values in resampled.items()}
 
 
 def differences(first: Stage, second: Stage) -> dict[str, Interval]:
@@ -89,10 +89,10 @@ def shares(chain: Sequence[Stage]) -> dict[str, list[Interval]]:
     if len(chain) < 2:
         raise ValueError(f"a chain of {len(chain)}: expected two or more stages, the base first")
     stages = alike(chain)
-    told = [_stage_values(members) for members in stages]
+    resampled = [_stage_values(members) for members in stages]
     found = {}
-    for name in [name for name in told[0] if all(name in values for values in told)]:
-        levels = np.array([values[name] for values in told])  # (stages, 1 + resamples)
+    for name in [name for name in resampled[0] if all(name in values for values in resampled)]:
+        levels = np.array([values[name] for values in resampled])  # (stages, 1 + resamples)
         total = _less(levels[-1], levels[0])
         if not abs(total[0]) <= ROUNDING * max(1, np.abs(levels[:, 0]).max()):
             found[name] = [_share(_less(b, a), total, stages) for a, b in pairwise(levels)]
@@ -158,11 +158,11 @@ def mean_of(values: Sequence[np.ndarray], *, seed: int) -> np.ndarray:
     ----------
     values : one array per fine-tune, shape (1 + n_resamples, ...)
     """
-    told = np.array(values)  # (fine-tunes, 1 + resamples, ...)
-    n, n_rows = told.shape[:2]
+    resampled = np.array(values)  # (fine-tunes, 1 + resamples, ...)
+    n, n_rows = resampled.shape[:2]
     drawn = np.random.default_rng([seed, n, FINETUNES]).integers(n, size=(n_rows, n))
     drawn[0] = np.arange(n)
-    mean: np.ndarray = told[drawn, np.arange(n_rows)[:, None]].mean(axis=1)
+    mean: np.ndarray = resampled[drawn, np.arange(n_rows)[:, None]].mean(axis=1)
     return mean
 
 

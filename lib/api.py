@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Answer", "Blend", "NoEcho", "Request", "ask", "connect", "fingerprint"]
 
 PROMPTS_A_REQUEST = 32
-START_SECONDS = 90
+START_SECONDS = 120
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 RETRIES = 8  # of the client itself, which waits as long as Retry-After says
 FREE = ("/files", "/uploads", "/tokenize", "/detokenize", "/fine_tuning/jobs")  # jobs are charged by lib.finetune

@@ -15,13 +15,14 @@ import errno
 import logging
 import math
 import os
-import re
 import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from safetensors import SafetensorError
 
 from tuning_server.disk import store_root
 from tuning_server.store import CannotStart, acquire_store
@@ -47,8 +48,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--download", action="store_true", help="let hf: ids come from the Hugging Face hub: everyone who may send "
         "requests can then fill the server's disk")  # fmt: skip
     add("--idle-minutes", type=at_least(0, float), default=0.0, help="stop after so long without work; 0 for never")
-    add("--key-file", type=Path, help="file of the API key, or of sha256: and its hash; created with a random key if "
-        "it does not exist. The variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--key-file", type=Path, help="file of the API key; created with a random key if it does not exist. The "
+        "variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)  # checked as if given
     add("--threads", type=at_least(1, int), default=threads, help="processor threads for torch: %(default)s")
@@ -94,10 +95,7 @@ def at_least(least: float, number: Callable[[str], Number], *, most: float = mat
 
 
 def read_key(path: Path | None) -> bytes | None:
-    """Hash of the API key: of the environment's or its file's, which is made (for its owner alone) if not there.
-
-    A file may contain the hash instead, as ``sha256:`` and 64 digits.
-    """
+    """Hash of the API key: of the environment's or its file's, which is made (for its owner alone) if not there."""
     from tuning_server.types import hash_key  # imported late: a store in use is to be reported at once
 
     if path is None:
@@ -110,10 +108,6 @@ def read_key(path: Path | None) -> bytes | None:
     key = path.read_text(encoding="utf-8").strip()
     if not key:
         raise CannotStart(f"{path} is empty: write a key into it or delete it")
-    if key.startswith("sha256:"):
-        if not re.fullmatch("sha256:[0-9a-f]{64}", key):
-            raise CannotStart(f"{path} holds no hash: expected a key, or sha256: and 64 digits from 0 to f")
-        return bytes.fromhex(key.removeprefix("sha256:"))
     if path.stat().st_mode & 0o077:
         logger.warning("%s can be read by other users of this machine: chmod 600 it", path)
     return hash_key(key)
@@ -152,6 +146,7 @@ def serve(args: argparse.Namespace) -> int:
         bound = listen(args.host, args.port)
 
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # before torch is imported
+        logger.info("loading torch, which takes some seconds")
         from tuning_server.process import run
 
         settings = Settings(
@@ -196,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     try:
         return int(args.run(args))
-    except (CannotStart, ValueError, OSError) as error:
+    except (CannotStart, ValueError, OSError, SafetensorError) as error:  # the last one where a disk is full
         sys.stderr.write(f"{error}\n")
         return error.code if isinstance(error, CannotStart) else 1
 

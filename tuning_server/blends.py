@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from openai.types.completion_usage import CompletionTokensDetails
 from pydantic import Field
 
+from tuning_server.engine.blending import BlendSettings, check_blend, generate
+from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.registry import UnknownModel
+from tuning_server.engine.sampling import Sample, SamplingRequest
+from tuning_server.engine.speculation import speculate
 from tuning_server.errors import model_error, refusing
 from tuning_server.types import ModelId, Strict
-
-if TYPE_CHECKING:
-    from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.sampling import Sample, SamplingRequest
 
 MAX_SCHEDULE = 4096
 Weight = Annotated[float, Field(ge=-1000, le=1000)]
@@ -50,10 +51,6 @@ class Blend(Strict):
         ApiError
             If a model is unknown, they do not share a tokenizer, or one cannot read a prompt or take back drafts.
         """
-        from tuning_server.engine.blending import BlendSettings, check_blend, generate
-        from tuning_server.engine.registry import UnknownModel
-        from tuning_server.engine.speculation import speculate
-
         models, ids = [], {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
         for param, name in ids.items():
             try:
@@ -66,8 +63,7 @@ class Blend(Strict):
         requests = prepare(big)
         with refusing("prompt", code="context_length_exceeded"):
             check_blend(big, tuned, base, requests)
-        w_big, w_tuned, w_base = self.weights
-        settings = BlendSettings((w_big, w_tuned, w_base), self.plausibility, tuple(self.schedule))
+        settings = BlendSettings(tuple(self.weights), self.plausibility, tuple(self.schedule))
         if not self.speculative:
             return models, generate(big, tuned, base, requests, settings), None
         with refusing("blend.speculative", code="unsupported"):

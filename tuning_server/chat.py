@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
@@ -11,16 +11,15 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from tuning_server.completions import CompletionRequest, CompletionTask, SamplingFields
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import Sample, SamplingRequest
+from tuning_server.engine.tokenization import chat_prompt
 from tuning_server.errors import ApiError, refusing
 from tuning_server.messages import Messages
 from tuning_server.replies import chat_logprobs, respond
 from tuning_server.service import CurrentService
 from tuning_server.types import only
 from tuning_server.worker import Sampling
-
-if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
@@ -83,8 +82,6 @@ class ChatTask(CompletionTask):
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
         """The engine's requests for the conversation as this model reads it."""
-        from tuning_server.engine.tokenization import chat_prompt
-
         with refusing("messages"):
             prompt = chat_prompt(loaded.codec, self.turns)
         request, self.lead = self.request, prompt.lead

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tuning_server.disk import read_json
-from tuning_server.engine.registry import FINE_TUNE, GONE, WRITING, fingerprint, flaw, states
+from tuning_server.engine.registry import FINE_TUNE, GONE, WRITING, base_folder, fingerprint, flaw, states
 from tuning_server.store import UNFINISHED, CannotStart, Row, acquire_store, check_schema, file_path
 
 Findings = Iterator[tuple[str, str]]  # a problem with what to do, or a note without
@@ -45,7 +45,7 @@ def check_files(store: Path, files: list[Row]) -> Findings:
             what = f"file {file['id']} ({file['filename']!r}): {n_bytes} of its {file['bytes']} bytes are there"
             yield what, "upload it again and delete this one"
     for path in sorted(unknown):
-        reason = "was cut off: the next server deletes it" if path.suffix == ".part" else "belongs to no known file"
+        reason = "was cut off: the next server deletes it" if path.name[0] == "." else "belongs to no known file"
         yield f"files/{path.name} {reason}", ""
 
 
@@ -57,11 +57,7 @@ def check_bases(store: Path) -> Findings:
             if reason:
                 yield f"{folder.relative_to(store)}: {reason}", f"delete bases/{base.name} and make the model again"
     for pointer in sorted((store / "bases").glob("*.json")):
-        try:
-            is_there = pointer.with_name(f"{pointer.stem}@{read_json(pointer)['current']}").is_dir()
-        except (ValueError, KeyError, TypeError):
-            is_there = False
-        if not is_there:
+        if base_folder(pointer.stem, None, store) is None:
             yield f"bases/{pointer.name}: the base that it names is not there", f"make {pointer.stem} again"
 
 

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from openai.types import Completion
@@ -17,17 +17,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
 from tuning_server.blends import Blend
+from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import Sample, SamplingRequest
 from tuning_server.errors import ApiError, at_most
 from tuning_server.replies import legacy_logprobs, respond
 from tuning_server.service import CurrentService
 from tuning_server.store import new_id
 from tuning_server.types import ModelId, Strict, only, split_prompts
 from tuning_server.worker import Sampling, Task
-
-if TYPE_CHECKING:
-    from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.sampling import Sample, SamplingRequest
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 MAX_ROWS = 16_384  # prompts x n of one request
@@ -108,7 +106,7 @@ def encode(
     loaded: LoadedModel, prompt: str | list[int], *, n_new: int = 0, param: str = "prompt", name: str = "your prompt"
 ) -> list[int]:
     """Token ids of a text, or given ones, that fit the model's vocabulary and, with `n_new` more, its context."""
-    ids = loaded.encode_prompt(prompt) if isinstance(prompt, str) else prompt or loaded.encode_prompt("")
+    ids = loaded.codec.encode_prompt(prompt) if isinstance(prompt, str) else prompt or loaded.codec.encode_prompt("")
     unknown = next((token for token in ids if not 0 <= token < loaded.vocab_size), None)
     if unknown is not None:
         message = f"Token id {unknown} is not in the vocabulary of {loaded.id} (0 to {loaded.vocab_size - 1})."
@@ -136,8 +134,6 @@ class CompletionTask:
 
     def prepare(self, loaded: LoadedModel) -> list[SamplingRequest]:
         """The engine's requests, ``n`` per prompt; refuses what the model cannot do."""
-        from tuning_server.engine.sampling import SamplingRequest
-
         request, seen, rows = self.request, Counter[tuple[int, ...]](), []
         if (request.logprobs or 0) > loaded.vocab_size:
             message = f"{self.logprobs_field!r} is at most the vocabulary, {loaded.vocab_size}."

@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
+from tuning_server.engine.registry import UnknownModel
+
 logger = logging.getLogger(__name__)
 MAX_MESSAGE = 2000  # characters: a message may repeat what a client sent, but not megabytes of it
 RETIRED = ("/v1/fine-tunes", "/v1/engines", "/v1/edits", "/v1/answers", "/v1/classifications", "/v1/search")
@@ -97,6 +100,21 @@ def model_error(error: Exception, *, param: str = "model") -> ApiError:
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     code = getattr(error, "code", "model_not_found")
     return ApiError(f"{reason[0].upper()}{reason[1:]}.", status=404, param=param, code=code)
+
+
+def known_failure(error: Exception) -> ApiError | None:
+    """The refusal for an error that is not ours: of the model, the memory or the disk; None for any other."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UnknownModel):
+        return model_error(error)
+    if is_out_of_memory(error):
+        message = "There is not enough memory: choose a smaller model, or fewer or shorter answers or rows at a time"
+        return ApiError(f"{error if isinstance(error, DoesNotFit) else message}.", param="model", code="out_of_memory")
+    if is_full_disk(error):
+        message = "The disk of the server is full and nothing more was kept. Free some space and try again."
+        return ApiError(message, status=507, code="disk_full")
+    return None
 
 
 @contextmanager
@@ -191,16 +209,9 @@ def install_handlers(app: FastAPI) -> None:
         return reply
 
     @app.exception_handler(MemoryError)
-    async def too_large(request: Request, error: MemoryError) -> Response:
-        message = f"{str(error).rstrip('.') or 'The request takes more memory than there is'}."
-        return ApiError(message, param="model", code="out_of_memory").response()
-
     @app.exception_handler(OSError)
     @app.exception_handler(sqlite3.Error)
-    async def disk(request: Request, error: OSError | sqlite3.Error) -> Response:
+    async def machine(request: Request, error: Exception) -> Response:
         logger.error("%s %r: %s", request.method, request.url.path, error)
-        if is_full_disk(error):
-            message = "The disk of the server is full and nothing was kept. Free some space and try again."
-            return ApiError(message, status=507, code="disk_full").response()
         message = f"The server could not finish the request: {getattr(error, 'strerror', None) or error}."
-        return ApiError(message, status=500, code="os_error").response()
+        return (known_failure(error) or ApiError(message, status=500, code="os_error")).response()

@@ -12,10 +12,10 @@ from openai.types import FileDeleted, FileObject
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse
 
-from tuning_server.disk import BadRow, json_rows
+from tuning_server.disk import BadRow, atomic_write, json_rows
 from tuning_server.errors import ApiError
 from tuning_server.service import CurrentService, Service
-from tuning_server.store import UNFINISHED, new_id
+from tuning_server.store import UNFINISHED, file_path, new_id
 from tuning_server.types import Page, PageQuery
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -53,13 +53,9 @@ def create(form: Annotated[UploadForm, Form()], service: CurrentService) -> File
         id=new_id("file-"), object="file", bytes=form.file.size, created_at=int(time.time()), filename=name,
         purpose="fine-tune", status="processed",
     )  # fmt: skip
-    part = service.store.file_path(body.id).with_suffix(".part")
-    try:
-        with part.open("xb") as target:
-            shutil.copyfileobj(source, target)
-        service.store.add_file(body.model_dump(), part)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(file_path(service.store.folder, body.id), "wb") as target:
+        shutil.copyfileobj(source, target)
+    service.store.add_file(body.model_dump())
     return body
 
 
@@ -93,7 +89,7 @@ def retrieve(file_id: str, service: CurrentService) -> FileObject:
 def content(file_id: str, service: CurrentService) -> FileResponse:
     """A file's bytes: as they were uploaded, or the table of a job's results."""
     file = _file(service, file_id)
-    return FileResponse(service.store.file_path(file.id, file.purpose), media_type="application/octet-stream")
+    return FileResponse(file_path(service.store.folder, file.id, file.purpose), media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}", response_model=FileDeleted)

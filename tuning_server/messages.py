@@ -35,7 +35,7 @@ class Message(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
-    weight: float | None = None
+    weight: Annotated[float, Field(ge=0, le=1, multiple_of=1)] | None = None
     name: Annotated[Any, only()] = None
     refusal: Annotated[Any, only()] = None
     audio: Annotated[Any, only()] = None
@@ -45,8 +45,6 @@ class Message(Strict):
 
     @model_validator(mode="after")
     def check_weight(self) -> Message:
-        if self.weight not in (None, 0, 1):
-            raise ValueError(f"'weight' is {self.weight}, expected 0 or 1")
         if self.weight is not None and self.role != "assistant":
             raise ValueError(f"'weight' is for the assistant's messages only, found it in a {self.role} message")
         return self

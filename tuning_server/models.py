@@ -10,7 +10,10 @@ from openai.types import Model, ModelDeleted
 
 from tuning_server.disk import read_json
 from tuning_server.engine import registry
+from tuning_server.engine.devices import choose_placement
+from tuning_server.engine.lora import read_adapter
 from tuning_server.engine.registry import ModelInfo
+from tuning_server.engine.tokenization import describe
 from tuning_server.errors import ApiError, model_error
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
@@ -42,28 +45,20 @@ def _described(info: ModelInfo) -> Model:
     ApiError
         404, if its files are damaged.
     """
-    from tuning_server.engine.devices import choose_placement
-    from tuning_server.engine.lora import read_adapter
-    from tuning_server.engine.tokenization import describe
-
     try:
         config, n_weights = read_json(info.folder / "config.json"), registry.count_weights(info.id, info.folder)
         tokenizer, vocab_tokens = describe(info.folder)
     except (OSError, ValueError) as error:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
-    adapter, placement = read_adapter(info.folder), choose_placement(n_weights)
+    adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
-        "fingerprint": registry.fingerprint(info.id, info.folder),
-        "parent": info.parent,
+        "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
-        "n_weights": n_weights,
-        "device": placement.device.type,
-        "dtype": placement.dtype_name,
+        "n_weights": n_weights, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
         "learning_rate": registry.reference_learning_rate(info.folder),
-        "tokenizer": tokenizer,
-        "vocab_tokens": vocab_tokens or config.get("vocab_size"),
-    }
+        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"),
+    }  # fmt: skip
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 
 
@@ -95,8 +90,6 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
 
     One that adapters stand on is kept: they are nothing without it.
     """
-    from tuning_server.engine.lora import read_adapter
-
     folder = find_folder(service, model_id)
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."

@@ -7,16 +7,14 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openai.types import FileObject
 
-from tuning_server.store import Row, Store, new_id
-
-if TYPE_CHECKING:
-    from tuning_server.engine.training import StepReport
+from tuning_server.disk import atomic_write
+from tuning_server.engine.training import StepReport
+from tuning_server.store import RESULTS, Row, Store, file_path, new_id
 
 logger = logging.getLogger(__name__)
 EVENTS_PER_JOB = 200  # metrics events, about; each reports the mean loss since the one before
@@ -47,13 +45,11 @@ class Progress:
     def __init__(self, store: Store, job: Row) -> None:
         self._store, self._job = store, job
         self._reports: list[StepReport] = []  # since the last event
-        self._written_at, self._n_tokens = time.monotonic(), 0  # of the last event
-        self._is_new = True
+        self._written_at, self._n_tokens = time.monotonic(), -1  # of the last event; -1 before the first step
 
     def add(self, report: StepReport) -> None:
         """Add a step; every few steps and at each checkpoint there is an event."""
-        if self._is_new:
-            self._is_new = False
+        if self._n_tokens < 0:
             self._store.delete_steps(self._job["id"], from_step=report.step)  # which a kill makes the run repeat
             self._n_tokens = 0 if report.step == 1 else report.n_tokens
         self._reports.append(report)
@@ -118,25 +114,20 @@ def write_results(store: Store, job: Row) -> list[str]:
     A full disk costs the table, not the model: the list is empty then.
     """
     file_id = f"file-{job['id'].removeprefix('ftjob-')}"
-    part = store.file_path(file_id).with_suffix(".part")
+    path = file_path(store.folder, file_id, RESULTS)
     try:
-        write_table(part, *results_table(store.metrics(job["id"])))
+        columns, rows = results_table(store.metrics(job["id"]))
+        with atomic_write(path) as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
         body = FileObject(
-            id=file_id, object="file", bytes=part.stat().st_size, created_at=int(time.time()),
-            filename="step_metrics.csv", purpose="fine-tune-results", status="processed",
+            id=file_id, object="file", bytes=path.stat().st_size, created_at=int(time.time()),
+            filename="step_metrics.csv", purpose=RESULTS, status="processed",
         )  # fmt: skip
-        store.add_file(body.model_dump(), part)
+        store.add_file(body.model_dump())
     except OSError as error:
-        part.unlink(missing_ok=True)
         logger.warning("job %s: no result file: %s", job["id"], error)
         store.add_event(job["id"], f"The result file could not be written: {error.strerror}", level="warn")
         return []
     return [file_id]
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write rows as CSV, empty where nothing was measured."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

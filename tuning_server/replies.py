@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
@@ -14,9 +14,9 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from openai.types.completion_choice import Logprobs
 from starlette.responses import Response, StreamingResponse
 
-if TYPE_CHECKING:
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.sampling import TokenInfo
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import TokenInfo
+from tuning_server.engine.tokenization import label
 
 FEW_CHOICES = 16
 LEAST_LOGPROB = -9999.0  # what chat replies write for minus infinity, which JSON lacks
@@ -53,7 +53,7 @@ def named_top(loaded: LoadedModel, token: TokenInfo) -> dict[str, float] | None:
         return None
     named: dict[str, float] = {}
     for token_id, logprob in dict((*token.top, (token.id, token.logprob))).items():
-        name = loaded.codec.label(token_id)
+        name = label(loaded.codec[token_id])
         # two tokens of one text must not hide each other; the chosen one is named by its text at this position
         is_taken = name in named or name == token.text
         named[token.text if token_id == token.id else f"{name}<id {token_id}>" if is_taken else name] = logprob
@@ -65,8 +65,8 @@ def chat_logprobs(loaded: LoadedModel, tokens: Sequence[TokenInfo]) -> ChoiceLog
 
     def fields(token_id: int, logprob: float | None) -> dict[str, Any]:
         value = LEAST_LOGPROB if logprob is None else max(logprob, LEAST_LOGPROB)
-        codec = loaded.codec
-        return {"token": codec.label(token_id), "bytes": list(codec[token_id]), "logprob": value}
+        raw = loaded.codec[token_id]
+        return {"token": label(raw), "bytes": list(raw), "logprob": value}
 
     # constructed, not validated: there may be as many as the vocabulary at each position
     content = [

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tuning_server.disk import BadRow, json_rows
+from tuning_server.engine.losses import PreferenceRow, TrainingRow
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.tokenization import chat_row
 from tuning_server.errors import from_validation
 from tuning_server.messages import Messages, TrainingMessages
 from tuning_server.types import Text, only
-
-if TYPE_CHECKING:
-    from tuning_server.engine.losses import PreferenceRow, TrainingRow
-    from tuning_server.engine.models import LoadedModel
 
 Encoded = list[tuple[list[int], list[int]]]  # tokens of each prompt and of its answer
 NoTools = Annotated[Any, only([])]
@@ -70,8 +69,6 @@ class ChatRow(Conversation):
 
         So the loss is on the assistant's words alone, and each is learned behind the tokens that will ask for it.
         """
-        from tuning_server.engine.tokenization import chat_row
-
         turns = [message.turn for message in self.messages]
         learned = [k for k, message in enumerate(self.messages) if message.is_learned]
         return [chat_row(loaded.codec, turns[: k + 1]) for k in learned]
@@ -119,8 +116,6 @@ class ChatPairRow(Checked):
 
     def encode(self, loaded: LoadedModel) -> Encoded:
         """Tokens of the conversation with the preferred and with the other answer."""
-        from tuning_server.engine.tokenization import chat_row
-
         turns = [message.turn for message in self.input.messages]
         answers = (self.preferred_output[0], self.non_preferred_output[0])
         return [chat_row(loaded.codec, [*turns, answer.turn]) for answer in answers]
@@ -203,7 +198,8 @@ def tokenise(rows: Iterable[tuple[int, Row]], loaded: LoadedModel) -> Iterator[T
                 f"but the context of {loaded.id} is {loaded.context_tokens}"
             )
         if (last := max(max(prompt + answer) for prompt, answer in encoded)) >= loaded.vocab_size:
-            raise BadRow(f"Line {number}: {loaded.decode([last])!r} is a token of the tokenizer that {loaded.id} lacks")
+            token = loaded.codec.decode([last])
+            raise BadRow(f"Line {number}: {token!r} is a token of the tokenizer that {loaded.id} lacks")
         examples = [TrainingRow([*prompt, *answer], len(prompt)) for prompt, answer in encoded]
         if isinstance(row, PairRow | ChatPairRow):
             yield PreferenceRow(chosen=examples[0], rejected=examples[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -17,13 +17,14 @@ from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from tuning_server.completions import encode
+from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.registry import NON_FINITE, BrokenModel
+from tuning_server.engine.scoring import embed, score_contexts, score_documents
+from tuning_server.engine.tokenization import label
 from tuning_server.errors import ApiError, at_most, refusing
 from tuning_server.service import CurrentService
 from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
-
-if TYPE_CHECKING:
-    from tuning_server.engine.cache import ModelCache
 
 router = APIRouter(prefix="/v1", tags=["scores"])
 MAX_POSITIONS = 262_144  # scored by one request
@@ -61,8 +62,6 @@ class ScoresRequest(Strict):
 
     def run(self, cache: ModelCache) -> Response:
         """The arrays as an ``.npz`` file, in which nothing is pickled; computed on the engine's thread."""
-        from tuning_server.engine.scoring import score_contexts, score_documents
-
         loaded = cache.get(self.model)
         options: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
         if self.documents is None:
@@ -97,8 +96,6 @@ class TokenizeRequest(Strict):
 
     def run(self, cache: ModelCache) -> dict[str, Any]:
         """Tokenize, on the engine's thread."""
-        from tuning_server.engine.tokenization import label
-
         loaded = cache.get(self.model)
         codec = loaded.codec
         ids = [*codec.front, *codec.encode_document(self.prompt)]
@@ -129,9 +126,6 @@ class EmbeddingRequest(Strict):
 
     def run(self, cache: ModelCache) -> Response:
         """The vectors in OpenAI's shape, computed on the engine's thread."""
-        from tuning_server.engine.registry import NON_FINITE, BrokenModel
-        from tuning_server.engine.scoring import embed
-
         loaded = cache.get(self.model)
         if empty := [k for k, text in enumerate(self.input) if not text]:
             message = f"Text {empty[0]} of 'input' is empty: there is nothing to embed, leave it out."

@@ -5,7 +5,7 @@ A store's folder::
     server.lock    locked by the one process that owns the store
     server.json    address of that process (url, pid, key_file), so that clients find it; deleted at its end
     server.db      the database, with server.db-wal and server.db-shm
-    files/         <id>.jsonl uploads, <id>.csv tables of results, <id>.part while one is being written
+    files/         <id>.jsonl uploads, <id>.csv tables of results, names with a dot in front while one is written
     bases/         <name>@<hash>/ base models, <name>.json which of them the plain name stands for
     hub/           <id>.json commit that a model of the Hugging Face hub was pinned to when it was first used
     tuned/<short>/ of one job: step-<n>/ and final/ models, state-<n>/ and reference/ for a resume,
@@ -19,7 +19,6 @@ either the old or the new state; files are written before the database names the
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 import string
@@ -28,7 +27,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -46,6 +45,7 @@ CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE 
 """
 DUE = ("validating_files", "queued", "running")  # in the order that a job goes through them
 UNFINISHED = (*DUE, "paused")
+RESULTS: Final = "fine-tune-results"  # purpose of a file, as OpenAI has it
 LOCK_HELD = 3  # exit code
 NAMED = "json_extract(body, '$.fine_tuned_model_checkpoint') = ?"
 ALPHABET = string.ascii_lowercase + string.digits
@@ -54,7 +54,7 @@ Row = dict[str, Any]
 
 def file_path(store: Path, file_id: str, purpose: str = "fine-tune") -> Path:
     """Where the bytes of a file lie: rows as JSON lines, a job's results as a table."""
-    return store / "files" / f"{file_id}.{'csv' if purpose == 'fine-tune-results' else 'jsonl'}"
+    return store / "files" / f"{file_id}.{'csv' if purpose == RESULTS else 'jsonl'}"
 
 
 class CannotStart(Exception):
@@ -140,7 +140,7 @@ class Store:
         self.folder = folder
         self._lock = threading.Lock()
         (folder / "files").mkdir(parents=True, exist_ok=True)
-        for left in (folder / "files").glob("*.part"):
+        for left in (folder / "files").glob(".*"):
             left.unlink(missing_ok=True)  # an upload that a kill cut off
         path = folder / "server.db"
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
@@ -175,24 +175,19 @@ class Store:
 
     # files
 
-    def file_path(self, file_id: str, purpose: str = "fine-tune") -> Path:
-        return file_path(self.folder, file_id, purpose)
-
-    def add_file(self, body: Row, part: Path) -> None:
-        """Add a written file: its bytes are renamed first, then it is recorded. It replaces one of the same id."""
-        path = self.file_path(body["id"], body["purpose"])
-        os.replace(part, path)
+    def add_file(self, body: Row) -> None:
+        """Record a file whose bytes are there, in place of one of the same id; if that fails, the bytes are deleted."""
         try:
             with self._transaction() as db:
                 db.execute("INSERT OR REPLACE INTO files (id, body) VALUES (?, ?)", (body["id"], json.dumps(body)))
         except BaseException:
-            path.unlink(missing_ok=True)
+            file_path(self.folder, body["id"], body["purpose"]).unlink(missing_ok=True)
             raise
 
     def delete_file(self, file_id: str, purpose: str) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM files WHERE id = ?", (file_id,))
-        self.file_path(file_id, purpose).unlink(missing_ok=True)
+        file_path(self.folder, file_id, purpose).unlink(missing_ok=True)
 
     # jobs
 

@@ -26,22 +26,22 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tuning_server.engine.registry import UnknownModel, drop, drop_state
-from tuning_server.errors import ApiError, is_full_disk, model_error
+from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.lora import RATE, LoraSettings, choose
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.registry import drop, drop_state, reference_learning_rate
+from tuning_server.engine.training import Pause, TrainingSettings, describe, train
+from tuning_server.errors import ApiError, known_failure
 from tuning_server.progress import Progress, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
-from tuning_server.store import DUE, UNFINISHED, Row, Store, method_of
+from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
 from tuning_server.types import Settings
-
-if TYPE_CHECKING:
-    from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.models import LoadedModel
 
 logger = logging.getLogger(__name__)
 Steps = Generator[None, None, None]
-Work = Callable[[Row, "ModelCache"], Steps]
+Work = Callable[[Row, ModelCache], Steps]
 SLICE_S = 0.05  # of tokenising, before requests are answered
 CACHED_FILES = 4  # for grids of jobs over one file
 STATE_EVERY_STEPS = 200  # what a kill in the middle of a long epoch can cost at most
@@ -126,8 +126,6 @@ class Trainer:
 
     def _stop(self, work: Work, *, keep: bool = True) -> None:
         """Stop at a step and, to `keep` it, write it down; on a full disk the job goes on from its last state."""
-        from tuning_server.engine.training import Pause
-
         job, steps = self._active.pop(work)
         try:
             steps.throw(Pause()) if keep else steps.close()
@@ -144,7 +142,7 @@ class Trainer:
         file_id = job[param]
         if not file_id:
             return ()
-        path = self._store.file_path(file_id)  # of rows: a table of results is refused when a job is made
+        path = file_path(self._store.folder, file_id)  # of rows: a table of results is refused when a job is made
         if not path.is_file():
             raise ApiError(f"File {file_id} was deleted.", code="file_not_found", param=param)
         key = (file_id, method_of(job), loaded.codec.hash, loaded.context_tokens)
@@ -167,8 +165,6 @@ class Trainer:
 
     def _validate(self, job: Row, cache: ModelCache) -> Steps:
         """Check a job's files and choose its hyperparameters."""
-        from tuning_server.engine.lora import choose
-
         loaded = cache.outline(job["model"])
         rows = yield from self._rows(job, "training_file", loaded)
         yield from self._rows(job, "validation_file", loaded)
@@ -181,10 +177,6 @@ class Trainer:
 
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted."""
-        from tuning_server.engine.lora import RATE, LoraSettings
-        from tuning_server.engine.registry import reference_learning_rate
-        from tuning_server.engine.training import Pause, TrainingSettings, describe, train
-
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         outline, folder = cache.outline(job["model"]), self._folder(job)
@@ -248,29 +240,12 @@ class Trainer:
 
     def _fail(self, job: Row, error: Exception) -> None:
         drop_state(self._folder(job))
-        reason = failure(job, error)
+        reason = known_failure(error)
+        if reason is None:
+            logger.error("job %s failed", job["id"], exc_info=error)
+            reason = ApiError(f"Training failed: {error}", code="training_failed")
         changes = {
             "status": "failed", "finished_at": int(time.time()), "estimated_finish": None,
             "error": {"code": reason.code, "message": reason.message, "param": reason.param},
         }  # fmt: skip
         self._store.update_job(job["id"], changes, only=UNFINISHED, messages=[reason.message])
-
-
-def failure(job: Row, error: Exception) -> ApiError:
-    """Why a job failed, for its owner."""
-    from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
-
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, UnknownModel):
-        return model_error(error)
-    if is_full_disk(error):
-        message = "The disk of the server is full: no checkpoint could be written. Free some space and start again."
-        return ApiError(message, code="disk_full")
-    if isinstance(error, DoesNotFit):
-        return ApiError(f"{error}.", code="out_of_memory", param="model")
-    if is_out_of_memory(error):
-        message = "The model and its batch do not fit in memory: choose a smaller batch_size or model."
-        return ApiError(message, code="out_of_memory", param="batch_size")
-    logger.error("job %s failed", job["id"], exc_info=error)
-    return ApiError(f"Training failed: {error}", code="training_failed")

@@ -21,18 +21,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tuning_server.engine.registry import UnknownModel
-from tuning_server.errors import ApiError, model_error
+from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.sampling import Sample, SamplingRequest, sample
+from tuning_server.errors import ApiError, known_failure
 from tuning_server.store import Store
 from tuning_server.trainer import Trainer
 from tuning_server.types import Settings
-
-if TYPE_CHECKING:
-    from tuning_server.engine.cache import ModelCache
-    from tuning_server.engine.models import LoadedModel
-    from tuning_server.engine.sampling import Sample, SamplingRequest
 
 logger = logging.getLogger(__name__)
 MAX_ROWS = 256  # rows of one model answered before the next training step may come between
@@ -122,8 +119,6 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        from tuning_server.engine.cache import ModelCache
-
         settings = self._settings
         cache = ModelCache(
             settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
@@ -154,12 +149,11 @@ class Worker:
                 groups.setdefault(work.model, []).append(work)
         for model, samplings in groups.items():
             self._serve(cache, model, samplings)
-            self.last_worked = time.monotonic()
         for task in self._serving:
             if isinstance(task, Task) and not task.future.done():
                 _answer(task, lambda: task.run(cache))  # noqa: B023 (called at once)
-                self.last_worked = time.monotonic()
-        self._serving = []
+        if self._serving:
+            self.last_worked, self._serving = time.monotonic(), []
         if not self._stopping and self._trainer.has_work():
             self._trainer.advance(cache)
             self.last_worked = time.monotonic()
@@ -173,8 +167,6 @@ class Worker:
 
     def _serve(self, cache: ModelCache, model: str, samplings: list[Sampling]) -> None:
         """Answer all requests for one model, their rows in common batches."""
-        from tuning_server.engine.sampling import sample
-
         ready: list[tuple[Sampling, int]] = []
         rows: list[SamplingRequest] = []
         samples: list[Sample] = []
@@ -222,13 +214,5 @@ def _answer(work: Sampling | Task, compute: Callable[[], Any]) -> None:
 
 
 def _fail(work: Sampling | Task, error: Exception) -> None:
-    if isinstance(error, RuntimeError):  # torch's, so that its module is loaded already
-        from tuning_server.engine.devices import is_out_of_memory
-
-        if is_out_of_memory(error):
-            message = "The request takes more memory than is free: ask for fewer or shorter answers at a time"
-            error = MemoryError(message)
-    if isinstance(error, UnknownModel):
-        error = model_error(error)
     with suppress(InvalidStateError):  # it was cancelled, or answered otherwise
-        work.future.set_exception(error)
+        work.future.set_exception(known_failure(error) or error)

@@ -30,7 +30,7 @@ def stories() -> list[str]:
 def three(stories: list[str], tmp_path_factory: pytest.TempPathFactory) -> Three:
     """Big, tuned and base; the base is tuned for some seconds on stories, for acceptance depends on the pair."""
     big, tuned, base = load("fork-1m"), load("fork-300k"), load("fork-300k")
-    rows = [losses.TrainingRow([*tuned.encode(text)[:120], tuned.eos_id]) for text in stories[:-N_PROMPTS]]
+    rows = [losses.TrainingRow([*tuned.codec.encode(text)[:120], tuned.codec.eos_id]) for text in stories[:-N_PROMPTS]]
     settings = training.TrainingSettings(n_epochs=4, batch_size=16, learning_rate=3e-3)
     list(training.train(tuned, rows, settings, folder=tmp_path_factory.mktemp("tuned")))
     for loaded in (big, tuned, base):
@@ -53,7 +53,7 @@ def one_at_a_time(three: Sequence[LoadedModel], prompt: Sequence[int], n_tokens:
             for loaded, cache in zip(three, caches, strict=True)
         )
         chosen = int((big + tuned - base).argmax())
-        if chosen == three[0].eos_id:
+        if chosen == three[0].codec.eos_id:
             break
         ids.append(chosen)
         fed = fed.new_tensor([[chosen]])
@@ -64,7 +64,7 @@ def requests_of(big: LoadedModel, stories: Sequence[str], *, temperature: float)
     """Openings of stories that were not tuned on, 8 to 38 tokens long."""
     return [
         SamplingRequest(
-            prompt_ids=big.encode(text)[: 8 + 2 * k], max_tokens=NEW_TOKENS, seed=k, temperature=temperature
+            prompt_ids=big.codec.encode(text)[: 8 + 2 * k], max_tokens=NEW_TOKENS, seed=k, temperature=temperature
         )
         for k, text in enumerate(stories[-N_PROMPTS:])
     ]

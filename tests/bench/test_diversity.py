@@ -45,13 +45,13 @@ def embed() -> Callable[[Sequence[str]], np.ndarray]:
 
     @torch.inference_mode()
     def states(texts: Sequence[str]) -> np.ndarray:
-        ids = [loaded.encode(text) for text in texts]
+        ids = [loaded.codec.encode(text) for text in texts]
         order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
         found: list[np.ndarray] = [np.empty(0)] * len(ids)
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             width = len(ids[places[-1]])
-            fed = torch.tensor([ids[k] + [loaded.eos_id] * (width - len(ids[k])) for k in places])
+            fed = torch.tensor([ids[k] + [loaded.codec.eos_id] * (width - len(ids[k])) for k in places])
             last = loaded.model(input_ids=fed, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
             for row, k in enumerate(places):
                 found[k] = last[row, : len(ids[k])].double().mean(dim=0).numpy()

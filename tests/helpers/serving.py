@@ -171,6 +171,6 @@ def rows_of(loaded: Any, n: int = 40) -> list[Any]:
 
     rows = []
     for k in range(n):
-        prompt = loaded.encode_prompt("The fox " * (k % 5 + 1))
-        rows.append(TrainingRow([*prompt, *loaded.encode(f" baker {k}"), loaded.eos_id], len(prompt)))
+        prompt = loaded.codec.encode_prompt("The fox " * (k % 5 + 1))
+        rows.append(TrainingRow([*prompt, *loaded.codec.encode(f" baker {k}"), loaded.codec.eos_id], len(prompt)))
     return rows

@@ -19,6 +19,7 @@ from serving import TINY
 from lib import distributions
 from lib.distributions import Distributions, collect, collecting, hosted, table, tokens, top_k
 from tuning_server.engine import models
+from tuning_server.engine.tokenization import label
 
 TEXT = "The red fox saw the old baker. Ada Lind is the mother of Bo Lind."
 
@@ -157,7 +158,7 @@ def test_an_endpoint_without_scores_fills_the_same_table(
     again = collect(client, other, contexts, targets, folder=tmp_path, top_k=10)
     names = json.loads((tmp_path / "vocab.json").read_text())
     assert len(set(names)) == len(names)
-    ids = [loaded.encode("".join(context)) for context in contexts]
+    ids = [loaded.codec.encode("".join(context)) for context in contexts]
     for model, one in ((TINY, got), (other, again)):  # numbers mean the same strings in both
         expected = exact(tiny_store, ids, model)
         assert one.ids is not None
@@ -165,7 +166,7 @@ def test_an_endpoint_without_scores_fills_the_same_table(
         assert one.tail is not None
         assert np.allclose(one.logprobs, -np.sort(-expected, axis=1)[:, :10], atol=1e-4)
         assert np.allclose(np.exp(one.logprobs).sum(1) + np.exp(one.tail), 1, atol=1e-5)
-        likeliest = [loaded.codec.label(int(best)) for best in expected.argmax(1)]
+        likeliest = [label(loaded.codec[int(best)]) for best in expected.argmax(1)]
         assert [names[number] for number in one.ids[:, 0]] == likeliest
         hit = [target in {names[number] for number in row} for target, row in zip(targets, one.ids, strict=True)]
         assert (~np.isnan(one.target_logprobs)).tolist() == hit
@@ -235,7 +236,7 @@ def test_tokens_with_and_without_an_endpoint_for_them(
     loaded = models.load(TINY, tiny_store)
     text = f"{TEXT} café 東京"
     told = distributions.tokenize(client, TINY, text)
-    assert told.ids == tuple(loaded.encode(text))
+    assert told.ids == tuple(loaded.codec.encode(text))
     assert sum(told.n_bytes) == len(text.encode())
     monkeypatch.setattr(tokens, "PIECE_CHARS", 30)
     echoed = tokens._echoed(client, TINY, text)

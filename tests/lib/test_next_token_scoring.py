@@ -115,13 +115,13 @@ def test_the_server_is_asked_for_what_a_forward_pass_gives(client: OpenAI, tiny_
     texts = ["The red fox saw the old baker.", "Ada Lind is the mother of Bo Lind. 東京"]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
     found = score(client, TINY, Source(str(tmp_path / "t.jsonl")), folder=tmp_path / "n", n_resamples=20)
-    assert found.about["begin_id"] == loaded.eos_id
+    assert found.about["begin_id"] == loaded.codec.eos_id
     assert found.about["window_tokens"] == 512
     documents = []
     for each in texts:
-        ids = loaded.encode(each)
+        ids = loaded.codec.encode(each)
         with torch.no_grad():
-            logits = loaded.model(torch.tensor([[loaded.eos_id, *ids[:-1]]])).logits[0]
+            logits = loaded.model(torch.tensor([[loaded.codec.eos_id, *ids[:-1]]])).logits[0]
         documents.append([(logits.double().log_softmax(-1).numpy(), np.array(ids))])
     plain = plain_statistics(documents, [len(each.encode()) for each in texts])
     told = values(found)

@@ -163,7 +163,7 @@ def test_nothing_ends_the_engine_but_a_stop(
     def broken(*args: Any) -> Any:
         raise OSError("what nobody thought of")
 
-    monkeypatch.setattr("tuning_server.worker.model_error", broken)
+    monkeypatch.setattr("tuning_server.errors.model_error", broken)
     assert http.post("/v1/completions", json=REQUEST | {"model": "fork-none"}).status_code == 500
     fail = lambda *_, **__: (_ for _ in ()).throw(sqlite3.Error("no"))  # noqa: E731
     monkeypatch.setattr("tuning_server.store.Store.jobs_in", fail)
@@ -194,8 +194,8 @@ def test_too_much_for_the_memory_is_refused(http: TestClient, monkeypatch: pytes
     def short(*_: Any) -> Any:
         raise RuntimeError("could not create a primitive")  # oneDNN's words for it
 
-    monkeypatch.setattr("tuning_server.engine.sampling.sample", short)
-    monkeypatch.setattr("tuning_server.engine.scoring.embed", short)
+    monkeypatch.setattr("tuning_server.worker.sample", short)
+    monkeypatch.setattr("tuning_server.scores.embed", short)
     for path, body in (("completions", REQUEST), ("embeddings", {"model": TINY, "input": "a"})):
         reply = http.post(f"/v1/{path}", json=body)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "out_of_memory")

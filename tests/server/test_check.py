@@ -140,7 +140,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no database": (replace_database, "server.db: file is not a database"),
 }  # fmt: skip
 LEFTOVERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "upload cut off": (lambda s: (s / "files" / "file-x.part").touch(), "files/file-x.part was cut off"),
+    "upload cut off": (lambda s: (s / "files" / ".file-x.jsonl.a1").touch(), "files/.file-x.jsonl.a1 was cut off"),
     "bytes alone": (lambda s: (s / "files" / "file-x.jsonl").touch(), "files/file-x.jsonl belongs to no known file"),
     "half written": (lambda s: (done(s) / ".writing-1").mkdir(), "/.writing-1 was cut off"),
     "half deleted": (lambda s: (done(s) / ".gone-1").mkdir(), "/.gone-1 was cut off"),

@@ -87,8 +87,8 @@ def test_each_answer_is_learned_behind_what_will_ask_for_it(tiny_store: Path, tm
         write_jsonl(tmp_path / f"{number}.jsonl", [row])
         ready += tokenise(read_rows(tmp_path / f"{number}.jsonl", "dpo"), loaded)
     assert ready[0] == ready[1], "without a chat template, a conversation is the world's dialogue"
-    assert loaded.decode(ready[0].chosen.ids[ready[0].chosen.n_prompt : -1]) == " Ada."
-    assert ready[0].chosen.ids[-1] == ready[0].rejected.ids[-1] == loaded.eos_id
+    assert loaded.codec.decode(ready[0].chosen.ids[ready[0].chosen.n_prompt : -1]) == " Ada."
+    assert ready[0].chosen.ids[-1] == ready[0].rejected.ids[-1] == loaded.codec.eos_id
     assert ready[0].n_tokens == len(ready[0].chosen.ids) + len(ready[0].rejected.ids)
 
 

@@ -42,7 +42,7 @@ def test_they_equal_a_forward_pass(client: OpenAI, tiny_store: Path) -> None:
 
 
 def test_texts_tokens_and_single_ones(client: OpenAI, tiny_store: Path) -> None:
-    ids = models.load(TINY, tiny_store).encode_prompt(TEXTS[0])
+    ids = models.load(TINY, tiny_store).codec.encode_prompt(TEXTS[0])
     reported: list[Any] = [TEXTS[0], [TEXTS[0]], ids, [ids]]
     vectors = [client.embeddings.create(model=TINY, input=each).data[0].embedding for each in reported]
     assert all(vector == vectors[0] for vector in vectors)
@@ -51,7 +51,7 @@ def test_texts_tokens_and_single_ones(client: OpenAI, tiny_store: Path) -> None:
 
 def test_each_distinct_text_once_and_in_batches(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.load(TINY, tiny_store)
-    texts = [loaded.encode_prompt("The fox " * (k % 9 + 1)) for k in range(90)]
+    texts = [loaded.codec.encode_prompt("The fox " * (k % 9 + 1)) for k in range(90)]
     whole = scoring.embed(loaded, texts)
     assert (whole.dtype, whole.shape) == (np.float32, (90, 32))
     assert np.array_equal(whole[:9], whole[81:])

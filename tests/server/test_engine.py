@@ -25,7 +25,7 @@ def tiny(tiny_store: Path) -> models.LoadedModel:
 def test_a_batch_gives_what_each_row_gives_alone(tiny: models.LoadedModel) -> None:
     requests = [
         sampling.SamplingRequest(
-            prompt_ids=tiny.encode_prompt(text),
+            prompt_ids=tiny.codec.encode_prompt(text),
             max_tokens=12,
             temperature=0.7 * k,
             seed=k,
@@ -42,7 +42,7 @@ def test_a_batch_gives_what_each_row_gives_alone(tiny: models.LoadedModel) -> No
 
 
 def test_greedy_equals_generate_and_scores_equal_a_forward_pass(tiny: models.LoadedModel) -> None:
-    ids = tiny.encode_prompt(PROMPTS[0])
+    ids = tiny.codec.encode_prompt(PROMPTS[0])
     request = sampling.SamplingRequest(prompt_ids=ids, max_tokens=15, temperature=0, logprobs=0, echo=True)
     answer = sampling.sample(tiny, [request])[0]
     theirs = tiny.model.generate(torch.tensor([ids]), max_new_tokens=15, do_sample=False, pad_token_id=0)[0]
@@ -56,7 +56,7 @@ def test_greedy_equals_generate_and_scores_equal_a_forward_pass(tiny: models.Loa
 
 def test_offsets_and_labels_are_exact_inside_characters(tiny: models.LoadedModel) -> None:
     text = "né 東🙂"
-    request = sampling.SamplingRequest(prompt_ids=tiny.encode_prompt(text), max_tokens=0, logprobs=1, echo=True)
+    request = sampling.SamplingRequest(prompt_ids=tiny.codec.encode_prompt(text), max_tokens=0, logprobs=1, echo=True)
     tokens = sampling.sample(tiny, [request])[0].tokens
     for token in tokens:
         if not token.text.startswith("bytes:"):
@@ -66,13 +66,13 @@ def test_offsets_and_labels_are_exact_inside_characters(tiny: models.LoadedModel
 
 
 def test_sampling_draws_from_the_distribution_it_reports(tiny: models.LoadedModel) -> None:
-    ids = tiny.encode_prompt("The")
+    ids = tiny.codec.encode_prompt("The")
     requests = [
         sampling.SamplingRequest(prompt_ids=ids, max_tokens=1, temperature=0.5, seed=k, logprobs=None)
         for k in range(4000)
     ]
     drawn = np.bincount(
-        [a.ids[0] if a.ids else tiny.eos_id for a in sampling.sample(tiny, requests)], minlength=tiny.vocab_size
+        [a.ids[0] if a.ids else tiny.codec.eos_id for a in sampling.sample(tiny, requests)], minlength=tiny.vocab_size
     )
     with torch.no_grad():
         probs = (tiny.model(torch.tensor([ids])).logits[0, -1] / 0.5).softmax(-1).numpy()
@@ -82,8 +82,8 @@ def test_sampling_draws_from_the_distribution_it_reports(tiny: models.LoadedMode
 
 
 def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
-    ids = tiny.encode_prompt("The")
-    letter = tiny.encode("x")[0]
+    ids = tiny.codec.encode_prompt("The")
+    letter = tiny.codec.encode("x")[0]
     biased = sampling.SamplingRequest(prompt_ids=ids, max_tokens=6, logit_bias={letter: 100.0}, logprobs=0)
     answer = sampling.sample(tiny, [biased])[0]
     assert answer.text == "xxxxxx"
@@ -118,7 +118,7 @@ def test_tokens_are_drawn_on_the_device_of_the_logits() -> None:
 
 def test_padded_outputs_are_never_drawn_nor_scored(tiny: models.LoadedModel) -> None:
     request = sampling.SamplingRequest(
-        prompt_ids=tiny.encode_prompt(PROMPTS[0]), max_tokens=6, seed=1, logprobs=2, echo=True
+        prompt_ids=tiny.codec.encode_prompt(PROMPTS[0]), max_tokens=6, seed=1, logprobs=2, echo=True
     )
     before = sampling.sample(tiny, [request])[0]
     n_tokens = tiny.vocab_size

@@ -50,7 +50,7 @@ def direct(loaded: models.LoadedModel, ids: list[int]) -> list[float]:
 def test_scores_are_those_of_a_forward_pass_and_greedy_is_generate(loaded: models.LoadedModel) -> None:
     requests = [
         sampling.SamplingRequest(
-            prompt_ids=loaded.encode_prompt(text), max_tokens=12, temperature=0, logprobs=2, echo=True
+            prompt_ids=loaded.codec.encode_prompt(text), max_tokens=12, temperature=0, logprobs=2, echo=True
         )
         for text in PROMPTS
     ]
@@ -74,21 +74,21 @@ def test_scores_are_those_of_a_forward_pass_and_greedy_is_generate(loaded: model
 
 def test_text_becomes_the_tokens_of_the_model_s_own_file(loaded: models.LoadedModel) -> None:
     own = Tokenizer.from_file(str(loaded.folder / "tokenizer.json"))
-    assert loaded.encode_prompt(TEXT) == own.encode(TEXT).ids
-    assert loaded.encode(TEXT) == own.encode(TEXT, add_special_tokens=False).ids
-    assert loaded.decode(loaded.encode(TEXT)) == TEXT
+    assert loaded.codec.encode_prompt(TEXT) == own.encode(TEXT).ids
+    assert loaded.codec.encode(TEXT) == own.encode(TEXT, add_special_tokens=False).ids
+    assert loaded.codec.decode(loaded.codec.encode(TEXT)) == TEXT
     assert loaded.context_tokens == CONTEXT_TOKENS
 
 
 def test_conversations_take_the_model_s_own_form(loaded: models.LoadedModel) -> None:
     prompt = tokenization.chat_prompt(loaded.codec, QUESTION)
     if not loaded.codec.chat_template:
-        assert loaded.decode(prompt.ids) == "Guest: Who?\nHost:"
+        assert loaded.codec.decode(prompt.ids) == "Guest: Who?\nHost:"
         return
     theirs = loaded.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
     assert prompt.ids == theirs
     lesson = tokenization.chat_row(loaded.codec, [*QUESTION, {"role": "assistant", "content": "Ada"}])
-    assert lesson == (prompt.ids, [*loaded.encode("Ada"), loaded.eos_id])
+    assert lesson == (prompt.ids, [*loaded.codec.encode("Ada"), loaded.codec.eos_id])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,17 +166,17 @@ def test_a_model_without_a_tokenizer_is_refused(open_models: Path, tmp_path: Pat
 
 
 def test_device_and_precision_follow_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def placements(n_bytes: int) -> list[str]:
+    def placements(n_bytes: int) -> list[tuple[str, torch.dtype]]:
         monkeypatch.setattr(devices, "memory_bytes", lambda device: n_bytes)
         chosen = [devices.choose_placement(n * 10**9) for n in (1, 4, 7)]
-        return [f"{placement.device.type} {placement.dtype_name}" for placement in chosen]
+        return [(device.type, dtype) for device, dtype in chosen]
 
-    assert placements(24 * GIB) == ["cpu float32", "cpu float32", "cpu bfloat16"]
+    assert placements(24 * GIB) == [("cpu", torch.float32), ("cpu", torch.float32), ("cpu", torch.bfloat16)]
     monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: True)
-    assert placements(24 * GIB) == ["cuda bfloat16"] * 3
+    assert placements(24 * GIB) == [("cuda", torch.bfloat16)] * 3
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: False)
-    assert placements(24 * GIB) == ["cuda float32", "cuda float32", "cuda bfloat16"]
+    assert placements(24 * GIB) == [("cuda", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)]
 
 
 def full(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> list[str]:

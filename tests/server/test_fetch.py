@@ -64,7 +64,7 @@ def test_a_converted_model_has_the_same_weights(
     converted = dict(loaded.model.named_parameters())
     for name, weight in same.model.named_parameters():
         assert torch.equal(weight, converted[name]), name
-    assert loaded.encode_prompt("The red fox") == tokenizer_of("", tmp_path / "old").encode("The red fox")
+    assert loaded.codec.encode_prompt("The red fox") == tokenizer_of("", tmp_path / "old").encode("The red fox")
     assert not list((tmp_path / "new").glob("*.bin"))
     assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 1, "what is there is never overwritten"
 

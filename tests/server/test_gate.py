@@ -110,7 +110,7 @@ def test_what_breaks_inside_is_a_500_in_shape(http: TestClient, monkeypatch: pyt
     def broken(*args: Any, **options: Any) -> Any:
         raise KeyError("secret place")
 
-    monkeypatch.setattr("tuning_server.engine.sampling.sample", broken)
+    monkeypatch.setattr("tuning_server.worker.sample", broken)
     error = refusal(http.post("/v1/completions", json={"model": "fork-tiny", "prompt": "a"}), 500)
     assert error["type"] == "server_error"
     assert "secret" not in error["message"]

@@ -50,7 +50,7 @@ def requests_of(loaded: LoadedModel, *, max_tokens: int = 14, **options: float |
     """The prompts, each at another temperature unless one is given."""
     return [
         SamplingRequest(
-            prompt_ids=loaded.encode_prompt(text),
+            prompt_ids=loaded.codec.encode_prompt(text),
             max_tokens=max_tokens,
             **{"seed": k, "logprobs": 3, "temperature": 0.7 * k, "top_p": 1 - 0.1 * k} | options,  # type: ignore[arg-type]
         )
@@ -249,6 +249,4 @@ def test_what_cannot_be_blended_is_refused(three: tuple[LoadedModel, ...], lette
         generate(big, letters[1], base, [request], PLAIN)
     with pytest.raises(ValueError, match="big-1: the model's context is 512 tokens"):
         speculate(big, tuned, base, [replace(request, max_tokens=600)], PLAIN)
-    with pytest.raises(ValueError, match="n_draft of at least 1"):
-        speculate(big, tuned, base, [request], PLAIN, n_draft=0)
     assert generate(big, tuned, base, [], PLAIN) == []

@@ -46,7 +46,7 @@ IS_FULL = N_KILLS >= 25
 SEED = int(os.environ.get("KILLS_SEED") or 0)
 MOMENTS_S = (0.05, 2.0)  # after the server was found at work; drawn uniformly
 PATIENCE_S = 600
-REMAINDERS = ("files/*.part", "tuned/*/.writing-*", "tuned/*/.gone-*", "tuned/*/state-*")
+REMAINDERS = ("files/.*", "tuned/*/.writing-*", "tuned/*/.gone-*", "tuned/*/state-*")
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}  # audit events; a file that is opened to write is one too
 TAKEN_UP = "Fine-tuning job taken up again"
 Fork = Callable[..., ForkServerProcess]

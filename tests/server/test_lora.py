@@ -33,7 +33,7 @@ def fresh(store: Path) -> models.LoadedModel:
 
 def logits(loaded: models.LoadedModel) -> torch.Tensor:
     with torch.no_grad():
-        return loaded.model.eval()(torch.tensor([loaded.encode_prompt("The fox saw the old baker")])).logits
+        return loaded.model.eval()(torch.tensor([loaded.codec.encode_prompt("The fox saw the old baker")])).logits
 
 
 def put(store: Path, folder: Path, short: str) -> str:

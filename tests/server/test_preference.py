@@ -25,9 +25,9 @@ def fresh(store: Path) -> models.LoadedModel:
 def pairs_of(loaded: models.LoadedModel, n: int = 40) -> list[PreferenceRow]:
     rows = []
     for k in range(n):
-        prompt = loaded.encode_prompt("The fox " * (k % 5 + 1))
+        prompt = loaded.codec.encode_prompt("The fox " * (k % 5 + 1))
         documents = [
-            losses.TrainingRow([*prompt, *loaded.encode(text), loaded.eos_id], len(prompt))
+            losses.TrainingRow([*prompt, *loaded.codec.encode(text), loaded.codec.eos_id], len(prompt))
             for text in (f" baker {k}", " old " * (k % 3 + 1))
         ]
         rows.append(PreferenceRow(*documents))

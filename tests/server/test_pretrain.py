@@ -106,8 +106,8 @@ def test_reserved_tokens_are_one_token_each(documents: list[str], tmp_path: Path
 
     made = pretrain.pretrain(NAME, documents, tmp_path, reserved_tokens=["zaqixu"])
     loaded = load(made, tmp_path)
-    assert len(loaded.encode("zaqixu")) == 1
-    assert len(loaded.encode("zaqixe")) > 1
+    assert len(loaded.codec.encode("zaqixu")) == 1
+    assert len(loaded.codec.encode("zaqixe")) > 1
     assert pretrain.pretrain(NAME, documents, tmp_path) != made
 
 
@@ -265,7 +265,7 @@ def test_fork_1m_knows_parents_and_not_their_children() -> None:
     def answers(questions: list[str]) -> list[str]:
         requests = [
             sampling.SamplingRequest(
-                prompt_ids=loaded.encode_prompt(as_prompt(question, shots=shots)),
+                prompt_ids=loaded.codec.encode_prompt(as_prompt(question, shots=shots)),
                 max_tokens=16,
                 temperature=0,
                 stop=("\n",),

@@ -94,7 +94,7 @@ def test_a_full_disk_costs_the_table_and_not_the_model(
     def full(*args: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tuning_server.progress.write_table", full)
+    monkeypatch.setattr("tuning_server.progress.atomic_write", full)
     job = fine_tune(facts(4), hyperparameters={"n_epochs": 1})
     assert (job.status, job.result_files) == ("succeeded", [])
     events = client.fine_tuning.jobs.list_events(job.id).data

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from lib.evaluate import target_logprobs
 from tuning_server.engine import models
-from tuning_server.engine.tokenization import chat_prompt, chat_row, offsets
+from tuning_server.engine.tokenization import chat_prompt, chat_row, label, offsets
 from tuning_server.rows import BadRow, ChatPairRow, ChatRow, PairRow, PromptRow, tokenise
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -106,9 +106,9 @@ def client(http: TestClient) -> OpenAI:
 
 def test_a_prompt_has_the_ids_of_its_own_tokenizer(loaded: models.LoadedModel) -> None:
     for text in ("the red fox", "café 東京 🙂", "語 ß x", "\nfox"):
-        assert loaded.encode_prompt(text) == loaded.tokenizer.encode(text)
-    assert len({tuple(loaded.encode_prompt(text)) for text in PROMPTS}) == len(PROMPTS)
-    assert loaded.encode_prompt("") == (loaded.codec.front or [loaded.eos_id])
+        assert loaded.codec.encode_prompt(text) == loaded.tokenizer.encode(text)
+    assert len({tuple(loaded.codec.encode_prompt(text)) for text in PROMPTS}) == len(PROMPTS)
+    assert loaded.codec.encode_prompt("") == (loaded.codec.front or [loaded.codec.eos_id])
 
 
 def test_the_echoed_text_is_the_prompt(loaded: models.LoadedModel, client: OpenAI) -> None:
@@ -136,7 +136,7 @@ def test_the_echoed_text_is_the_prompt(loaded: models.LoadedModel, client: OpenA
 def test_an_answer_continues_its_prompt(loaded: models.LoadedModel, client: OpenAI) -> None:
     """The text after a prompt keeps its leading space; after an empty prompt, no space is added in front of it."""
     token = next(k for k in range(loaded.vocab_size) if loaded.codec[k].startswith(b" ") and len(loaded.codec[k]) > 2)
-    word = loaded.codec.label(token)
+    word = label(loaded.codec[token])
     options: dict[str, Any] = {"model": loaded.id, "max_tokens": 2, "temperature": 0, "logit_bias": {str(token): 100}}
     assert client.completions.create(prompt="see", **options).choices[0].text == word * 2
     assert client.completions.create(prompt="see", stop=word, **options).choices[0].text == ""
@@ -172,8 +172,8 @@ def test_a_training_row_is_its_prompt_and_completion(loaded: models.LoadedModel)
             (pair,) = tokenise([(1, PairRow(prompt=prompt, chosen=completion, rejected="no"))], loaded)
             for one in (row, pair.chosen):
                 ids = one.ids if prompt else one.ids[one.n_prompt :]  # an empty prompt may be an end-of-text token
-                assert loaded.decode(ids) == f"{prompt}{completion}</s>"
-                assert one.ids[: one.n_prompt] == loaded.encode_prompt(prompt)
+                assert loaded.codec.decode(ids) == f"{prompt}{completion}</s>"
+                assert one.ids[: one.n_prompt] == loaded.codec.encode_prompt(prompt)
 
 
 def test_a_chat_row_is_its_dialogue(loaded: models.LoadedModel) -> None:
@@ -184,9 +184,9 @@ def test_a_chat_row_is_its_dialogue(loaded: models.LoadedModel) -> None:
     (row,) = tokenise([(1, ChatRow.model_validate(chat))], loaded)
     (pair,) = tokenise([(1, ChatPairRow.model_validate(pair_of_answers))], loaded)
     for one in (row, pair.chosen):
-        assert loaded.decode(one.ids) == "Guest: Who?\nHost: an old baker</s>"
-        assert loaded.decode(one.ids[: one.n_prompt]) == "Guest: Who?\nHost:"
-    assert loaded.decode(pair.rejected.ids) == "Guest: Who?\nHost: no</s>"
+        assert loaded.codec.decode(one.ids) == "Guest: Who?\nHost: an old baker</s>"
+        assert loaded.codec.decode(one.ids[: one.n_prompt]) == "Guest: Who?\nHost:"
+    assert loaded.codec.decode(pair.rejected.ids) == "Guest: Who?\nHost: no</s>"
 
 
 def test_a_chat_template_is_read_as_the_tokenizer_reads_it(loaded: models.LoadedModel) -> None:

@@ -24,7 +24,6 @@ from tuning_server.engine.sampling import (
 )
 
 BLEND_BATCH_TOKENS = BATCH_TOKENS // 3  # three caches share the memory of one
-Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of the big, the tuned and the base model
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class BlendSettings:
     ([1.0, 0.5, 0.5], 1.0)
     """
 
-    weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
+    weights: tuple[float, ...] = (1.0, 1.0, -1.0)
     plausibility: float = 0.0
     schedule: tuple[float, ...] = ()
 
@@ -79,8 +78,7 @@ def generate(
     """
 
     def blended(logits: Sequence[torch.Tensor], position: int) -> torch.Tensor:
-        of_big, of_tuned, of_base = logits
-        return blend_logits((of_big, of_tuned, of_base), settings, settings.strength(position))
+        return blend_logits(logits, settings, settings.strength(position))
 
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
         return [finish(big, row) for row in decode(readers(big, tuned, base), batch, blended)]
@@ -120,7 +118,9 @@ def readers(*models: LoadedModel) -> list[Reader]:
     return [Reader(loaded, n_vocab=n_vocab) for loaded in models]
 
 
-def blend_logits(logits: Three, settings: BlendSettings, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
+def blend_logits(
+    logits: Sequence[torch.Tensor], settings: BlendSettings, strength: float | torch.Tensor = 1.0
+) -> torch.Tensor:
     """Blend next-token distributions.
 
     Parameters

@@ -50,8 +50,8 @@ class ModelCache:
             del self._loaded[model_id]
         if model_id not in self._loaded:
             n_weights = count_weights(model_id, folder)
-            n_bytes = n_weights * devices.choose_placement(n_weights).dtype.itemsize
-            self._drop(self.limit_bytes - n_bytes, kept=beside)
+            _, dtype = devices.choose_placement(n_weights)
+            self._drop(self.limit_bytes - n_weights * dtype.itemsize, kept=beside)
             self._loaded[model_id] = self._load(model_id, kept=beside)
         self._loaded.move_to_end(model_id)
         return self._loaded[model_id]
@@ -67,7 +67,7 @@ class ModelCache:
     def _drop(self, limit_bytes: float, *, kept: Collection[str]) -> None:
         """Drop models, the least recently used first, until the others take `limit_bytes` at most."""
         for model_id in [name for name in self._loaded if name not in kept]:
-            if sum(loaded.n_bytes for loaded in self._loaded.values()) <= limit_bytes:
+            if sum(loaded.model.get_memory_footprint() for loaded in self._loaded.values()) <= limit_bytes:
                 return
             del self._loaded[model_id]
             devices.release()

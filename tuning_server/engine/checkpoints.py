@@ -103,7 +103,7 @@ class Checkpoints:
                 continue
             if about["signature"] != self.signature:
                 raise ValueError(
-                    f"{self.folder} holds another run (other rows, base or settings): give this one a folder of its own"
+                    f"{self.folder} holds another run (of other rows or settings): delete it or choose another folder"
                 )
             with torch.no_grad():
                 for name, parameter in trained(model):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,18 +17,6 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "could n
 
 class DoesNotFit(MemoryError):
     """A model, or a row of its training, is too large for the memory."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Device and precision of a model's weights."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
 
 
 def best_device() -> torch.device:
@@ -58,15 +45,15 @@ def memory_bytes(device: torch.device) -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def choose_placement(n_weights: int) -> Placement:
-    """Where a model answers: on the best device, in bfloat16 on a GPU that has it or where float32 is too large.
+def choose_placement(n_weights: int) -> tuple[torch.device, torch.dtype]:
+    """Device and precision of a model that answers: bfloat16 on a GPU that has it, or where float32 is too large.
 
     It follows the memory that a machine has, not what is free at the moment: one machine always chooses the same.
     """
     device = best_device()
     is_large = 4 * n_weights > USABLE * memory_bytes(device)
     is_faster = device.type == "cuda" and native_bfloat16(device)
-    return Placement(device, torch.bfloat16 if is_large or is_faster else torch.float32)
+    return device, torch.bfloat16 if is_large or is_faster else torch.float32
 
 
 def release() -> None:

@@ -20,7 +20,7 @@ from tuning_server.engine.registry import NON_FINITE, BrokenModel
 def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Prompts as one tensor that ends where they end, shape (rows, longest), and its mask (None without padding)."""
     rows = [torch.tensor(prompt) for prompt in prompts]
-    ids = pad_sequence(rows, batch_first=True, padding_value=loaded.eos_id, padding_side="left").to(loaded.device)
+    ids = pad_sequence(rows, batch_first=True, padding_value=loaded.codec.eos_id, padding_side="left").to(loaded.device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     return ids, None if mask.all() else mask.to(loaded.device)
 

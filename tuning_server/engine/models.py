@@ -5,7 +5,6 @@ Nothing that came with a model is run, and no weight that its files lack is made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,20 +106,12 @@ class LoadedModel:
         return sum(p.numel() for p in self.model.parameters())
 
     @cached_property
-    def n_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
-
-    @cached_property
-    def eos_id(self) -> int:
-        return self.codec.eos_id
-
-    @cached_property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what else ``generation_config.json`` names."""
         if self.folder is None or not (self.folder / "generation_config.json").is_file():
-            return frozenset([self.eos_id])  # what a library would make up instead is another model's
+            return frozenset([self.codec.eos_id])  # what a library would make up instead is another model's
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        return frozenset([self.eos_id, *([named] if isinstance(named, int) else named or [])])
+        return frozenset([self.codec.eos_id, *([named] if isinstance(named, int) else named or [])])
 
     @property
     def weights_hash(self) -> str:
@@ -134,18 +125,6 @@ class LoadedModel:
         if not fork:
             return self.id
         return f"{self.folder.parent.name}:init" if fork[3] else self.folder.name
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """See `TokenCodec.encode_prompt`."""
-        return self.codec.encode_prompt(text)
-
-    def encode(self, text: str) -> list[int]:
-        """See `TokenCodec.encode`."""
-        return self.codec.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """See `TokenCodec.decode`."""
-        return self.codec.decode(ids)
 
 
 def load(
@@ -166,10 +145,10 @@ def load(
         If the id names nothing that can be loaded (`BrokenModel`: its files are damaged).
     """
     folder = resolve(model_id, store, models_dir=models_dir, download=download)
-    placement = choose_placement(count_weights(model_id, folder))
+    device, usual_dtype = choose_placement(count_weights(model_id, folder))
     adapter = lora.read_adapter(folder)
     if adapter is None:
-        model = weights_of(model_id, folder, dtype or placement.dtype).to(placement.device)
+        model = weights_of(model_id, folder, dtype or usual_dtype).to(device)
     else:
         try:
             base = load(adapter.base, store, models_dir=models_dir, download=download, dtype=dtype)

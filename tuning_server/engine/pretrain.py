@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -193,7 +194,8 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     drop(working / "final")  # of a run that was killed before its last step; its state is still there
     final, curve = working / "final", working / "loss.csv"
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)
-    with tqdm(total=n_steps, desc=f"pre-training {name}", unit="step", mininterval=1.0, ncols=100) as bar:
+    seconds = 1.0 if sys.stderr.isatty() else 30.0  # a log keeps every state of the bar
+    with tqdm(total=n_steps, desc=f"pre-training {name}", unit="step", mininterval=seconds, ncols=100) as bar:
         for report in filter(None, training.train(loaded, rows, settings, folder=working)):
             bar.update(report.step - bar.n)
             if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:

@@ -140,7 +140,8 @@ def _current(pointer: Path) -> str | None:
         return None
 
 
-def _base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
+def base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
+    """Folder of a base, by its name alone or with (the beginning of) its hash; None if there is none."""
     hash_ = hash_ or _current(store / "bases" / f"{name}.json")
     found = list((store / "bases").glob(f"{name}@{hash_}*")) if hash_ else []
     return found[0] if len(found) == 1 else None
@@ -161,7 +162,7 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
     """
     advice = ""
     if fork := FORK.fullmatch(model_id):
-        if folder := _base_folder(fork[1], fork[2], store):
+        if folder := base_folder(fork[1], fork[2], store):
             return folder / "init" if fork[3] else folder
         advice = f": it is not in the store; make it with: python -m tuning_server pretrain {fork[1]} --corpus PATH"
     elif tuned := FINE_TUNE.fullmatch(model_id):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tuning_server.engine.blending import BLEND_BATCH_TOKENS, BlendSettings, Three, blend_logits, check_blend, readers
+from tuning_server.engine.blending import BLEND_BATCH_TOKENS, BlendSettings, blend_logits, check_blend, readers
 from tuning_server.engine.kv_cache import left_padded
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import (
@@ -61,7 +61,7 @@ def speculate(
     Parameters
     ----------
     requests : as for `generate`; bias, temperature and nucleus hold for draft and blend alike
-    n_draft : tokens that the tuned model drafts at a time
+    n_draft : tokens that the tuned model drafts at a time, at least 1
 
     Returns
     -------
@@ -71,11 +71,9 @@ def speculate(
     Raises
     ------
     ValueError
-        As `check_blend`, and for `n_draft` below 1 or a model whose cache cannot take tokens back.
+        As `check_blend`, and for a model whose cache cannot take tokens back.
     """
     check_blend(big, tuned, base, requests)
-    if n_draft < 1:
-        raise ValueError(f"expected n_draft of at least 1, found {n_draft}; for plain decoding call generate")
 
     def answer(batch: list[SamplingRequest]) -> list[Speculated]:
         rows = _Speculation(big, tuned, base, settings, n_draft).decode(batch)
@@ -230,7 +228,7 @@ class _Speculation:
             reader.forget([unused[r] for r in going])
         self._active = [self._active[r] for r in going]
 
-    def _blend(self, logits: Three, positions: Sequence[int]) -> torch.Tensor:
+    def _blend(self, logits: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
         """Log-probabilities of the blend from new token `positions` of each row on, shape (rows, n, vocab), nats."""
         strength: float | torch.Tensor = 1.0
         if self._settings.schedule:

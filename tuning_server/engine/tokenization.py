@@ -139,10 +139,6 @@ class TokenCodec:
         """Text of the tokens of a document."""
         return b"".join(self.pieces(ids)).decode(errors="replace")
 
-    def label(self, token_id: int) -> str:
-        """Name of one token as the API writes it; see `label`."""
-        return label(self[token_id])
-
 
 def _without_space(part: Any) -> Any:
     """Settings of a normalizer or a pre-tokenizer, changed to put no space in front of a text."""

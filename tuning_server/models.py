@@ -50,6 +50,7 @@ def _described(info: ModelInfo) -> Model:
         tokenizer, vocab_tokens = describe(info.folder)
     except (OSError, ValueError) as error:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
+    record = read_json(info.folder / "base.json") if (info.folder / "base.json").is_file() else {}
     adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
         "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
@@ -58,6 +59,7 @@ def _described(info: ModelInfo) -> Model:
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
         "learning_rate": registry.reference_learning_rate(info.folder),
         "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"),
+        "origin": record.get("origin"),
     }  # fmt: skip
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def bases_of(values: Mapping[str, Any]) -> list[str]:
-    """Names of the project's own base models that a run with these values needs.
+    """Names of the base models that a run with these values needs in the store.
 
     Those of a curve over size (`size_bases`) are needed from three seeds on. With ``general``, plain names stand for
     bases of that text, which the run makes itself.
@@ -31,7 +31,7 @@ def bases_of(values: Mapping[str, Any]) -> list[str]:
     >>> bases_of({"base": "fork-1m@3f2a:init", "bases": ["fork-300k", "hf:gpt2"], "size_bases": ["fork-6m"]})
     ['fork-1m', 'fork-300k']
     """
-    pattern = r"fork-\d+[km](?=@)" if values.get("general") else r"fork-\d+[km]\b"
+    pattern = r"smollm2-\d+m\b|" + (r"fork-\d+[km](?=@)" if values.get("general") else r"fork-\d+[km]\b")
     active = {name: value for name, value in values.items() if name != "size_bases"}
     if values.get("n_seeds", 1) >= CURVE_SEEDS:
         active = dict(values)

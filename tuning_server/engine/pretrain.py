@@ -8,7 +8,6 @@ before anything is computed (and without torch), so a base that the store has is
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import zstandard
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from tuning_server.disk import BadRow, content_hash, json_rows, write_json
-from tuning_server.engine.registry import drop
+from tuning_server.engine.registry import add_base, drop
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
 WINDOW_TOKENS = 256
@@ -130,21 +128,8 @@ def pretrain(
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}")
-    bases, hash_ = store / "bases", _hash(name, documents, reserved_tokens)
-    folder, working = bases / f"{name}@{hash_}", bases / f".making-{name}@{hash_}"
-    if not folder.exists():
-        bases.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(bases / f".{folder.name}.lock", timeout=0):
-                if not folder.exists():
-                    _make(name, documents, reserved_tokens, working, folder)
-        except Timeout as error:
-            raise ValueError(f"another process is making {folder.name}: wait for it, then call again") from error
-    shutil.rmtree(working, ignore_errors=True)
-    pointer = bases / f"{name}.json"
-    if is_default or not pointer.exists():
-        write_json(pointer, {"current": hash_})
-    return folder.name
+    make = partial(_make, name, documents, reserved_tokens)
+    return add_base(store, name, _hash(name, documents, reserved_tokens), make, is_default=is_default)
 
 
 def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Which models a store holds, which folder an id stands for, and whether its files are whole; nothing loads weights.
 
-Ids are ``fork-1m`` (``:init`` its random weights, ``@<hash>`` one made from another corpus), ``hf:<folder or hub id>``
+Ids are ``fork-1m`` or ``smollm2-135m`` (``:init`` a base's random weights, ``@<hash>`` a base of that name made from
+other text or from another file), ``hf:<folder or hub id>``
 (``@<revision>`` a commit, branch or tag of the hub, or a folder named so), ``ft:<base>:<suffix>:<short id>`` and its
 checkpoints ``...:ckpt-step-<n>``. Below the folder of a store:
 
@@ -20,17 +21,20 @@ import math
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
 
 WRITING = ".writing-"  # begins the name of a folder until it is whole
 GONE = ".gone-"  # begins the name of a folder that is being deleted
-FORK = re.compile(r"(fork-[0-9a-z]+)(?:@([0-9a-f]{4,64}))?(:init)?")
+BASE = re.compile(r"([a-z0-9][a-z0-9._-]*)(?:@([0-9a-f]{4,64}))?(:init)?")
+HOW_TO_GET = {"fork": "pretrain {} --corpus PATH", "smollm2": "fetch {}"}  # by the beginning of a base's name
 FINE_TUNE = re.compile(
     r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
 )
@@ -147,6 +151,34 @@ def base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def add_base(store: Path, name: str, hash_: str, make: Callable[[Path, Path], None], *, is_default: bool) -> str:
+    """Put a base into a store, unless it is there; returns its id, ``<name>@<hash>``.
+
+    Parameters
+    ----------
+    make : called with a folder to work in, where a run that was killed left its files, and the one to rename it to
+    is_default : let the plain name stand for this base even if it stands for another one already
+
+    Raises
+    ------
+    ValueError
+        If another process is making the same base.
+    """
+    bases = store / "bases"
+    folder, working, pointer = bases / f"{name}@{hash_}", bases / f".making-{name}@{hash_}", bases / f"{name}.json"
+    bases.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(bases / f".{folder.name}.lock", timeout=0):
+            if not folder.exists():
+                make(working, folder)
+            shutil.rmtree(working, ignore_errors=True)
+    except Timeout as error:
+        raise ValueError(f"another process is making {folder.name}: wait for it, then call again") from error
+    if is_default or not pointer.exists():
+        write_json(pointer, {"current": hash_})
+    return folder.name
+
+
 def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> Path:
     """Folder that holds a model's ``config.json``, weights and tokenizer.
 
@@ -161,10 +193,12 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
         If there is none; names the nearest ids, and how to get one.
     """
     advice = ""
-    if fork := FORK.fullmatch(model_id):
-        if folder := base_folder(fork[1], fork[2], store):
-            return folder / "init" if fork[3] else folder
-        advice = f": it is not in the store; make it with: python -m tuning_server pretrain {fork[1]} --corpus PATH"
+    if base := BASE.fullmatch(model_id):
+        folder = base_folder(base[1], base[2], store)
+        if folder and (folder / "init" if base[3] else folder).is_dir():
+            return folder / "init" if base[3] else folder
+        if command := HOW_TO_GET.get(base[1].partition("-")[0]):
+            advice = f": it is not in the store; get it with: python -m tuning_server {command.format(base[1])}"
     elif tuned := FINE_TUNE.fullmatch(model_id):
         folder = store / "tuned" / tuned["short"] / (f"step-{tuned['step']}" if tuned["step"] else "final")
         if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
@@ -242,8 +276,8 @@ def list_models(store: Path) -> list[ModelInfo]:
     """Every base and fine-tune of a store, oldest first."""
     found = []
     bases = store / "bases"
-    current = {f"{pointer.stem}@{_current(pointer)}": pointer.stem for pointer in bases.glob("fork-*.json")}
-    for folder in sorted(bases.glob("fork-*@*")):
+    current = {f"{pointer.stem}@{_current(pointer)}": pointer.stem for pointer in bases.glob("*.json")}
+    for folder in sorted(bases.glob("[!.]*@*")):
         name = current.get(folder.name, folder.name)
         found.append(ModelInfo(name, folder, "tuning-fork", None))
         if (folder / "init").is_dir():

@@ -171,9 +171,13 @@ def test_device_and_precision_follow_the_memory_of_the_machine(monkeypatch: pyte
         chosen = [devices.choose_placement(n * 10**9) for n in (1, 4, 7)]
         return [(device.type, dtype) for device, dtype in chosen]
 
-    assert placements(24 * GIB) == [("cpu", torch.float32), ("cpu", torch.float32), ("cpu", torch.bfloat16)]
-    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(devices, "native_bfloat16", lambda device: False)
+    with pytest.warns(UserWarning, match="no instructions for bfloat16"):
+        assert placements(24 * GIB) == [("cpu", torch.float32), ("cpu", torch.float32), ("cpu", torch.bfloat16)]
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: True)
+    assert placements(24 * GIB) == [("cpu", torch.bfloat16)] * 3
+    assert devices.choose_placement(10**7) == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
     assert placements(24 * GIB) == [("cuda", torch.bfloat16)] * 3
     monkeypatch.setattr(devices, "native_bfloat16", lambda device: False)
     assert placements(24 * GIB) == [("cuda", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)]
@@ -241,3 +245,15 @@ def test_the_cache_s_limit_follows_the_memory_of_the_machine(
     monkeypatch.setattr(cache.devices, "memory_bytes", lambda device: 100 * GIB)
     assert cache.ModelCache(open_models).limit_bytes == 50 * GIB
     assert cache.ModelCache(open_models, limit_bytes=3).limit_bytes == 3
+
+
+def test_bfloat16_answers_as_float32_does_to_a_few_hundredths_of_a_nat(open_models: Path) -> None:
+    exact, rounded = (
+        models.load("hf:llama", open_models, models_dir=open_models, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    ids = exact.codec.encode_prompt(TEXT)
+    pairs = zip(direct(exact, ids), direct(rounded, ids), strict=True)
+    differences = [abs(one - other) for one, other in pairs]
+    assert 0 < sum(differences) / len(differences) < 0.05
+    assert max(differences) < 0.3

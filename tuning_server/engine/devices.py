@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from pathlib import Path
 
 import psutil
 import torch
 
 USABLE = 0.8  # of a device's memory for the weights of one model
+LEAST_BFLOAT16_WEIGHTS = 50_000_000  # on a processor: smaller models keep the digits of float32
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 # What torch, the C++ library and oneDNN write.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a primitive")
@@ -46,14 +48,17 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def choose_placement(n_weights: int) -> tuple[torch.device, torch.dtype]:
-    """Device and precision of a model that answers: bfloat16 on a GPU that has it, or where float32 is too large.
+    """Device and precision of a model that answers: bfloat16 where float32 is too large or slower.
 
-    It follows the memory that a machine has, not what is free at the moment: one machine always chooses the same.
+    On a processor it is slower from `LEAST_BFLOAT16_WEIGHTS` on, where there are instructions for bfloat16. The choice
+    follows what a machine has, not what is free at the moment, so that one machine always chooses the same.
     """
     device = best_device()
-    is_large = 4 * n_weights > USABLE * memory_bytes(device)
-    is_faster = device.type == "cuda" and native_bfloat16(device)
-    return device, torch.bfloat16 if is_large or is_faster else torch.float32
+    is_large, is_native = 4 * n_weights > USABLE * memory_bytes(device), native_bfloat16(device)
+    gains = device.type != "cpu" or n_weights >= LEAST_BFLOAT16_WEIGHTS
+    if gains and not is_native and device.type == "cpu":
+        warnings.warn("this processor has no instructions for bfloat16: large models are slow on it", stacklevel=1)
+    return device, torch.bfloat16 if is_large or (is_native and gains) else torch.float32
 
 
 def release() -> None:

@@ -1,13 +1,13 @@
 """Endpoints ``/v1/embeddings``, and the extensions ``/v1/scores`` (exact log-probabilities) and ``/v1/tokenize``.
 
-A whole vocabulary at thousands of positions is too much for JSON: scores come back as the arrays of an ``.npz`` file.
+Statistics of the predictions are computed on the device, and only what a request names is sent: as the arrays of an
+``.npz`` file, for a whole vocabulary at thousands of positions is too much for JSON.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,16 +18,17 @@ from starlette.responses import JSONResponse, Response
 
 from tuning_server.completions import encode
 from tuning_server.engine.cache import ModelCache
-from tuning_server.engine.registry import NON_FINITE, BrokenModel
-from tuning_server.engine.scoring import embed, score_contexts, score_documents
+from tuning_server.engine.registry import NON_FINITE, BrokenModel, UnknownModel
+from tuning_server.engine.scoring import check_base, embed, score_contexts, score_documents
+from tuning_server.engine.statistics import N_RANKED, OF_DOCUMENTS, OF_POSITIONS, Outputs
 from tuning_server.engine.tokenization import label
-from tuning_server.errors import ApiError, at_most, refusing
+from tuning_server.errors import ApiError, at_most, model_error, refusing
 from tuning_server.service import CurrentService
 from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
 
 router = APIRouter(prefix="/v1", tags=["scores"])
-MAX_POSITIONS = 262_144  # scored by one request
+MAX_POSITIONS = 2**22  # scored by one request: the longest of documents fit
 MAX_REPLY_BYTES = 256 * 2**20
 MAX_TEXT = 4_000_000  # characters tokenized by one request
 MAX_TOKENS = 300_000  # embedded by one request, as at OpenAI
@@ -44,6 +45,8 @@ class ScoresRequest(Strict):
     stride_tokens: int | None = Field(default=None, ge=1)
     full: bool = False
     top_k: int = Field(default=0, ge=0)
+    statistics: list[str] = []
+    base: ModelId | None = None
 
     @model_validator(mode="after")
     def check_fields(self) -> ScoresRequest:
@@ -54,6 +57,19 @@ class ScoresRequest(Strict):
             raise ApiError(message, param="contexts")
         if self.full and self.top_k:
             raise ApiError("Give 'full' or 'top_k', not both.", param="top_k")
+        names = OF_POSITIONS | OF_DOCUMENTS
+        if unknown := [name for name in self.statistics if name not in names]:
+            message = f"{unknown[0]:.100} is not one of the statistics: choose from {', '.join(names)}."
+            raise ApiError(message, param="statistics")
+        if self.full and self.statistics:
+            message = "'full' is all that statistics are computed from: give 'full' or 'statistics', not both."
+            raise ApiError(message, param="statistics")
+        if ("kl" in self.statistics) != (self.base is not None):
+            message = "The statistic 'kl' is the divergence from 'base': give both or neither."
+            raise ApiError(message, param="base")
+        if self.documents is None and (summed := OF_DOCUMENTS.keys() & self.statistics):
+            message = f"{min(summed)!r} is a sum over the positions of a document: give 'documents'."
+            raise ApiError(message, param="statistics")
         n_contexts, n_targets = len(self.contexts or []), len(self.targets or [])
         if n_contexts != n_targets:
             message = f"Expected one target per context, found {n_targets} for {n_contexts} contexts."
@@ -62,23 +78,39 @@ class ScoresRequest(Strict):
 
     def run(self, cache: ModelCache) -> Response:
         """The arrays as an ``.npz`` file, in which nothing is pickled; computed on the engine's thread."""
-        loaded = cache.get(self.model)
-        options: dict[str, Any] = {"full": self.full, "top_k": self.top_k}
-        if self.documents is None:
-            what, n_positions = "contexts", len(self.contexts or [])
-            score = partial(score_contexts, loaded, self.contexts or [], self.targets or [], **options)
-        else:
-            what, n_positions = "documents", sum(max(0, len(ids) - 1) for ids in self.documents)
-            options |= {"window_tokens": self.window_tokens, "stride_tokens": self.stride_tokens}
-            score = partial(score_documents, loaded, self.documents, **options)
-        n_bytes = 4 + 2 * loaded.vocab_size * self.full + 8 * self.top_k  # per position
-        limit = min(MAX_POSITIONS, MAX_REPLY_BYTES // n_bytes)
-        at_most(limit, n_positions, "positions", param=what, code="reply_too_large")
+        ids = [self.model, *([self.base] if self.base else [])]
+        loaded, base = cache.get(self.model, beside=ids), None
+        if self.base:
+            try:
+                base = cache.get(self.base, beside=ids)
+            except UnknownModel as error:
+                raise model_error(error, param="base") from error
+            with refusing("base", code="different_tokenizers"):
+                check_base(loaded, base)
+        outputs = Outputs(self.statistics, base, self.full, self.top_k)
+        what = "contexts" if self.documents is None else "documents"
+        self._check_size(what, loaded.vocab_size)
         with refusing(what):
-            arrays = {name: array for name, array in vars(score()).items() if array is not None}
+            if self.documents is None:
+                arrays = score_contexts(loaded, self.contexts or [], self.targets or [], outputs)
+            else:
+                window, stride = self.window_tokens or 0, self.stride_tokens or 0
+                arrays = score_documents(
+                    loaded, self.documents, window_tokens=window, stride_tokens=stride, outputs=outputs
+                )
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **arrays)
         return Response(file.getvalue(), media_type="application/octet-stream")
+
+    def _check_size(self, what: str, vocab: int) -> None:
+        """Refuse (`ApiError`) more positions or documents than a reply has room for."""
+        too_large: Any = {"param": what, "code": "reply_too_large"}
+        n_bytes = 4 + 2 * vocab * self.full + 8 * self.top_k + 4 * len(self.statistics)  # per position
+        n_positions = sum(max(0, len(ids) - 1) for ids in self.documents or []) or len(self.contexts or [])
+        at_most(min(MAX_POSITIONS, MAX_REPLY_BYTES // n_bytes), n_positions, "positions", **too_large)
+        if OF_DOCUMENTS.keys() & self.statistics:
+            limit = MAX_REPLY_BYTES // (4 * (vocab + N_RANKED))
+            at_most(limit, len(self.documents or []), "documents", **too_large)
 
 
 @router.post("/scores")

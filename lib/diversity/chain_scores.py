@@ -68,7 +68,7 @@ def chain_curves(totals: Mapping[str, Mapping[str, list[Totals]]]) -> tuple[pd.D
     Returns
     -------
     tuple of DataFrame
-        Cumulative probability: ``family``, ``stage``, ``n_tokens``, ``of_mean``, ``of_each``, at `MOST_POINTS` places.
+        Cumulative probability: ``family``, ``stage``, ``n_tokens``, ``of_mean``, at `MOST_POINTS` places.
         And by position: ``family``, ``stage``, ``position`` (the first of its span, from 1), ``quantity``, ``value``,
         ``low``, ``high``.
     """
@@ -82,5 +82,5 @@ def chain_curves(totals: Mapping[str, Mapping[str, list[Totals]]]) -> tuple[pd.D
             spans = next_token.by_position(of_stage)
             positions.append(spans.assign(position=spans["first"] + 1, **named).drop(columns=["first", "last"]))
     if not curves:
-        return pd.DataFrame(columns=["family", "stage", "n_tokens", "of_mean", "of_each"]), pd.DataFrame()
+        return pd.DataFrame(columns=["family", "stage", "n_tokens", "of_mean"]), pd.DataFrame()
     return pd.concat(curves, ignore_index=True), pd.concat(positions, ignore_index=True)

@@ -16,8 +16,7 @@ def curve(totals: Stage) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per token of the vocabulary: ``n_tokens`` (k), ``of_mean`` (the mean distribution, sorted; the published
-        curve) and ``of_each`` (the mean of sorted distributions).
+        One row per token of the vocabulary: ``n_tokens`` (k) and ``of_mean`` (of the mean distribution, as published).
 
     Raises
     ------
@@ -26,12 +25,10 @@ def curve(totals: Stage) -> pd.DataFrame:
     """
     (members,) = alike([totals])
     means = [mean_per_token(each, "probs")[0] for each in members]
-    ranked = [mean_per_token(each, "ranked")[0] for each in members]
     return pd.DataFrame(
         {
             "n_tokens": np.arange(1, members[0].vocab_tokens + 1),
             "of_mean": np.mean([np.cumsum(-np.sort(-mean)) for mean in means], axis=0),
-            "of_each": np.mean(np.cumsum(ranked, axis=1), axis=0),
         }
     )
 

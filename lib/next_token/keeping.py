@@ -38,16 +38,16 @@ UNITS = {"nll": "nll_nats", "entropy": "entropy_nats", "kl": "kl_nats"}
 NO_TOKENS, NO_NUMBERS = "no tokens", "no finite log-probability"
 
 
-def document_row(document: TokenizedDocument, measured: Measured | None) -> dict[str, Any]:
-    """What the table tells of one document; means are over its scored tokens."""
-    n_scored = len(measured.positions.nll) if measured else 0
-    means = document_means(measured) if measured and n_scored else {}
+def document_row(document: TokenizedDocument, measured: Measured) -> dict[str, Any]:
+    """The row of one document; means are over its scored tokens."""
+    n_scored = len(measured.positions)
+    means = document_means(measured) if n_scored else {}
     return {
         "number": document.number,
         "document": document.name,
         "n_tokens": n_scored,
-        "n_skipped": len(document.ids) - n_scored,
-        "n_bytes": measured.n_bytes if measured and n_scored else 0,
+        "n_skipped": measured.n_skipped,
+        "n_bytes": measured.n_bytes if n_scored else 0,
         "skipped": "" if n_scored else NO_NUMBERS if document.ids else NO_TOKENS,
         **{name: means.get(_column(name), math.nan) for name in list(DOCUMENTS.required)[6:]},
     }

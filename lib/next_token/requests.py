@@ -1,21 +1,25 @@
-"""Request the scores of documents: behind a token that begins them, in windows, several documents per request."""
+"""Request the statistics of documents: behind a token that begins them, several documents per request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 from openai import NotFoundError, OpenAI
 
 from lib.distributions import Tokens, tokenize
-from lib.distributions.requesting import Columns, request_scores
-from lib.next_token.positions import Positions, measure_positions
+from lib.distributions.requesting import request_scores
+from lib.next_token.totals import Measured
 
-REPLY_BYTES = 2**23  # of one request, where a document's window does not need more
+STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
+REQUEST_TOKENS = 8_192  # of one request, where a document has no more
+REPLY_BYTES = 2**25  # of its sums over documents
 END_OF_TEXT = "<|endoftext|>"  # begins a text where a tokenizer puts nothing in front (GPT-2, GPT-NeoX, Qwen)
-INSTEAD = "Statistics of whole distributions need one: serve the model with python -m tuning_server serve"
+INSTEAD = "Next-token statistics need one: serve the model with python -m tuning_server serve"
 
 
 @dataclass(frozen=True)
@@ -30,30 +34,6 @@ class TokenizedDocument:
     @property
     def ids(self) -> tuple[int, ...]:
         return self.tokens.ids or ()
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How the tokens of a document are fed.
-
-    Parameters
-    ----------
-    begin_id : the token in front of each document, never scored
-    window_tokens : most tokens of context
-    stride_tokens : how far the window moves; equal to the window, contexts do not overlap (as published)
-    reply_rows : predictions a request is to stay below
-    """
-
-    begin_id: int
-    window_tokens: int
-    stride_tokens: int
-    reply_rows: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.stride_tokens <= self.window_tokens:
-            raise ValueError(
-                f"stride_tokens = {self.stride_tokens}: expected 1 up to window_tokens, {self.window_tokens}"
-            )
 
 
 def begin_token(client: OpenAI, model: str) -> int:
@@ -84,39 +64,6 @@ def _tokens(client: OpenAI, model: str, text: str, *, add_special_tokens: bool) 
         raise ValueError(f"The endpoint has no /tokenize. {INSTEAD}") from error
 
 
-def pieces(n_tokens: int, windows: Windows) -> Iterator[tuple[int, int, int]]:
-    """Parts of a long document: from which token to which to feed, and how many of its predictions were made before.
-
-    Each is predicted from the same context as if the document were fed whole.
-
-    >>> list(pieces(11, Windows(0, window_tokens=4, stride_tokens=2, reply_rows=6)))
-    [(0, 7, 0), (4, 11, 2)]
-    """
-    window, stride = windows.window_tokens, windows.stride_tokens
-    done = 0  # tokens up to this one have been predicted
-    while done < n_tokens - 1:
-        start, known = (done - window + stride, window - stride) if done else (0, 0)
-        first = window if not done else stride
-        more = max(0, windows.reply_rows - known - first) // stride
-        end = min(done + first + more * stride, n_tokens - 1)
-        yield start, end + 1, known
-        done = end
-
-
-def requests_of(documents: Iterable[TokenizedDocument], windows: Windows) -> Iterator[list[TokenizedDocument]]:
-    """Documents that are sent together; one that is too long for a request is alone."""
-    group: list[TokenizedDocument] = []
-    n_rows = 0
-    for document in documents:
-        if group and n_rows + len(document.ids) > windows.reply_rows:
-            yield group
-            group, n_rows = [], 0
-        group.append(document)
-        n_rows += len(document.ids)
-    if group:
-        yield group
-
-
 def tokenized(client: OpenAI, model: str, number: int, name: str, text: str) -> TokenizedDocument:
     """A document in a model's tokens."""
     tokens = tokenize(client, model, text)
@@ -125,34 +72,44 @@ def tokenized(client: OpenAI, model: str, number: int, name: str, text: str) -> 
     return TokenizedDocument(number, name, len(text.encode("utf-8", "surrogatepass")), tokens)
 
 
-def ask_documents(
-    client: OpenAI, models: Sequence[str], group: Sequence[TokenizedDocument], windows: Windows
-) -> Iterator[tuple[TokenizedDocument, list[Columns]]]:
-    """Replies of each model for parts of documents, in order; a part's columns hold no prediction that came before."""
-    fed = [(document, [windows.begin_id, *document.ids]) for document in group if document.ids]
-    parts = [(document, ids, *piece) for document, ids in fed for piece in pieces(len(ids), windows)]
-    alone = len(group) == 1
-    for together in [[part] for part in parts] if alone else [parts] if parts else []:
-        body = {
-            "documents": [ids[start:stop] for _, ids, start, stop, _ in together],
-            "window_tokens": windows.window_tokens,
-            "stride_tokens": windows.stride_tokens,
-            "full": True,
-        }
-        replies = [request_scores(client, body | {"model": model}, instead=INSTEAD) for model in models]
-        at = 0
-        for document, _, start, stop, known in together:
-            rows = slice(at + known, at + stop - start - 1)
-            at = rows.stop
-            yield document, [{name: reply[name][rows] for name in ("logprobs", "target_logprobs")} for reply in replies]
+def requests_of(documents: Iterable[TokenizedDocument], vocab_tokens: int) -> Iterator[list[TokenizedDocument]]:
+    """Documents that are sent together; one that is too long for a request is alone."""
+    most = max(1, REPLY_BYTES // (4 * vocab_tokens))
+    group: list[TokenizedDocument] = []
+    n_tokens = 0
+    for document in documents:
+        if group and (len(group) == most or n_tokens + len(document.ids) > REQUEST_TOKENS):
+            yield group
+            group, n_tokens = [], 0
+        group.append(document)
+        n_tokens += len(document.ids)
+    if group:
+        yield group
 
 
-def measure_reply(document: TokenizedDocument, start: int, replies: Sequence[Columns]) -> Positions:
-    """Statistics of the predictions of a document from its token `start` on."""
-    n = len(replies[0]["target_logprobs"])
-    return measure_positions(
-        replies[0]["logprobs"],
-        np.array(document.ids[start : start + n]),
-        target_logprobs=replies[0]["target_logprobs"],
-        base_logprobs=replies[1]["logprobs"] if len(replies) > 1 else None,
-    )
+def request_statistics(
+    client: OpenAI, group: Sequence[TokenizedDocument], *, begin_id: int, **asked: Any
+) -> list[tuple[TokenizedDocument, Measured]]:
+    """Request the statistics of some documents.
+
+    Parameters
+    ----------
+    asked : ``model``, ``base`` (None for no divergence), ``window_tokens`` and ``stride_tokens`` of the request
+    """
+    documents = [[begin_id, *document.ids] for document in group]
+    names = [*STATISTICS, *(["kl"] if asked["base"] else [])]
+    reply = request_scores(client, {"documents": documents, "statistics": names, **asked}, instead=INSTEAD)
+    probs, ranked = reply.pop("probs"), reply.pop("ranked")
+    table, end, found = pd.DataFrame(reply, dtype=float), 0, []
+    for k, document in enumerate(group):
+        start, end = end, end + len(document.ids)
+        found.append((document, _measured(document, table.iloc[start:end], probs[k], ranked[k])))
+    return found
+
+
+def _measured(document: TokenizedDocument, table: pd.DataFrame, probs: np.ndarray, ranked: np.ndarray) -> Measured:
+    positions = table.assign(nll=-table["target_logprobs"], is_hit=table["likeliest"] == np.array(document.ids))
+    scored = positions.reset_index(drop=True).dropna()
+    lost = np.delete(np.array(document.tokens.n_bytes), scored.index).sum()
+    n_skipped = len(positions) - len(scored)
+    return Measured(document.number, document.n_bytes - int(lost), n_skipped, scored, probs, ranked)

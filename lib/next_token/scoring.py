@@ -10,31 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from openai import OpenAI
 
 from lib.console import progress
 from lib.distributions.requesting import in_order
 from lib.next_token.keeping import ABOUT, STATE, Keeping, document_row, empty_totals, load_state, part_path, read_rows
-from lib.next_token.positions import Positions
-from lib.next_token.requests import (
-    INSTEAD,
-    REPLY_BYTES,
-    TokenizedDocument,
-    Windows,
-    ask_documents,
-    begin_token,
-    measure_reply,
-    requests_of,
-    tokenized,
-)
+from lib.next_token.requests import INSTEAD, TokenizedDocument, begin_token, request_statistics, requests_of, tokenized
 from lib.next_token.source import Source
-from lib.next_token.totals import Measured, Totals
+from lib.next_token.totals import N_RANKED, Measured, Totals
 from lib.paths import content_hash, read_json
 
 SAVE_SECONDS = 15  # between two times that totals are kept; results do not depend on it
-CONCURRENCY = 2  # requests under way: the server scores one while the other is summed up
+CONCURRENCY = 2  # requests under way: the server scores one while the other is prepared and summed up
 
 
 @dataclass(frozen=True)
@@ -101,13 +89,10 @@ def score(
     window = window_tokens or min(int(each.get("context_tokens") or 0) for each in reported)
     if not window:
         raise ValueError(f"The endpoint does not report how much context {model} takes: set window_tokens")
-    windows = Windows(
-        begin_token(client, model) if begin_id is None else begin_id,
-        window,
-        stride_tokens or window,
-        max(1, REPLY_BYTES // (2 * vocab_tokens)),
-    )
-    about = {
+    stride = stride_tokens or window
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride_tokens = {stride}: expected 1 up to window_tokens, {window}")
+    about: dict[str, Any] = {
         "model": model,
         "base": base,
         "fingerprints": [str(each.get("fingerprint") or each.get("id")) for each in reported],
@@ -115,9 +100,10 @@ def score(
         "vocab_tokens": vocab_tokens,
         "source": surveyed.hash,
         "n_documents": surveyed.n_documents,
-        "begin_id": windows.begin_id,
-        "window_tokens": windows.window_tokens,
-        "stride_tokens": windows.stride_tokens,
+        "begin_id": begin_token(client, model) if begin_id is None else begin_id,
+        "window_tokens": window,
+        "stride_tokens": stride,
+        "n_ranked": N_RANKED,
         "n_resamples": n_resamples,
         "seed": seed,
     }
@@ -128,10 +114,18 @@ def score(
             tokenized(client, model, number, found.name, found.text)
             for number, found in islice(source, keeping.n_seen, None)
         )
-        ask = partial(_measure_group, client, models, windows)
+        ask = partial(
+            request_statistics,
+            client,
+            begin_id=about["begin_id"],
+            model=model,
+            base=base or None,
+            window_tokens=window,
+            stride_tokens=stride,
+        )
         with progress(surveyed.n_documents, description, unit="document") as bar:
             bar.update(keeping.n_seen)
-            _fill(keeping, in_order(ask, requests_of(left, windows), CONCURRENCY), bar)
+            _fill(keeping, in_order(ask, requests_of(left, vocab_tokens), CONCURRENCY), bar)
     return read(path)
 
 
@@ -147,33 +141,11 @@ def _vocabulary(models: Sequence[str], reported: Sequence[dict[str, Any]]) -> in
     return sizes[0]
 
 
-def _measure_group(
-    client: OpenAI, models: Sequence[str], windows: Windows, group: Sequence[TokenizedDocument]
-) -> list[tuple[TokenizedDocument, Measured | None]]:
-    """Ask for some documents and reduce what comes to a few numbers and two vectors each."""
-    parts: dict[int, list[Positions]] = {}
-    for document, replies in ask_documents(client, models, group, windows):
-        done = parts.setdefault(document.number, [])
-        start = sum(len(part.is_scored) for part in done)
-        done.append(measure_reply(document, start, replies))
-    return [
-        (document, _measured(document, parts[document.number]) if document.number in parts else None)
-        for document in group
-    ]
-
-
-def _measured(document: TokenizedDocument, parts: Sequence[Positions]) -> Measured:
-    found = Positions.join(parts)
-    lost = np.array(document.tokens.n_bytes)[~found.is_scored].sum()
-    return Measured(document.number, document.n_bytes - int(lost), found)
-
-
-def _fill(keeping: Keeping, replies: Iterator[list[tuple[TokenizedDocument, Measured | None]]], bar: Any) -> None:
+def _fill(keeping: Keeping, replies: Iterator[list[tuple[TokenizedDocument, Measured]]], bar: Any) -> None:
     rows: list[dict[str, Any]] = []
     n_seen, saved = keeping.n_seen, time.monotonic()
     for group in replies:
-        keeping.totals.add([measured for _, measured in group if measured])
-        keeping.totals.skip(sum(measured is None for _, measured in group))
+        keeping.totals.add([measured for _, measured in group])
         rows += [document_row(document, measured) for document, measured in group]
         n_seen += len(group)
         if time.monotonic() - saved >= SAVE_SECONDS:

@@ -19,7 +19,7 @@ METRICS = {
     "coverage_90_tokens": "tokens",
     "coverage_70": "rate",  # the same, of the tokenizer's tokens
     "coverage_90": "rate",
-    "choices_70_tokens": "tokens",  # fewest of each prediction, by the mean of the sorted distributions
+    "choices_70_tokens": "tokens",  # fewest of each prediction, by the mean of the sorted distributions; up to 512
     "choices_90_tokens": "tokens",
     "top_5_mass": "rate",
     "top_10_mass": "rate",
@@ -32,6 +32,7 @@ METRICS = {
 }
 LEVELS = {"70": 0.7, "90": 0.9}
 TOP = (5, 10, 50)
+ROUNDING = 1e-6  # of float32 sums
 
 
 def mean_per_token(totals: Totals, name: str) -> np.ndarray:
@@ -89,18 +90,18 @@ def statistic_values(totals: Totals) -> dict[str, np.ndarray]:
 
 
 def tokens_for(cumulative: np.ndarray, level: float) -> np.ndarray:
-    """Fewest tokens whose mass reaches a level, shape (...,), counted from 1; NaN where the masses are.
+    """Fewest tokens whose mass reaches a level, shape (...,), counted from 1; NaN where these do not reach it.
 
     Parameters
     ----------
-    cumulative : array, shape (..., vocab)
+    cumulative : array, shape (..., n)
 
     >>> tokens_for(np.array([[0.5, 0.7, 1.0]]), 0.7).tolist()
     [2.0]
     """
-    short = cumulative < level - 1e-12  # sums that should be equal to the level differ from it by rounding
-    counts = np.minimum(short.sum(axis=-1) + 1, cumulative.shape[-1]).astype(float)
-    return np.where(np.isnan(cumulative[..., 0]), np.nan, counts)
+    short = cumulative < level - ROUNDING  # sums that should be equal to the level differ from it by rounding
+    counts = (short.sum(axis=-1) + 1).astype(float)
+    return np.where(cumulative[..., -1] >= level - ROUNDING, counts, np.nan)
 
 
 def _calibration_error(calibration: np.ndarray) -> np.ndarray:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from lib.next_token.positions import Positions
+import pandas as pd
 
 COLUMNS = (  # of `sums`; means are over tokens, and for bits_per_byte over bytes
     *("tokens", "bytes", "nll", "entropy", "confidence", "accuracy", "reciprocal_rank", "kl", "bits_per_byte"),
 )
+N_RANKED = 512  # likeliest tokens that the endpoint sums by rank
 N_BINS = 15  # of confidence, equally wide (Guo et al. 2017)
 N_SPANS = 32  # of positions, each twice as wide as the one before: 0, 1-2, 3-6, 7-14 ...
 POSITION_COLUMNS = ("tokens", "nll", "entropy", "kl")
@@ -25,11 +25,29 @@ COUNTS = ("documents", "skipped_documents", "skipped_positions")
 
 @dataclass(frozen=True)
 class Measured:
-    """One document: its number in the source, bytes of what was scored, and what was found."""
+    """What was found of one document.
+
+    Parameters
+    ----------
+    number : of the document in its source
+    n_bytes : of what was scored
+    n_skipped : positions without a finite log-probability, which nothing else counts
+    positions : DataFrame
+        One row per scored position, which is the index: ``nll`` and ``entropy`` (nats), ``confidence`` (probability of
+        the likeliest token), ``is_hit`` (whether that is the target), ``rank`` of the target (1 and the number of
+        likelier tokens) and, with a base, ``kl`` (nats).
+    probs : array, shape (vocab,)
+        Sum of the distributions by token.
+    ranked : array, shape (min(N_RANKED, vocab),)
+        Sum of the distributions, each in falling order.
+    """
 
     number: int
     n_bytes: int
-    positions: Positions
+    n_skipped: int
+    positions: pd.DataFrame
+    probs: np.ndarray
+    ranked: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -39,12 +57,12 @@ class Totals:
     Parameters
     ----------
     vocab_tokens : size of the vocabulary
-    n_resamples : bootstrap resamples that run along; memory is 16 bytes per token of the vocabulary for each
+    n_resamples : bootstrap resamples that run along; memory is 8 bytes per token of the vocabulary for each
     seed : of the weights of documents in resamples
     sums : array, shape (1 + n_resamples, columns)
         The first row is the whole, each document once.
     probs, ranked, calibration, spans : array, shape (1 + n_resamples, ...)
-        Of distributions by token and in falling order, by bins of confidence, and by spans of positions.
+        Of distributions by token and by rank, by bins of confidence, and by spans of positions.
     counts : array, shape (3,)
         Documents that were scored, documents and positions that were not.
     """
@@ -64,7 +82,7 @@ class Totals:
             raise ValueError(
                 f"vocab_tokens = {self.vocab_tokens}, n_resamples = {self.n_resamples}: expected at least 2 and 0"
             )
-        widths = {"sums": len(COLUMNS), "probs": self.vocab_tokens, "ranked": self.vocab_tokens}
+        widths = {"sums": len(COLUMNS), "probs": self.vocab_tokens, "ranked": min(N_RANKED, self.vocab_tokens)}
         widths |= {"calibration": 3 * N_BINS, "spans": len(POSITION_COLUMNS) * N_SPANS}
         for name, width in widths.items():
             object.__setattr__(self, name, np.zeros((1 + self.n_resamples, width)))
@@ -88,33 +106,25 @@ class Totals:
         ValueError
             If a document's vocabulary is another one.
         """
-        scored = [document for document in documents if len(document.positions.nll)]
-        self.counts[:] += [
-            len(scored),
-            len(documents) - len(scored),
-            sum(int((~document.positions.is_scored).sum()) for document in documents),
-        ]
+        scored = [document for document in documents if len(document.positions)]
+        self.counts[:] += [len(scored), len(documents) - len(scored), sum(document.n_skipped for document in documents)]
         if not scored:
             return
         for document in scored:
-            if len(document.positions.probs) != self.vocab_tokens:
+            if len(document.probs) != self.vocab_tokens:
                 raise ValueError(
-                    f"document {document.number} has {len(document.positions.probs)} tokens in its vocabulary, "
+                    f"document {document.number} has {len(document.probs)} tokens in its vocabulary, "
                     f"expected {self.vocab_tokens}: totals are of one tokenizer"
                 )
         weights = self._weights([document.number for document in scored])  # (1 + resamples, documents)
         for name, rows in (
             ("sums", [_sums(document) for document in scored]),
-            ("probs", [document.positions.probs for document in scored]),
-            ("ranked", [document.positions.ranked for document in scored]),
+            ("probs", [document.probs for document in scored]),
+            ("ranked", [document.ranked for document in scored]),
             ("calibration", [_calibration(document.positions) for document in scored]),
             ("spans", [_spans(document.positions) for document in scored]),
         ):
             getattr(self, name)[:] += weights @ np.array(rows)
-
-    def skip(self, n_documents: int) -> None:
-        """Count documents that had nothing to score."""
-        self.counts[COUNTS.index("skipped_documents")] += n_documents
 
     def _weights(self, numbers: Sequence[int]) -> np.ndarray:
         drawn = [np.random.default_rng([self.seed, number]).poisson(1.0, self.n_resamples) for number in numbers]
@@ -144,24 +154,23 @@ def document_means(document: Measured) -> dict[str, float]:
 
 def _sums(document: Measured) -> np.ndarray:
     found = document.positions
-    nll = found.nll.sum()
+    nll, kl = found["nll"].sum(), found["kl"].sum() if "kl" in found else np.nan
     return np.array(
         [
-            *(len(found.nll), max(1, document.n_bytes), nll, found.entropy.sum(), found.confidence.sum()),
-            *(found.is_hit.sum(), (1 / found.rank).sum(), found.kl.sum(), nll / math.log(2)),
+            *(len(found), max(1, document.n_bytes), nll, found["entropy"].sum(), found["confidence"].sum()),
+            *(found["is_hit"].sum(), (1 / found["rank"]).sum(), kl, nll / math.log(2)),
         ]
     )
 
 
-def _calibration(found: Positions) -> np.ndarray:
+def _calibration(found: pd.DataFrame) -> np.ndarray:
     """Number, confidence and hits of each bin."""
-    bins = np.minimum((found.confidence * N_BINS).astype(int), N_BINS - 1)
-    columns = (np.ones(len(bins)), found.confidence, found.is_hit.astype(float))
+    bins = np.minimum((found["confidence"] * N_BINS).astype(int), N_BINS - 1)
+    columns = (np.ones(len(bins)), found["confidence"], found["is_hit"])
     return np.concatenate([np.bincount(bins, weights=column, minlength=N_BINS) for column in columns])
 
 
-def _spans(found: Positions) -> np.ndarray:
-    places = np.flatnonzero(found.is_scored)
-    bins = np.minimum(np.log2(places + 1).astype(int), N_SPANS - 1)
-    columns = (np.ones(len(bins)), found.nll, found.entropy, found.kl)
+def _spans(found: pd.DataFrame) -> np.ndarray:
+    bins = np.minimum(np.log2(found.index + 1).astype(int), N_SPANS - 1)
+    columns = (np.ones(len(bins)), *(found.get(name, np.full(len(bins), np.nan)) for name in POSITION_COLUMNS[1:]))
     return np.concatenate([np.bincount(bins, weights=column, minlength=N_SPANS) for column in columns])

@@ -10,6 +10,9 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
+
+from lib.next_token.totals import N_RANKED, Measured
 
 VOCAB = 257  # a byte each, and the one that begins a text
 BEGIN = 256
@@ -23,14 +26,14 @@ def normalised(logits: np.ndarray) -> np.ndarray:
 
 def of_last_token(seed: int) -> Logprobs:
     """Distributions that depend on the last token, from a table: quick."""
-    table = normalised(np.random.default_rng(seed).normal(0, 3, (VOCAB, VOCAB))).astype(np.float16)
+    table = normalised(np.random.default_rng(seed).normal(0, 3, (VOCAB, VOCAB)))
     return lambda context: table[context[-1]]
 
 
 def of_whole_context(context: Sequence[int]) -> np.ndarray:
     """Distributions that another context would change, however little."""
     rng = np.random.default_rng(crc32(bytes(str(list(context)), "ascii")))
-    return normalised(rng.normal(0, 3, VOCAB)).astype(np.float16)
+    return normalised(rng.normal(0, 3, VOCAB))
 
 
 def contexts_of(n_tokens: int, window: int, stride: int) -> list[slice]:
@@ -40,6 +43,45 @@ def contexts_of(n_tokens: int, window: int, stride: int) -> list[slice]:
         end = window if not found else len(found) + stride
         found += [slice(max(0, end - window), k) for k in range(len(found) + 1, min(end, n_tokens - 1) + 1)]
     return found
+
+
+def statistics_of(
+    logprobs: np.ndarray, targets: Sequence[int] | np.ndarray, base: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What the server is to report of the positions of one document, shape (n, vocab), in double precision."""
+    nats = logprobs.astype(float)
+    p, told = np.exp(nats), nats[np.arange(len(nats)), targets]
+    with np.errstate(invalid="ignore"):
+        found = {
+            "target_logprobs": told,
+            "rank": 1 + (nats > told[:, None]).sum(axis=1),
+            "entropy": -np.where(p == 0, 0, p * nats).sum(axis=1),
+            "confidence": p.max(axis=1),
+            "likeliest": p.argmax(axis=1),
+        }
+    lost = np.isnan(told)
+    if base is not None:
+        found["kl"] = (p * (nats - base.astype(float))).sum(axis=1)
+        lost |= np.isnan(found["kl"])
+    p = np.where(lost[:, None], 0, p)
+    return found | {"probs": p.sum(axis=0), "ranked": -np.sort(-p, axis=1)[:, :N_RANKED].sum(axis=0)}
+
+
+def measured_document(
+    number: int,
+    logprobs: np.ndarray,
+    targets: np.ndarray,
+    base: np.ndarray | None = None,
+    *,
+    n_bytes: int | None = None,
+) -> Measured:
+    """A document as `lib.next_token` keeps it; three bytes per token unless `n_bytes` is given."""
+    found = statistics_of(logprobs, targets, base)
+    probs, ranked = found.pop("probs"), found.pop("ranked")
+    table = pd.DataFrame(found, dtype=float)
+    table = table.assign(nll=-table["target_logprobs"], is_hit=found["likeliest"] == targets).dropna()
+    size = 3 * len(targets) if n_bytes is None else n_bytes
+    return Measured(number, size, len(targets) - len(table), table, probs, ranked)
 
 
 class StubClient:
@@ -64,14 +106,19 @@ class StubClient:
         if self.n_asked == self.stop_after:
             self.stopped()
         self.n_asked += 1
-        rows, targets = [], []
-        for ids in body["documents"]:
-            for k, context in enumerate(contexts_of(len(ids), body["window_tokens"], body["stride_tokens"]), start=1):
-                rows.append(self.logprobs[body["model"]](ids[context]))
-                targets.append(rows[-1][ids[k]])
+        replies = [self.of_document(ids, body) for ids in body["documents"]]
         file = io.BytesIO()
-        np.savez(file, logprobs=np.array(rows), target_logprobs=np.array(targets, dtype=np.float32))
+        sums = {name: np.array([reply.pop(name) for reply in replies], np.float32) for name in ("probs", "ranked")}
+        columns = {name: np.concatenate([reply[name] for reply in replies]) for name in replies[0]}
+        assert {*columns, *sums} == {*body["statistics"], "target_logprobs"}
+        np.savez(file, **columns, **sums)  # type: ignore[arg-type]
         return SimpleNamespace(content=file.getvalue())
+
+    def of_document(self, ids: list[int], body: dict[str, Any]) -> dict[str, np.ndarray]:
+        contexts = [ids[where] for where in contexts_of(len(ids), body["window_tokens"], body["stride_tokens"])]
+        named = [name for name in (body["model"], body["base"]) if name]
+        rows = [np.array([self.logprobs[name](c) for c in contexts]).reshape(-1, VOCAB) for name in named]
+        return statistics_of(rows[0], ids[1:], *rows[1:])
 
     def stopped(self) -> None:
         raise KeyboardInterrupt

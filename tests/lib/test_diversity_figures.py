@@ -269,8 +269,7 @@ def test_wrong_tokens_are_refused(drawn, tokens, probs, message):
 
 def cumulative(power, n=2048):
     share = np.arange(1, n + 1) ** -power
-    frame = pd.DataFrame({"n_tokens": np.arange(1, n + 1), "of_mean": np.cumsum(share) / share.sum()})
-    return frame.assign(of_each=np.sqrt(frame["of_mean"]))
+    return pd.DataFrame({"n_tokens": np.arange(1, n + 1), "of_mean": np.cumsum(share) / share.sum()})
 
 
 def cumulative_figure():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from next_tokens import normalised
+from next_tokens import measured_document, normalised
 
 from lib import next_token
 from lib.diversity import (
@@ -22,8 +22,6 @@ from lib.diversity import (
 )
 from lib.diversity.summary import METRICS, conditions, option_measures
 from lib.next_token import Totals
-from lib.next_token.positions import measure_positions
-from lib.next_token.totals import Measured
 from lib.tables import write_summary
 
 CHAIN = ("base", "SFT", "DPO")
@@ -322,7 +320,7 @@ def totals(sharpness: float, seed: int = 0) -> Totals:
         text = np.random.default_rng([k, 99])
         scores, targets = text.normal(0, 2, (6, 16)), text.integers(0, 16, 6)
         noise = np.random.default_rng([seed, k]).normal(0, 0.1, (6, 16))
-        found.add([Measured(k, 18, measure_positions(normalised(sharpness * (scores + noise)), targets))])
+        found.add([measured_document(k, normalised(sharpness * (scores + noise)), targets)])
     return found
 
 

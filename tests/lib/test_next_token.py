@@ -7,13 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from next_tokens import normalised, plain_statistics
+from next_tokens import measured_document, normalised, plain_statistics
 
 from lib.next_token import METRICS, Totals, by_position, curve, differences, intervals
 from lib.next_token.comparing import interval_of
-from lib.next_token.positions import Positions, measure_positions
 from lib.next_token.totals import Measured
 from lib.stats import cluster_ratio
 
@@ -21,12 +18,12 @@ VOCAB = 61
 Windows = list[list[tuple[np.ndarray, np.ndarray]]]
 
 
-def drawn(n_documents: int, *, dtype: type = np.float16, vocab: int = VOCAB, seed: int = 0) -> tuple[Windows, Windows]:
+def drawn(n_documents: int, *, vocab: int = VOCAB, seed: int = 0) -> tuple[Windows, Windows]:
     """Documents of one to four windows of two models; some are much longer than others."""
     rng = np.random.default_rng(seed)
 
     def logprobs(n: int) -> np.ndarray:
-        return normalised(rng.normal(0, rng.uniform(0.5, 4), (n, vocab))).astype(dtype)
+        return normalised(rng.normal(0, rng.uniform(0.5, 4), (n, vocab)))
 
     documents: Windows = []
     others: Windows = []
@@ -37,13 +34,12 @@ def drawn(n_documents: int, *, dtype: type = np.float16, vocab: int = VOCAB, see
     return documents, others
 
 
-def measured(documents: Windows, others: Windows | None = None, *, first: int = 0) -> list[Measured]:
+def measure_all(documents: Windows, others: Windows | None = None) -> list[Measured]:
     found = []
-    for k, document in enumerate(documents):
-        bases = [None] * len(document) if others is None else [window[0] for window in others[k]]
-        parts = [measure_positions(*window, base_logprobs=b) for window, b in zip(document, bases, strict=True)]
-        whole = Positions.join(parts)
-        found.append(Measured(first + k, 3 * len(whole.is_scored) + k, whole))
+    for k, (document, size) in enumerate(zip(documents, sizes(documents), strict=True)):
+        logprobs, targets = (np.concatenate(part) for part in zip(*document, strict=True))
+        base = None if others is None else np.concatenate([window[0] for window in others[k]])
+        found.append(measured_document(k, logprobs, targets, base, n_bytes=size))
     return found
 
 
@@ -64,10 +60,9 @@ def test_percentile_bounds_are_reported_as_they_are_when_the_estimate_lies_outsi
     assert 5 <= found.low < found.high <= 8
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_statistics_equal_those_of_full_probabilities(dtype: type) -> None:
-    documents, others = drawn(13, dtype=dtype)
-    found = intervals(totals_of(measured(documents, others)))
+def test_statistics_equal_those_of_full_probabilities() -> None:
+    documents, others = drawn(13)
+    found = intervals(totals_of(measure_all(documents, others)))
     base = [window[0] for document in others for window in document]
     plain = plain_statistics(documents, sizes(documents), base=base)
     assert set(found) == set(plain) == set(METRICS)
@@ -78,9 +73,10 @@ def test_statistics_equal_those_of_full_probabilities(dtype: type) -> None:
         assert found[name].n == 13
 
 
-def test_a_vocabulary_too_wide_for_one_block_is_no_different() -> None:
-    documents, _ = drawn(2, vocab=5_000)
-    found = intervals(totals_of(measured(documents), vocab=5_000, n_resamples=0))
+def test_a_vocabulary_wider_than_the_sums_by_rank_is_no_different() -> None:
+    documents = [[(5 * logprobs, targets) for logprobs, targets in document] for document in drawn(2, vocab=5_000)[0]]
+    documents = [[(normalised(logprobs), targets) for logprobs, targets in document] for document in documents]
+    found = intervals(totals_of(measure_all(documents), vocab=5_000, n_resamples=0))
     plain = plain_statistics(documents, sizes(documents))
     assert {name: found[name].value for name in plain} == pytest.approx(plain, abs=1e-9, rel=1e-9)
     assert math.isnan(found["perplexity"].low)
@@ -89,9 +85,9 @@ def test_a_vocabulary_too_wide_for_one_block_is_no_different() -> None:
 
 def statistics_of(probs: list[list[float]], targets: list[int]) -> dict[str, float]:
     with np.errstate(divide="ignore"):
-        found = measure_positions(np.log(np.array(probs)), np.array(targets))
+        logprobs = np.maximum(np.log(np.array(probs)), -65504)
     totals = Totals(len(probs[0]), 0)
-    totals.add([Measured(0, len(probs), found)])
+    totals.add([measured_document(0, logprobs, np.array(targets), n_bytes=len(probs))])
     return {name: interval.value for name, interval in intervals(totals).items()}
 
 
@@ -117,82 +113,45 @@ def test_uniform_and_point_distributions() -> None:
     assert wrong["perplexity"] > 1e300 or math.isinf(wrong["perplexity"])
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
-@settings(max_examples=30, deadline=None)
-def test_what_must_hold_holds(seed: int, vocab: int) -> None:
-    (document,), (other,) = drawn(1, vocab=vocab, seed=seed)
-    logprobs, targets = document[0]
-    found = measure_positions(logprobs, targets, base_logprobs=other[0][0])
-    n = len(targets)
-    assert found.probs.sum() == pytest.approx(n)
-    assert found.ranked.sum() == pytest.approx(n)
-    assert (np.diff(found.ranked) <= 1e-12).all()
-    assert (found.kl >= -1e-12).all()
-    assert ((found.rank >= 1) & (found.rank <= vocab)).all()
-    assert (found.is_hit <= (found.rank == 1)).all()
-    order = np.random.default_rng(seed).permutation(vocab)
-    moved = measure_positions(logprobs[:, np.argsort(order)], order[targets])
-    assert np.allclose(moved.ranked, found.ranked, atol=1e-12)
-    assert np.allclose(moved.entropy, found.entropy, atol=1e-12)
-    assert np.array_equal(moved.rank, found.rank)
-    itself = measure_positions(logprobs, targets, base_logprobs=logprobs)
-    assert np.allclose(itself.kl, 0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rows_that_are_not_numbers_are_skipped_and_counted(dtype: type) -> None:
-    documents, others = drawn(3, dtype=dtype)
-    for document in documents:
-        document[:] = document[:1]
-    (logprobs, targets), base = documents[1][0], others[1][0][0]
-    more = normalised(np.random.default_rng(1).normal(size=(6, VOCAB))).astype(dtype)
+def test_positions_without_numbers_are_counted_and_their_place_stays_empty() -> None:
+    documents, others = drawn(2)
+    (logprobs, targets), base = documents[0][0], others[0][0][0]
+    more = normalised(np.random.default_rng(1).normal(size=(6, VOCAB)))
     logprobs, targets, base = np.vstack([more, logprobs]), np.append([1] * 6, targets), np.vstack([more, base])
-    logprobs[2, 7], base[4, 0] = np.nan, np.nan
-    told = logprobs[np.arange(len(targets)), targets].astype(float)
-    told[0] = np.nan
-    found = measure_positions(logprobs, targets, target_logprobs=told, base_logprobs=base)
-    assert np.flatnonzero(~found.is_scored).tolist() == [0, 2, 4]
-    kept = found.is_scored
-    clean = measure_positions(logprobs[kept], targets[kept], target_logprobs=told[kept], base_logprobs=base[kept])
-    for name in ("nll", "entropy", "kl", "rank", "probs", "ranked"):
-        assert np.allclose(getattr(found, name), getattr(clean, name), rtol=1e-12), name
-    lost = measure_positions(np.full((3, VOCAB), np.nan, dtype=dtype), np.array([1, 2, 3]))
-    totals = totals_of([Measured(0, 30, found), Measured(1, 9, lost)])
-    assert (totals.count("documents"), totals.count("skipped_documents"), totals.count("skipped_positions")) == (
-        1,
-        1,
-        6,
-    )
+    logprobs[0], base[4] = np.nan, np.nan
+    found = measured_document(0, logprobs, targets, base)
+    lost = measured_document(1, np.full((3, VOCAB), np.nan), np.array([1, 2, 3]))
+    totals = totals_of([found, lost])
+    counts = ("documents", "skipped_documents", "skipped_positions")
+    assert [totals.count(name) for name in counts] == [1, 1, 5]
+    assert totals.probs[0].sum() == pytest.approx(len(targets) - 2)
     assert by_position(totals)["first"].iloc[0] == 1, "the place of a skipped position stays empty"
-    nothing = totals_of([Measured(1, 9, lost)])
     with pytest.raises(ValueError, match="nothing was scored: 1 documents and 3 positions were skipped"):
-        intervals(nothing)
+        intervals(totals_of([lost]))
 
 
-def test_what_is_no_distribution_is_refused() -> None:
+def test_totals_are_of_one_tokenizer() -> None:
     rows = normalised(np.random.default_rng(0).normal(size=(4, 9)))
-    with pytest.raises(ValueError, match="found a row whose mass is 2.718: normalise the logits"):
-        measure_positions(rows + 1, np.zeros(4, int))
-    with pytest.raises(ValueError, match="normalise the logits"):
-        measure_positions(rows, np.zeros(4, int), base_logprobs=rows - 1)
-    with pytest.raises(ValueError, match=r"target 9 is not in the vocabulary \(0 to 8\)"):
-        measure_positions(rows, np.array([0, 1, 9, 3]))
-    with pytest.raises(ValueError, match=r"one target each, found \(4, 9\) and \(3,\)"):
-        measure_positions(rows, np.zeros(3, int))
-    with pytest.raises(ValueError, match="as many rows and tokens of both"):
-        measure_positions(rows, np.zeros(4, int), base_logprobs=rows[:, :8])
     totals = Totals(8, 3)
     with pytest.raises(ValueError, match="document 5 has 9 tokens in its vocabulary, expected 8"):
-        totals.add([Measured(5, 1, measure_positions(rows, np.zeros(4, int)))])
+        totals.add([measured_document(5, rows, np.zeros(4, int))])
     with pytest.raises(ValueError, match="vocab_tokens = 1"):
         Totals(1)
 
 
+def test_a_level_that_the_sums_by_rank_do_not_reach_is_left_out() -> None:
+    flat = np.full((3, 600), -math.log(600))
+    found = intervals(totals_of([measured_document(0, flat, np.zeros(3, int))], vocab=600))
+    assert found["choices_70_tokens"].value == found["coverage_70_tokens"].value == 420
+    assert found["coverage_90_tokens"].value == 540
+    assert "choices_90_tokens" not in found, "512 tokens have 85%"
+
+
 def test_intervals_agree_with_a_bootstrap_over_kept_documents() -> None:
     documents, _ = drawn(120, seed=4)
-    found = measured(documents)
+    found = measure_all(documents)
     ours = intervals(totals_of(found, n_resamples=1_000))["mean_entropy"]
-    rows = [(float(value), k) for k, each in enumerate(found) for value in each.positions.entropy]
+    rows = [(float(value), k) for k, each in enumerate(found) for value in each.positions["entropy"]]
     values, names = zip(*rows, strict=True)
     theirs = cluster_ratio(values, np.ones(len(values)), names, rng=np.random.default_rng(0))
     assert ours.value == pytest.approx(theirs.value)
@@ -202,32 +161,31 @@ def test_intervals_agree_with_a_bootstrap_over_kept_documents() -> None:
 
 def test_differences_are_paired_by_document() -> None:
     documents, others = drawn(60, seed=2)
-    first = totals_of(measured(documents), n_resamples=300)
-    same = differences(first, totals_of(measured(documents), n_resamples=300))
+    first = totals_of(measure_all(documents), n_resamples=300)
+    same = differences(first, totals_of(measure_all(documents), n_resamples=300))
     assert all(each.value == each.low == each.high == 0 for each in same.values())
     sharper = [[(normalised(1.2 * a.astype(float)), t) for a, t in document] for document in documents]
-    change = differences(first, totals_of(measured(sharper), n_resamples=300))["mean_entropy"]
+    change = differences(first, totals_of(measure_all(sharper), n_resamples=300))["mean_entropy"]
     alone = intervals(first)["mean_entropy"]
     assert change.high < 0
     assert change.high - change.low < 0.5 * (alone.high - alone.low), "documents differ more than the change does"
     with pytest.raises(ValueError, match="totals differ in documents, 60 and 59: expected the same"):
-        differences(first, totals_of(measured(others[:-1]), n_resamples=300))
+        differences(first, totals_of(measure_all(others[:-1]), n_resamples=300))
 
 
 def test_tables_for_figures() -> None:
     documents, others = drawn(9)
-    found = measured(documents, others)
+    found = measure_all(documents, others)
     totals = totals_of(found)
     told = {name: each.value for name, each in intervals(totals).items()}
     line = curve(totals)
-    assert list(line.columns) == ["n_tokens", "of_mean", "of_each"]
-    assert line[["of_mean", "of_each"]].iloc[-1].tolist() == pytest.approx([1, 1])
-    assert (line["of_each"] >= line["of_mean"] - 1e-12).all(), "sorting each before the mean can only sharpen"
+    assert list(line.columns) == ["n_tokens", "of_mean"]
+    assert line["of_mean"].iloc[-1] == pytest.approx(1)
     assert (line["of_mean"] < 0.7).sum() + 1 == told["coverage_70_tokens"]
     spans = by_position(totals)
     assert set(spans["quantity"]) == {"nll", "entropy", "kl"}
     starts = spans[(spans["quantity"] == "kl") & (spans["first"] == 0)].iloc[0]
-    assert starts["value"] == pytest.approx(np.mean([each.positions.kl[0] for each in found]))
+    assert starts["value"] == pytest.approx(np.mean([each.positions["kl"][0] for each in found]))
     third = spans[(spans["quantity"] == "nll") & (spans["first"] == 3)].iloc[0]
     assert third["last"] == 6
-    assert third["value"] == pytest.approx(np.mean(np.concatenate([each.positions.nll[3:7] for each in found])))
+    assert third["value"] == pytest.approx(np.mean(np.concatenate([each.positions["nll"][3:7] for each in found])))

@@ -7,12 +7,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from next_tokens import normalised
+from next_tokens import measured_document, normalised
 
 from lib.next_token import METRICS, Totals, by_position, curve, differences, intervals, shares
 from lib.next_token.comparing import Stage
-from lib.next_token.positions import measure_positions
-from lib.next_token.totals import Measured
 
 VOCAB = 16
 
@@ -26,8 +24,7 @@ def model(seed: int, *, sharpness: float = 1.0, n_documents: int = 40, base: int
         targets = text.integers(0, VOCAB, len(scores))
         noise = np.random.default_rng([seed, k]).normal(0, 0.3, scores.shape)
         other = None if base is None else normalised(scores)
-        found = measure_positions(normalised(sharpness * (scores + noise)), targets, base_logprobs=other)
-        totals.add([Measured(k, 3 * len(targets), found)])
+        totals.add([measured_document(k, normalised(sharpness * (scores + noise)), targets, other)])
     return totals
 
 
@@ -36,8 +33,7 @@ def even(n_tokens: int, *, n_documents: int = 25, vocab: int = VOCAB, seed: int 
     with np.errstate(divide="ignore"):
         logprobs = np.log(np.repeat([[1 / n_tokens] * n_tokens + [0.0] * (vocab - n_tokens)], 4, axis=0))
     totals = Totals(vocab, n_resamples, seed)
-    found = measure_positions(logprobs, np.zeros(4, int))
-    totals.add([Measured(k, 8, found) for k in range(n_documents)])
+    totals.add([measured_document(k, logprobs, np.zeros(4, int)) for k in range(n_documents)])
     return totals
 
 
@@ -72,7 +68,7 @@ def test_a_stage_is_the_mean_of_its_fine_tunes() -> None:
     assert (entropy.n, entropy.method) == (25, "Poisson bootstrap over documents and fine-tunes")
     assert intervals(two[0])["mean_entropy"].high == pytest.approx(math.log(4)), "documents add nothing here"
     line = curve(two)
-    assert line["of_each"].tolist() == pytest.approx(np.minimum(1, np.arange(1, 17) / 4) / 2 + np.arange(1, 17) / 32)
+    assert line["of_mean"].tolist() == pytest.approx(np.minimum(1, np.arange(1, 17) / 4) / 2 + np.arange(1, 17) / 32)
     nats = by_position(two).query("quantity == 'entropy'")
     assert nats[["value", "low", "high"]].to_numpy() == pytest.approx(
         np.array([[entropy.value, math.log(4), math.log(16)]] * len(nats))

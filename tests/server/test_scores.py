@@ -17,7 +17,7 @@ from serving import TINY, facts
 from starlette.testclient import TestClient
 
 from tuning_server import scores as endpoint
-from tuning_server.engine import models
+from tuning_server.engine import models, scoring
 from tuning_server.engine.tokenization import describe
 from tuning_server.errors import ApiError
 from tuning_server.worker import Sampling, Task, turn
@@ -80,6 +80,12 @@ def test_rolling_over_documents(http: TestClient, tiny_store: Path) -> None:
         ({"contexts": [[1]], "targets": [1], "full": True, "top_k": 2}, "not both"),
         ({"contexts": [[1]], "targets": [1], "top_k": 10**6}, ": top_k is at most the vocabulary"),
         ({"documents": [[1, 2]], "window_tokens": 9, "stride_tokens": 10}, ": expected 1 <= stride_tokens <= window"),
+        ({"contexts": [[1]], "targets": [1], "full": True, "statistics": ["rank"]}, "'full' or 'statistics', not both"),
+        ({"contexts": [[1]], "targets": [1], "statistics": ["entopy"]}, "entopy is not one of the statistics: choose"),
+        ({"contexts": [[1]], "targets": [1], "statistics": "rank"}, "Invalid value for 'statistics'"),
+        ({"contexts": [[1]], "targets": [1], "statistics": ["probs"]}, "'probs' is a sum over the positions of a"),
+        ({"contexts": [[1]], "targets": [1], "statistics": ["kl"]}, "'kl' is the divergence from 'base': give both"),
+        ({"contexts": [[1]], "targets": [1], "base": TINY}, "'kl' is the divergence from 'base': give both"),
         ({"contexts": [[1]], "targets": [1], "temperature": 1}, "Unrecognized request argument supplied: temperature"),
     ],
 )
@@ -102,6 +108,42 @@ def test_limits_say_how_much_may_be_sent(http: TestClient, monkeypatch: pytest.M
     assert 0 < n_positions < 4
     body |= {"contexts": CONTEXTS[:n_positions], "targets": [1, 2, 3, 4][:n_positions]}
     assert http.post("/v1/scores", json=body).status_code == 200
+    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 100_000)
+    body = {"model": TINY, "documents": CONTEXTS * 9, "window_tokens": 9, "stride_tokens": 9, "statistics": ["probs"]}
+    error = http.post("/v1/scores", json=body).json()["error"]
+    assert (error["code"], error["param"]) == ("reply_too_large", "documents")
+    assert "documents per request, found 36" in error["message"]
+
+
+def test_only_what_is_named_is_sent(http: TestClient, tiny_store: Path) -> None:
+    documents = [list(range(40, 60)), [3], [4, 5, 6]]
+    body: dict[str, Any] = {"documents": documents, "window_tokens": 32, "stride_tokens": 16}
+    assert set(ask(http, **body, statistics=None, base=None)) == {"target_logprobs"}
+    got = ask(http, **body, statistics=["rank", "entropy", "kl", "probs"], base=TINY)
+    assert {name: (array.shape, array.dtype.name) for name, array in got.items()} == {
+        "target_logprobs": ((21,), "float32"),
+        "rank": ((21,), "int32"),
+        "entropy": ((21,), "float32"),
+        "kl": ((21,), "float32"),
+        "probs": ((3, models.load(TINY, tiny_store).vocab_size), "float32"),
+    }
+    assert (got["kl"] == 0).all()
+    nats = direct(tiny_store, documents[0])[:-1]
+    assert np.allclose(got["entropy"][:19], -(np.exp(nats) * nats).sum(1), atol=1e-4)
+    assert np.allclose(got["probs"].sum(1), [19, 0, 2], atol=1e-4)
+
+
+def test_an_unknown_base_is_404_and_one_of_another_tokenizer_is_refused(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body: dict[str, Any] = {"model": TINY, "contexts": [[1]], "targets": [1], "statistics": ["kl"]}
+    reply = http.post("/v1/scores", json=body | {"base": "fork-tinny"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (404, "base")
+    tokenizers = iter("ab")
+    monkeypatch.setattr(scoring, "describe", lambda folder: next(tokenizers))
+    error = http.post("/v1/scores", json=body | {"base": TINY}).json()["error"]
+    assert (error["param"], error["code"]) == ("base", "different_tokenizers")
+    assert "name a base of the same family" in error["message"]
 
 
 def test_an_unknown_model_is_404(http: TestClient) -> None:

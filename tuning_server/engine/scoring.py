@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,41 +17,29 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tuning_server.engine.kv_cache import group_equal
 from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.statistics import TARGETS_ONLY, Block, Outputs, normalised, of_documents, of_positions
+from tuning_server.engine.tokenization import describe
 
 BATCH_TOKENS = 2_048  # fed to a processor at once: what lies between layers should stay in its cache
-TIMES_ON_GPU = 8  # as much there
-LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**30}  # float32 logits in memory at once: more was slower on a processor
+BATCH_TOKENS_ON_GPU = 65_536  # fed to a GPU at once, where memory allows
+SHARE_OF_FREE = 0.25  # of a GPU's free memory for float32 logits, had every token some
+LOGITS_BYTES = 2**24  # of float32 logits in memory at once on a processor: more was slower
 LEAST_ROWS = 1_024  # rows of logits in any case: fewer would cut a window into passes that repeat each other
 LEAST_FULL = 0.75  # shortest row of a batch, as a share of its longest
-LOWEST = float(np.finfo(np.float16).min)  # nats; float16 has nothing below, and minus infinity would poison a mean
+BLOCK_BYTES = {"cuda": 2**28}  # of float32 logits reduced at once
+BLOCK_BYTES_ELSEWHERE = 2**23  # these and what is computed of them should stay in a processor's cache
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Predictions of one model at each scored position, in the order of the input.
-
-    Parameters
-    ----------
-    target_logprobs : array, shape (n,), nats, float32
-    logprobs : array, shape (n, vocab) float16, or (n, k) float32 of the likeliest; None where neither was requested
-    ids : array, shape (n, k), int32, likeliest first
-    tail : array, shape (n,), nats, float32
-        Log of the mass outside the k likeliest.
-    """
-
-    target_logprobs: np.ndarray
-    logprobs: np.ndarray | None = None
-    ids: np.ndarray | None = None
-    tail: np.ndarray | None = None
+Scores = dict[str, np.ndarray]  # by name: target_logprobs (nats, float32), and what `Outputs` requests
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Ids to feed, the first column whose prediction is scored (with all after it), and the row of that score."""
+    """Ids to feed, the first column whose prediction is scored (with all after it), its row, and its document."""
 
     ids: Sequence[int] | np.ndarray
     first: int
     row: int
+    document: int = 0
 
     @property
     def columns(self) -> range:
@@ -57,14 +47,9 @@ class _Span:
 
 
 def score_contexts(
-    loaded: LoadedModel,
-    contexts: Sequence[Sequence[int]],
-    targets: Sequence[int],
-    *,
-    full: bool = False,
-    top_k: int = 0,
+    loaded: LoadedModel, contexts: Sequence[Sequence[int]], targets: Sequence[int], outputs: Outputs = TARGETS_ONLY
 ) -> Scores:
-    """Score the token that follows each context; with `full` the whole vocabulary, with `top_k` its likeliest tokens.
+    """Score the token that follows each context.
 
     Raises
     ------
@@ -74,7 +59,7 @@ def score_contexts(
     for k, ids in enumerate(contexts):
         _check_ids(loaded, ids, f"context {k}", loaded.context_tokens)
     spans = [_Span(ids, len(ids) - 1, k) for k, ids in enumerate(contexts)]
-    return _score(loaded, spans, targets, full=full, top_k=top_k)
+    return _score(loaded, spans, targets, outputs)
 
 
 def score_documents(
@@ -83,10 +68,11 @@ def score_documents(
     *,
     window_tokens: int,
     stride_tokens: int,
-    full: bool = False,
-    top_k: int = 0,
+    outputs: Outputs = TARGETS_ONLY,
 ) -> Scores:
     """Score every token of documents but each one's first, once; the rows of one document follow those of another.
+
+    Statistics of documents have one row per document.
 
     Parameters
     ----------
@@ -105,13 +91,14 @@ def score_documents(
             f"found stride_tokens={stride_tokens} and window_tokens={window_tokens}"
         )
     spans, targets = list[_Span](), list[int]()
+    _, most = _limits(loaded)
     for k, ids in enumerate(documents):
         _check_ids(loaded, ids, f"document {k}", math.inf)
-        parts = windows(len(ids), window_tokens=window_tokens, stride_tokens=stride_tokens, most=_most_rows(loaded))
+        parts = windows(len(ids), window_tokens=window_tokens, stride_tokens=stride_tokens, most=most)
         fed = np.asarray(ids)  # windows overlap, and its slices are no copies
-        spans += [_Span(fed[start:end], first - 1 - start, len(targets) + first - 1) for start, end, first in parts]
+        spans += [_Span(fed[start:end], first - 1 - start, len(targets) + first - 1, k) for start, end, first in parts]
         targets += ids[1:]
-    return _score(loaded, spans, targets, full=full, top_k=top_k)
+    return _score(loaded, spans, targets, outputs, n_documents=len(documents))
 
 
 @torch.inference_mode()
@@ -125,7 +112,7 @@ def embed(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
     vectors = np.zeros((len(texts), loaded.model.get_input_embeddings().weight.shape[1]), np.float32)
     rows = group_equal(texts)
     spans = [_Span(ids, len(ids) - 1, same[0]) for ids, same in rows.items()]
-    for batch in _batches(spans, _most_tokens(loaded), len(spans)):
+    for batch in _batches(spans, _limits(loaded)[0], len(spans)):
         fed = _right_padded(loaded, batch)
         states = loaded.model.base_model(input_ids=fed, use_cache=False).last_hidden_state  # (batch, longest, width)
         lengths = torch.tensor([[len(span.ids)] for span in batch], device=loaded.device)  # (batch, 1)
@@ -153,6 +140,15 @@ def windows(n_tokens: int, *, window_tokens: int, stride_tokens: int, most: int)
         done = end
 
 
+def check_base(loaded: LoadedModel, base: LoadedModel) -> None:
+    """Refuse (ValueError) a base whose predictions are of other tokens than the model's."""
+    if (describe(loaded.folder)[0], loaded.vocab_size) != (describe(base.folder)[0], base.vocab_size):
+        raise ValueError(
+            f"{loaded.id} and {base.id} have different tokenizers ({loaded.vocab_size} and {base.vocab_size} tokens): "
+            "there is no divergence between them, so name a base of the same family"
+        )
+
+
 def _check_ids(loaded: LoadedModel, ids: Sequence[int], name: str, most: float) -> None:
     """Refuse (ValueError) too few or too many ids, and ids without a token."""
     if not 1 <= len(ids) <= most:
@@ -166,31 +162,31 @@ def _check_ids(loaded: LoadedModel, ids: Sequence[int], name: str, most: float) 
         )
 
 
-def _most_rows(loaded: LoadedModel) -> int:
-    """Rows of logits that may be in memory at once."""
-    return max(LEAST_ROWS, LOGITS_BYTES.get(loaded.device.type, 2**26) // (4 * loaded.n_outputs))
-
-
-def _most_tokens(loaded: LoadedModel) -> int:
-    """Tokens that may be fed at once, padding included; a row may be longer."""
-    return BATCH_TOKENS * (1 if loaded.device.type == "cpu" else TIMES_ON_GPU)
+def _limits(loaded: LoadedModel) -> tuple[int, int]:
+    """Tokens that may be fed at once, padding included (a row may be longer), and rows of logits in memory at once."""
+    row_bytes = 4 * loaded.n_outputs
+    if loaded.device.type != "cuda":
+        return BATCH_TOKENS, max(LEAST_ROWS, LOGITS_BYTES // row_bytes)
+    kept = torch.cuda.memory_reserved(loaded.device) - torch.cuda.memory_allocated(loaded.device)
+    free = torch.cuda.mem_get_info(loaded.device)[0] + kept
+    most = max(LEAST_ROWS, min(BATCH_TOKENS_ON_GPU, int(SHARE_OF_FREE * free) // row_bytes))
+    return most, most
 
 
 def _batches(spans: Sequence[_Span], most_tokens: int, most_rows: int) -> Iterator[list[_Span]]:
     """Spans of about one length together, the longest first."""
     batch: list[_Span] = []
-    columns: set[int] = set()
+    n_rows = 0
     for span in sorted(spans, key=lambda span: (-len(span.ids), span.first)):
-        n_rows = len(batch) + 1
+        n_rows += len(span.columns)
         if batch and (
-            n_rows * len(batch[0].ids) > most_tokens
-            or n_rows * len(columns.union(span.columns)) > most_rows
+            (len(batch) + 1) * len(batch[0].ids) > most_tokens
+            or n_rows > most_rows
             or len(span.ids) < LEAST_FULL * len(batch[0].ids)
         ):
             yield batch
-            batch, columns = [], set()
+            batch, n_rows = [], len(span.columns)
         batch.append(span)
-        columns.update(span.columns)
     if batch:
         yield batch
 
@@ -201,44 +197,65 @@ def _right_padded(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
     return pad_sequence(rows, batch_first=True).to(loaded.device)
 
 
-@torch.inference_mode()
-def _forward(loaded: LoadedModel, batch: Sequence[_Span]) -> torch.Tensor:
-    """Log-probabilities of a batch, shape (rows of all spans, vocab), by one pass with logits at scored columns."""
+def _logits_at(loaded: LoadedModel, fed: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Logits at `scored` places of a batch laid out flat, shape (n, outputs); no others are computed."""
+
+    def choose(module: torch.nn.Module, inputs: Any, states: Any) -> Any:
+        states.last_hidden_state = states.last_hidden_state.flatten(0, 1).index_select(0, scored)[None]
+        return states
+
+    hook = loaded.model.base_model.register_forward_hook(choose)
+    try:
+        return loaded.model(input_ids=fed, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+
+
+def _blocks(
+    models: Sequence[LoadedModel], batch: Sequence[_Span], targets: torch.Tensor
+) -> Iterator[tuple[np.ndarray, Block]]:
+    """Positions of a batch and each model's predictions there, by one pass of each model."""
+    loaded = models[0]
     fed = _right_padded(loaded, batch)
-    columns = sorted(set().union(*(span.columns for span in batch)))
-    scored = torch.tensor(columns, device=loaded.device)
-    logits = loaded.model(input_ids=fed, use_cache=False, logits_to_keep=scored).logits  # (batch, columns, outputs)
-    is_scored = torch.tensor([[column in span.columns for column in columns] for span in batch], device=loaded.device)
-    # outputs beyond the tokenizer's tokens are padding: cut off before normalising
-    return logits[is_scored][:, : loaded.vocab_size].float().log_softmax(-1)
+    rows = np.concatenate([np.arange(span.row, span.row + len(span.columns)) for span in batch])
+    scored = np.concatenate([r * fed.shape[1] + np.array(span.columns) for r, span in enumerate(batch)])
+    places = torch.tensor(scored, device=loaded.device)
+    logits = [_logits_at(each, fed, places) for each in models]
+    step = max(1, BLOCK_BYTES.get(loaded.device.type, BLOCK_BYTES_ELSEWHERE) // (4 * loaded.n_outputs))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        # outputs beyond the tokenizer's tokens are padding: cut off before normalising
+        logprobs = [normalised(each[start : start + step, : loaded.vocab_size]) for each in logits]
+        yield part, Block(logprobs[0], targets[part], *logprobs[1:])
 
 
-def _score(loaded: LoadedModel, spans: Sequence[_Span], targets: Sequence[int], *, full: bool, top_k: int) -> Scores:
-    n, vocab = len(targets), loaded.vocab_size
-    if not 0 <= top_k <= vocab:
-        raise ValueError(f"top_k is at most the vocabulary of {loaded.id}, {vocab}; found {top_k}")
+@torch.inference_mode()
+def _score(
+    loaded: LoadedModel, spans: Sequence[_Span], targets: Sequence[int], outputs: Outputs, *, n_documents: int = 0
+) -> Scores:
+    vocab, models = loaded.vocab_size, [loaded]
+    if not 0 <= outputs.top_k <= vocab:
+        raise ValueError(f"top_k is at most the vocabulary of {loaded.id}, {vocab}; found {outputs.top_k}")
     if targets:
         _check_ids(loaded, targets, "targets", math.inf)
-    target_ids = torch.tensor(targets, dtype=torch.long)
-    scores = Scores(
-        np.empty(n, np.float32),
-        np.empty((n, vocab), np.float16) if full else np.empty((n, top_k), np.float32) if top_k else None,
-        np.empty((n, top_k), np.int32) if top_k else None,
-        np.empty(n, np.float32) if top_k else None,
-    )
-    for batch in _batches(spans, _most_tokens(loaded), _most_rows(loaded)):
-        rows = np.concatenate([np.arange(span.row, span.row + len(span.columns)) for span in batch])
-        _fill(scores, rows, _forward(loaded, batch), target_ids[rows].to(loaded.device))
-    return scores
-
-
-@torch.inference_mode()
-def _fill(scores: Scores, rows: np.ndarray, logprobs: torch.Tensor, targets: torch.Tensor) -> None:
-    scores.target_logprobs[rows] = logprobs.gather(1, targets[:, None])[:, 0].cpu().numpy()
-    if scores.ids is not None and scores.logprobs is not None and scores.tail is not None:
-        top, ids = torch.topk(logprobs, scores.ids.shape[1], dim=1)
-        scores.logprobs[rows], scores.ids[rows] = top.cpu().numpy(), ids.cpu().numpy()
-        tail = logprobs.scatter(1, ids, -torch.inf).logsumexp(-1).clamp(min=LOWEST)
-        scores.tail[rows] = tail.cpu().numpy()
-    elif scores.logprobs is not None:
-        scores.logprobs[rows] = logprobs.clamp(min=LOWEST).half().cpu().numpy()
+    if outputs.base:
+        models.append(outputs.base)
+        if (longest := max((len(span.ids) for span in spans), default=0)) > outputs.base.context_tokens:
+            raise ValueError(f"{outputs.base.id} takes {outputs.base.context_tokens} tokens at once, found {longest}")
+    target_ids = torch.tensor(targets, dtype=torch.long, device=loaded.device)
+    documents = np.empty(len(targets), dtype=int)
+    for span in spans:
+        documents[span.row : span.row + len(span.columns)] = span.document
+    empty = torch.empty((0, vocab), device=loaded.device)
+    nothing = Block(empty, target_ids[:0], empty)
+    scores = {k: v.new_empty((len(targets), *v.shape[1:])) for k, v in of_positions(nothing, outputs).items()}
+    sums = {k: v.new_zeros((n_documents, *v.shape[1:])) for k, v in of_documents(nothing, outputs).items()}
+    for batch in _batches(spans, *_limits(loaded)):
+        for rows, block in _blocks(models, batch, target_ids):
+            for name, values in of_positions(block, outputs).items():
+                scores[name][rows] = values
+            of_rows = [(document, len([*same])) for document, same in groupby(documents[rows].tolist())]
+            for name, values in of_documents(block, outputs).items():
+                for (document, _), part in zip(of_rows, values.split([n for _, n in of_rows]), strict=True):
+                    sums[name][document] += part.sum(0)
+    return {name: values.cpu().numpy() for name, values in (scores | sums).items()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
-from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
+import plain_diversity
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,14 +26,6 @@ WORDS = ["heron", "miller", "clock", "river", "Stone", "blue", "sings", "walked"
 SAME = "the grey heron waits by the river"
 ORDER_BOUND = {"compression_ratio_full", "compression_ratio_target"} | {n for n in registry() if n.endswith("_drawn")}
 OF_TEXTS = [name for name, each in registry().items() if each.needs in ("", "embeddings")]
-
-
-def plain():
-    path = Path(__file__).parents[1] / "bench" / "plain_diversity.py"
-    spec = importlib.util.spec_from_file_location("plain_diversity", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def embed(texts):
@@ -177,7 +168,6 @@ def test_self_repetition_counts_across_prompts_only():
 
 def test_every_measure_is_as_the_plain_version_has_it():
     rng = np.random.default_rng(0)
-    reference = plain()
     some = random_texts(rng)
     sets = {
         "various": some,
@@ -189,9 +179,9 @@ def test_every_measure_is_as_the_plain_version_has_it():
     told = measure(cells(sets, accepted=["heron", "the mouse"]), embed=embed, n_vocabulary=300)
     assert (told["failure"] == "").all() or set(told.loc[told["failure"] != "", "measure"]) <= ORDER_BOUND
     for prompt, texts in sets.items():
-        wanted = reference.measures(texts, embed, 300) | reference.answers(texts, ["heron", "the mouse"])
+        wanted = plain_diversity.measures(texts, embed, 300) | plain_diversity.answers(texts, ["heron", "the mouse"])
         others = [text for key, more in sets.items() if key != prompt for text in more]
-        wanted["self_repetition_4"] = reference.self_repetition(texts, others)
+        wanted["self_repetition_4"] = plain_diversity.self_repetition(texts, others)
         found = told[told["prompt"] == prompt].set_index("measure")["value"]
         assert set(found.index) == set(wanted) == set(registry())
         for name, value in wanted.items():
@@ -307,8 +297,7 @@ def test_lengths_at_the_edges_of_windows_are_those_of_gzip(n):
 @given(st.lists(st.lists(st.integers(0, 3), max_size=7), min_size=1, max_size=5))
 def test_edit_distances_are_those_of_the_textbook(sequences):
     found = edit_distances([np.array(each, dtype=int) for each in sequences])
-    reference = plain()
     for i, one in enumerate(sequences):
         for j, other in enumerate(sequences):
-            share = reference.edits(" ".join(map(str, one)), " ".join(map(str, other)))
+            share = plain_diversity.edits(" ".join(map(str, one)), " ".join(map(str, other)))
             assert found[i, j] == pytest.approx(share * max(1, len(one), len(other)))

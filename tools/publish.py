@@ -27,7 +27,7 @@ from tools.references import execute_in_place
 log = logging.getLogger(__name__)
 
 FIGURES = ROOT / "figures"
-PRESET = "laptop"
+PRESETS = {"laptop": "", "smollm2": "smollm2"}  # folder below that of a study
 N_SEEDS = 3
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -49,7 +49,7 @@ def fill(text: str, table: str) -> str:
     return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text)
 
 
-def finished_run(study: str) -> Path:
+def finished_run(study: str, preset: str) -> Path:
     """Folder of a study's run that may be published.
 
     Raises
@@ -57,8 +57,8 @@ def finished_run(study: str) -> Path:
     ValueError
         If a stage is missing or was run with another number of seeds.
     """
-    folder = run_folder(study, PRESET)
-    again = f"make figures STUDY={study} SEEDS={N_SEEDS}"
+    folder = run_folder(study, preset)
+    again = f"make figures STUDY={study} PRESET={preset} SEEDS={N_SEEDS}"
     for notebook in stages(study):
         manifest = folder / f"{number(notebook)}.manifest.json"
         if not manifest.exists():
@@ -92,14 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console.set_up()
     use_style()
-    chosen = options.studies or [study for study in studies() if run_folder(study, PRESET).exists()]
+    chosen = [
+        (study, preset)
+        for study in options.studies or studies()
+        for preset in PRESETS
+        if run_folder(study, preset).exists() or (options.studies and preset == "laptop")
+    ]
     try:
-        runs = {study: finished_run(study) for study in chosen}
+        runs = {FIGURES / study / PRESETS[preset]: finished_run(study, preset) for study, preset in chosen}
         entries, readme = read_studies(), (ROOT / "README.md").read_text(encoding="utf-8")
         fill(readme, "")
-        for study, folder in runs.items():
-            copy_run(folder, FIGURES / study)
-            log.info("published %s", shown(FIGURES / study))
+        for target, folder in runs.items():
+            copy_run(folder, target)
+            log.info("published %s", shown(target))
         figure, caption = plot_bases(store_root())
         save(figure, FIGURES / "bases", "loss", caption)
         with atomic_write(ROOT / "README.md") as file:

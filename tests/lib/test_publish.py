@@ -33,13 +33,15 @@ def test_a_page_without_its_markers_is_refused():
 
 def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
     make_stage("demo/01-data-prep")
-    with pytest.raises(ValueError, match="01-data-prep has not been run: make figures STUDY=demo SEEDS=3"):
-        finished_run("demo")
+    with pytest.raises(
+        ValueError, match="has not been run: make figures STUDY=demo PRESET=laptop SEEDS=3"
+    ):
+        finished_run("demo", "laptop")
     folder = home / "runs" / "laptop" / "demo"
     (folder / "figures").mkdir(parents=True)
     (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 1}))
     with pytest.raises(ValueError, match="was run with 1 seed"):
-        finished_run("demo")
+        finished_run("demo", "laptop")
     (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 3}))
     for name in ("summary.csv", "figures/hero.png", "figures/hero.txt", "figures/notes.log"):
         (folder / name).write_text(name)
@@ -47,7 +49,7 @@ def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
     target.mkdir(parents=True)
     for name in ("old.png", "README.md"):
         (target / name).write_text(name)
-    publish.copy_run(finished_run("demo"), target)
+    publish.copy_run(finished_run("demo", "laptop"), target)
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "hero.png", "hero.txt", "summary.csv"]
 
 

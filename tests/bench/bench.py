@@ -33,10 +33,12 @@ from tuning_server.engine.lora import LoraSettings
 from tuning_server.engine.losses import TrainingRow
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import SamplingRequest, sample
+from tuning_server.engine.statistics import Outputs
 
 N_REPETITIONS = 3
 BATCH = 16
 WINDOW, STRIDE = 256, 128
+STATISTICS = Outputs(statistics=("rank", "entropy", "confidence", "probs"))  # of the diversity study
 HEAD = ("work", "ours, tokens/s", "other, tokens/s", "ratio", "range", "the other")
 PASS_TOKENS = 2_048  # of a bare forward pass; larger ones were not faster on a processor
 
@@ -151,11 +153,12 @@ def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator
         lambda: lambda: scoring.score_contexts(served, contexts, [1] * len(contexts)),
         "bare forward passes", lambda: lambda: bare_passes(served, contexts, n_last=1),
     )  # fmt: skip
+    rolling = {"window_tokens": WINDOW, "stride_tokens": STRIDE}
     (document,) = random_rows(served, [(8 * scale + 1) * STRIDE + 1])
     fed = [document[start : start + WINDOW] for start in range(0, len(document) - WINDOW, STRIDE)]
     yield Work(
-        f"rolling scores, windows of {WINDOW}, stride {STRIDE}", WINDOW * len(fed),
-        lambda: lambda: scoring.score_documents(served, [document], window_tokens=WINDOW, stride_tokens=STRIDE),
+        f"rolling statistics, windows of {WINDOW}, stride {STRIDE}", WINDOW * len(fed),
+        lambda: lambda: scoring.score_documents(served, [document], outputs=STATISTICS, **rolling),
         "bare forward passes", lambda: lambda: bare_passes(served, fed, n_last=STRIDE),
     )  # fmt: skip
 

@@ -33,9 +33,7 @@ def test_a_page_without_its_markers_is_refused():
 
 def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
     make_stage("demo/01-data-prep")
-    with pytest.raises(
-        ValueError, match="has not been run: make figures STUDY=demo PRESET=laptop SEEDS=3"
-    ):
+    with pytest.raises(ValueError, match="has not been run: make figures STUDY=demo PRESET=laptop SEEDS=3"):
         finished_run("demo", "laptop")
     folder = home / "runs" / "laptop" / "demo"
     (folder / "figures").mkdir(parents=True)

@@ -24,7 +24,6 @@ class Blend:
     weights : of the request's model, tuned and base
     plausibility : tokens less probable to the request's model than this times its likeliest one are ruled out
     schedule : factor of the small models' weights at each new token, the last one from there on; empty for 1
-    speculative : let the tuned model draft ahead; other draws of the same distribution, fewer passes
     """
 
     tuned: str
@@ -32,7 +31,6 @@ class Blend:
     weights: tuple[float, float, float] = (1.0, 1.0, -1.0)
     plausibility: float = 0.0
     schedule: tuple[float, ...] = ()
-    speculative: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,11 +168,9 @@ class CompletionTask:
         """The reply of a request with a blend, which shares no batch with others."""
         blend = self.request.blend
         assert blend is not None
-        models, samples, details = blend.run(cache, self.request.model, self.prepare)
+        models, samples = blend.run(cache, self.request.model, self.prepare)
         reply = self.reply(models[0], samples)
         reply.system_fingerprint = "+".join(loaded.fingerprint for loaded in models)
-        assert reply.usage is not None
-        reply.usage.completion_tokens_details = details
         return reply
 
     def reply(self, loaded: LoadedModel, samples: list[Sample]) -> Completion:

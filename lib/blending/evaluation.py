@@ -32,7 +32,6 @@ METRICS = {  # and the unit of each
     "weight_tuned": "exponent",
     "weight_base": "exponent",
     "bits_under_direct": "bits per byte",  # of generated text, under the directly tuned big model
-    "acceptance": "rate",  # of the tokens that the tuned model drafted for the blend
 }
 DOCUMENT = "document"
 

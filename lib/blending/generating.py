@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from lib.blending.support import full_support
 from lib.distributions import collect, tokenize
 from lib.evaluate import target_logprobs
 from lib.sources.corpus import Document
-from lib.stats import Interval, cluster_ratio
 
 
 @dataclass(frozen=True)
@@ -145,26 +144,3 @@ def place_bands(n_tokens: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and n_tokens < 1.5 * starts[-1]:
         del starts[-1]  # a last band of a few places goes to the one before
     return list(zip(starts, [start - 1 for start in starts[1:]] + [n_tokens], strict=True)) if starts else []
-
-
-def speculate(
-    client: OpenAI, prompts: Sequence[str], *, big: str, blend: Blend, max_tokens: int, rng: np.random.Generator
-) -> tuple[list[str], list[str], Interval]:
-    """Greedy texts of a blend, the same with the tuned model drafting, and the share of drafts that were accepted.
-
-    The interval of the share resamples prompts.
-    """
-    plain: list[str] = []
-    drafted: list[str] = []
-    accepted, offered = [], []
-    for prompt in prompts:
-        for speculative, texts in ((False, plain), (True, drafted)):
-            body = {"blend": {**asdict(blend), "speculative": speculative}}
-            reply = client.completions.create(
-                model=big, prompt=prompt, max_tokens=max_tokens, temperature=0, extra_body=body
-            )
-            texts.append(reply.choices[0].text)
-        told = reply.usage.completion_tokens_details if reply.usage else None
-        accepted.append((told and told.accepted_prediction_tokens) or 0)
-        offered.append(accepted[-1] + ((told and told.rejected_prediction_tokens) or 0))
-    return plain, drafted, cluster_ratio(accepted, offered, range(len(prompts)), rng=rng)

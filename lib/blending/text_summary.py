@@ -9,20 +9,14 @@ import pandas as pd
 
 from lib.blending.evaluation import CONDITIONS, METRICS
 from lib.blending.generating import place_bands
-from lib.stats import Interval, cluster_bootstrap, cluster_ratio
+from lib.stats import cluster_bootstrap, cluster_ratio
 from lib.tables import Summary
 
 PROMPT = "prompt"
 
 
 def summarise_texts(
-    texts: pd.DataFrame,
-    shift: pd.DataFrame,
-    acceptance: Interval | None,
-    *,
-    preset: str,
-    big: str,
-    rng: np.random.Generator,
+    texts: pd.DataFrame, shift: pd.DataFrame, *, preset: str, big: str, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Every number of the texts.
 
@@ -30,7 +24,6 @@ def summarise_texts(
     ----------
     texts : DataFrame of `generate_texts` and `add_bits`
     shift : DataFrame of `shift_places`; a band of places has its first one as x
-    acceptance : share of drafts that were accepted
 
     Returns
     -------
@@ -47,6 +40,4 @@ def summarise_texts(
         interval = cluster_bootstrap(rows["changed"], rows[PROMPT], rng=rng, rate=True)
         at = {"x": float(first), "x_name": "new_token"}
         summary.add(interval, model=big, condition="blended", metric="argmax_changed", n_of=PROMPT, **at)  # type: ignore[arg-type]
-    if acceptance is not None:
-        summary.add(acceptance, model=big, condition="blended", metric="acceptance", n_of=PROMPT)
     return summary.frame()

@@ -26,9 +26,8 @@
 # %%
 import pandas as pd
 
-from lib.api import Blend
 from lib.blending import weights_of
-from lib.blending.generating import add_bits, contenders, generate_texts, shift_places, speculate
+from lib.blending.generating import add_bits, contenders, generate_texts, shift_places
 from lib.blending.stages import run_models, run_prompts
 from lib.blending.text_summary import summarise_texts
 from lib.notebook import start_run
@@ -115,30 +114,15 @@ if len(texts):
     print(f"The likeliest token changed at {shift['changed'].mean():.0%} of {len(shift)} new tokens.")
 shift.to_parquet(run.path("shift.parquet"))
 
-# %% [markdown]
-# ## Let the tuned model draft
-#
-# The small tuned model writes a few tokens ahead, and the blend accepts or corrects them: the same distribution, fewer
-# passes of the big model. Greedy text must come out the same to the letter.
-
-# %% tags=["nbval-ignore-output"]
-acceptance = None
-if len(texts):
-    blend = Blend(tuned, models.base, weights)
-    plain, drafted, acceptance = speculate(client, chosen, big=big, blend=blend, max_tokens=n_new_tokens, rng=run.rng)
-    print(f"{acceptance.value:.0%} of the drafted tokens were accepted.")
-
 # %%
-numbers = summarise_texts(texts, shift, acceptance, preset=run.preset, big=big, rng=run.rng)
+numbers = summarise_texts(texts, shift, preset=run.preset, big=big, rng=run.rng)
 write_summary(run.path("generation.csv"), numbers)
-if len(texts) and plain != drafted:
-    raise ValueError("greedy text changed when the tuned model drafted it")
 if 0.0 in alphas and len(texts):
     same = [texts.loc[texts["condition"].eq("alpha") & texts["x"].eq(0), "text"].tolist()]
     same.append(texts.loc[texts["condition"] == "big", "text"].tolist())
     if plausibility == 0 and same[0] != same[1]:
         raise ValueError("a shift of strength zero changed the big model's text")
-run.finish("Drafting changes no greedy text, and a shift of strength zero changes none at all.")
+run.finish("A shift of strength zero changes no text.")
 
 # %% [markdown]
 # **What this does not show.** A few prompts say little about quality, and likelihood under one model is that model's taste.

@@ -18,9 +18,8 @@ from openai import NotFoundError, OpenAI
 from serving import TINY, facts, official
 from starlette.testclient import TestClient
 
-from lib.api import Blend
 from lib.blending import models as tuning
-from lib.blending.generating import add_bits, contenders, generate_texts, opening_prompts, shift_places, speculate
+from lib.blending.generating import add_bits, contenders, generate_texts, opening_prompts, shift_places
 from lib.blending.models import Models, base_ids, models_to_tune, read_models, tune
 from lib.blending.pair import check_models
 from lib.blending.predictions import ask_models
@@ -259,19 +258,3 @@ def test_where_the_shift_acts(client: OpenAI, pair: Models, texts: pd.DataFrame,
     assert not unmoved["changed"].any()
     empty = blended.assign(text="")
     assert shift_places(client, empty, **three, weights=WEIGHTS, folder=tmp_path).columns.tolist() == [*shift.columns]
-
-
-def test_drafting_changes_no_greedy_text(client: OpenAI, pair: Models) -> None:
-    def run(big: str, base: str, weights: tuple[float, float, float], max_tokens: int = 12) -> Any:
-        rng = np.random.default_rng(0)
-        blend = Blend(pair.tuned[0], base, weights)
-        return speculate(client, PROMPTS, big=big, blend=blend, max_tokens=max_tokens, rng=rng)
-
-    plain, drafted, some = run(KIN, TINY, WEIGHTS)
-    assert plain == drafted
-    assert 0 <= some.low <= some.value <= some.high <= 1
-    assert some.n == len(PROMPTS)
-    assert run(TINY, TINY, (1, 1, -1))[2].value == 1, "the blend is the tuned model itself"
-    assert some.value < 1
-    plain, drafted, _ = run(KIN, TINY, WEIGHTS, max_tokens=1)
-    assert plain == drafted

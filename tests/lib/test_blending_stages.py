@@ -30,7 +30,6 @@ from lib.distributions import Tokens, top_k
 from lib.notebook import Run
 from lib.paths import read_jsonl
 from lib.sources.corpus import Document
-from lib.stats import Interval
 
 PARAMS: dict[str, Any] = {
     "stories": "", "document": "auto", "n_documents": 20, "validation_share": 0.2, "test_share": 0.2,
@@ -277,8 +276,7 @@ def test_numbers_of_texts(tmp_path: Path) -> None:
     places = [(f"p{k}", place) for k in range(3) for place in range(1, 7)]
     shift = pd.DataFrame(places, columns=["prompt", "place"])
     shift["changed"] = (shift["place"] == 1) | ((shift["place"] >= 4) & (shift["prompt"] == "p0"))
-    acceptance = Interval(0.75, 0.5, 1.0, n=3)
-    found = summarise_texts(texts, shift, acceptance, preset="tiny", big="big", rng=np.random.default_rng(0))
+    found = summarise_texts(texts, shift, preset="tiny", big="big", rng=np.random.default_rng(0))
     bits = found[found["metric"] == "bits_under_direct"].set_index(["condition", "x"])
     assert bits.loc["big", "value"].item() == pytest.approx(12 / 6)
     assert bits.loc["blended", ["value", "n"]].to_numpy().tolist() == [[1.0, 2]], "an empty text has no bits"
@@ -287,10 +285,9 @@ def test_numbers_of_texts(tmp_path: Path) -> None:
     changed = found[found["metric"] == "argmax_changed"]
     assert dict(zip(changed["x"], changed["value"], strict=True)) == pytest.approx({1: 1, 2: 0, 4: 1 / 3}, abs=1e-5)
     assert set(changed["x_name"]) == {"new_token"}
-    assert found.loc[found["metric"] == "acceptance", ["value", "low", "high"]].to_numpy().tolist() == [[0.75, 0.5, 1]]
 
 
 def test_no_texts_give_no_numbers() -> None:
     texts = pd.DataFrame(columns=["condition", "x", "prompt", "text", "bits", "n_bytes"])
     shift = pd.DataFrame(columns=["prompt", "place", "changed"])
-    assert summarise_texts(texts, shift, None, preset="tiny", big="big", rng=np.random.default_rng(0)).empty
+    assert summarise_texts(texts, shift, preset="tiny", big="big", rng=np.random.default_rng(0)).empty

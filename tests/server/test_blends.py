@@ -66,21 +66,6 @@ def test_the_models_of_a_blend_are_read_once_however_small_the_cache(
     assert read == [TINY, "fork-kin", INIT]
 
 
-def test_drafting_ahead_tells_what_was_accepted(client: OpenAI) -> None:
-    blend = {"tuned": "fork-kin", "base": INIT, "weights": [1.0, 0.5, -0.5], "plausibility": 0.1}
-    options = {"max_tokens": 16, "temperature": 0, "logprobs": 1}
-    plain = blended(client, PROMPTS, blend, **options)
-    assert plain.usage.completion_tokens_details is None
-    ahead = blended(client, PROMPTS, blend | {"speculative": True, "n_draft": 3}, **options)
-    assert [choice.text for choice in ahead.choices] == [choice.text for choice in plain.choices]
-    reported = ahead.usage.completion_tokens_details
-    assert reported.accepted_prediction_tokens + reported.rejected_prediction_tokens > 0
-    assert reported.rejected_prediction_tokens > 0
-    sure = blended(client, PROMPTS, {"tuned": "fork-kin", "base": TINY, "speculative": True}, **options)
-    reported = sure.usage.completion_tokens_details
-    assert (reported.accepted_prediction_tokens > 0, reported.rejected_prediction_tokens) == (True, 0)
-
-
 def test_a_stream_of_a_blend_adds_up(client: OpenAI) -> None:
     blend, options = {"tuned": "fork-kin", "base": INIT}, {"max_tokens": 8, "seed": 1}
     whole = blended(client, "The red", blend, **options).choices[0].text
@@ -117,7 +102,6 @@ BAD = [
     ({"blend": GOOD | {"weights": [1, 1, "x"]}}, 400, "blend.weights[2]", "valid number"),
     ({"blend": GOOD | {"plausibility": 2}}, 400, "blend.plausibility", "less than or equal to 1"),
     ({"blend": GOOD | {"schedule": [1e9]}}, 400, "blend.schedule[0]", "less than or equal to 1000"),
-    ({"blend": GOOD | {"n_draft": 0}}, 400, "blend.n_draft", "greater than or equal to 1"),
     ({"blend": GOOD | {"alpha": 1}}, 400, "blend.alpha", "Unrecognized request argument"),
     ({"echo": True}, 400, "echo", "not supported with 'blend'"),
     ({"n": 1024, "prompt": ["a", "b"]}, 400, "n", "At most 1024 answers"),

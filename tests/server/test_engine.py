@@ -10,7 +10,7 @@ import torch
 from serving import rows_of
 
 from lib.paths import file_hash
-from tuning_server.engine import losses, models, registry, sampling, training
+from tuning_server.engine import batches, kv_cache, losses, models, registry, sampling, training
 from tuning_server.engine.cache import ModelCache
 
 TINY = "fork-tiny"
@@ -26,26 +26,28 @@ def test_a_batch_gives_what_each_row_gives_alone(tiny: models.LoadedModel) -> No
     requests = [
         sampling.SamplingRequest(
             prompt_ids=tiny.codec.encode_prompt(text),
-            max_tokens=12,
-            temperature=0.7 * k,
+            max_tokens=3 + k,  # some end before enough have ended for the others to go on without them
+            temperature=0.7 * (k % 4),
             seed=k,
-            logprobs=3,
-            top_p=1 - 0.1 * k,
+            logprobs=(3, None)[k % 2],
+            top_p=1 - 0.1 * (k % 4),
+            logit_bias={k: 5.0} if k % 3 else {},
         )
-        for k, text in enumerate(PROMPTS)
+        for k, text in enumerate(PROMPTS * 6)
     ]
     together = sampling.sample(tiny, requests)
     for request, answer in zip(requests, together, strict=True):
         alone = sampling.sample(tiny, [request])[0]
         assert alone.ids == answer.ids
-        assert np.allclose([t.logprob for t in alone.tokens], [t.logprob for t in answer.tokens], atol=1e-5)
+        if request.logprobs:
+            assert np.allclose([t.logprob for t in alone.tokens], [t.logprob for t in answer.tokens], atol=1e-5)
 
 
 def test_greedy_equals_generate_and_scores_equal_a_forward_pass(tiny: models.LoadedModel) -> None:
     ids = tiny.codec.encode_prompt(PROMPTS[0])
-    request = sampling.SamplingRequest(prompt_ids=ids, max_tokens=15, temperature=0, logprobs=0, echo=True)
+    request = sampling.SamplingRequest(prompt_ids=ids, max_tokens=100, temperature=0, logprobs=0, echo=True)
     answer = sampling.sample(tiny, [request])[0]
-    theirs = tiny.model.generate(torch.tensor([ids]), max_new_tokens=15, do_sample=False, pad_token_id=0)[0]
+    theirs = tiny.model.generate(torch.tensor([ids]), max_new_tokens=100, do_sample=False, pad_token_id=0)[0]
     assert ids + answer.ids == theirs.tolist()[: len(ids) + len(answer.ids)]
     with torch.no_grad():
         direct = tiny.model(torch.tensor([ids + answer.ids])).logits.log_softmax(-1)[0]
@@ -81,6 +83,48 @@ def test_sampling_draws_from_the_distribution_it_reports(tiny: models.LoadedMode
     assert (np.abs(seen - expected) < 5 * np.sqrt(expected)).all()
 
 
+def test_a_seed_always_draws_the_same_tokens(tiny: models.LoadedModel) -> None:
+    """By inverse transform of numbers from Philox: whoever has a seed and the model's predictions has the answer."""
+    ids, rows = tiny.codec.encode_prompt("The"), []
+    for seed in range(5):
+        request = sampling.SamplingRequest(
+            prompt_ids=ids, max_tokens=20, temperature=0.8, seed=seed, logprobs=tiny.vocab_size
+        )
+        answer = sampling.sample(tiny, [request])[0]
+        uniforms = np.random.Generator(np.random.Philox(key=seed)).random(20)
+        for token, uniform in zip(answer.tokens, uniforms, strict=False):
+            logprobs = np.array([value for _, value in sorted(token.top)])
+            mass = np.cumsum(np.exp(logprobs / 0.8))
+            rows.append(token.id == np.searchsorted(mass, uniform * mass[-1], side="right"))
+    assert len(rows) > 50
+    assert all(rows)
+
+
+def test_batches_are_cut_to_the_memory_that_is_free(tiny: models.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [
+        sampling.SamplingRequest(prompt_ids=[1 + k, 2, 3], max_tokens=5, seed=k, temperature=0.8) for k in range(20)
+    ]
+
+    def sizes() -> list[int]:
+        return [len(batch) for batch in batches.batches([tiny], [(8, 3)] * 20)]
+
+    assert sizes() == [20]
+    of_row = 8 * batches.token_bytes(tiny) + batches.LOGITS_BYTES * tiny.n_outputs
+    whole = sampling.sample(tiny, requests)
+    for n_rows, expected in ((7.5, [7, 7, 6]), (0.1, [1] * 20)):
+        monkeypatch.setattr(batches, "free_bytes", lambda _, n_rows=n_rows: n_rows * of_row / batches.USABLE)
+        assert sizes() == expected
+    assert [answer.ids for answer in sampling.sample(tiny, requests)] == [answer.ids for answer in whole]
+
+
+def test_the_memory_of_a_token_covers_its_keys_and_values(tiny: models.LoadedModel) -> None:
+    reader = kv_cache.Reader(tiny)
+    reader.read(torch.ones(1, 30, dtype=torch.long))
+    layers = reader._cache.layers
+    kept = sum(part[:, :, :30].nbytes for layer in layers for part in (layer.keys, layer.values))
+    assert 2 * kept <= 30 * batches.token_bytes(tiny) < 20 * kept
+
+
 def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
     ids = tiny.codec.encode_prompt("The")
     letter = tiny.codec.encode("x")[0]
@@ -98,8 +142,7 @@ def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
 
 def test_a_nucleus_of_nothing_is_greedy() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0], [3.0, 1.0, 0.0]])
-    requests = [sampling.SamplingRequest(prompt_ids=[1], max_tokens=1, top_p=top_p) for top_p in (0.0, 1.0)]
-    probs = sampling.distribution(logits, requests)
+    probs = sampling.distribution(logits, torch.ones(2, 1), torch.tensor([[0.0], [1.0]]))
     assert probs[0].tolist() == [0, 1, 0]
     assert torch.equal(probs[1], logits[1].double().softmax(-1))
 
@@ -110,10 +153,10 @@ def test_tokens_are_drawn_on_the_device_of_the_logits() -> None:
         sampling.SamplingRequest(prompt_ids=[1], max_tokens=1, temperature=temperature, top_p=0.9, logit_bias=bias)
         for temperature, bias in ((0.0, {}), (0.7, {3: 1.0}))
     ]
-    probs = sampling.distribution(torch.empty(2, 50, device="meta"), requests)
-    drawn = sampling.draw(probs, torch.tensor([0.1, 0.9], dtype=torch.float64))
-    assert (probs.device.type, probs.dtype, probs.shape) == ("meta", torch.float64, (2, 50))
-    assert (drawn.device.type, drawn.dtype, drawn.shape) == ("meta", torch.int64, (2,))
+    uniforms = sampling.random_numbers(requests, torch.device("meta"))
+    chosen = sampling.Draws(requests, uniforms).choose(torch.empty(2, 50, device="meta"), 0)
+    assert (uniforms.device.type, uniforms.dtype, uniforms.shape) == ("meta", torch.float64, (2, 1))
+    assert (chosen.device.type, chosen.dtype, chosen.shape) == ("meta", torch.int64, (2,))
 
 
 def test_padded_outputs_are_never_drawn_nor_scored(tiny: models.LoadedModel) -> None:

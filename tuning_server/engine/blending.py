@@ -10,20 +10,10 @@ from functools import lru_cache
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tuning_server.engine.devices import precision
 from tuning_server.engine.kv_cache import Reader
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.sampling import (
-    BATCH_TOKENS,
-    Sample,
-    SamplingRequest,
-    check_lengths,
-    decode,
-    finish,
-    in_batches,
-    precision,
-)
-
-BLEND_BATCH_TOKENS = BATCH_TOKENS // 3  # three caches share the memory of one
+from tuning_server.engine.sampling import Sample, SamplingRequest, check_lengths, decode, finish, in_batches
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ def generate(
         return [finish(big, row) for row in decode(readers(big, tuned, base), batch, blended)]
 
     check_blend(big, tuned, base, requests)
-    return in_batches(requests, answer, limit_tokens=BLEND_BATCH_TOKENS)
+    return in_batches([big, tuned, base], requests, answer)
 
 
 def check_blend(
@@ -118,15 +108,13 @@ def readers(*models: LoadedModel) -> list[Reader]:
     return [Reader(loaded, n_vocab=n_vocab) for loaded in models]
 
 
-def blend_logits(
-    logits: Sequence[torch.Tensor], settings: BlendSettings, strength: float | torch.Tensor = 1.0
-) -> torch.Tensor:
+def blend_logits(logits: Sequence[torch.Tensor], settings: BlendSettings, strength: float = 1.0) -> torch.Tensor:
     """Blend next-token distributions.
 
     Parameters
     ----------
     logits : three tensors of shape (..., vocab): big, tuned, base; normalised or not
-    strength : multiplies the weights of tuned and base; a number, or a tensor of shape (..., 1)
+    strength : multiplies the weights of tuned and base
 
     Returns
     -------

@@ -36,6 +36,11 @@ def native_bfloat16(device: torch.device) -> bool:
     return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
+def precision(device: torch.device) -> torch.dtype:
+    """Of probabilities, and of sums over models: float64, but for devices that have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def memory_bytes(device: torch.device) -> int:
     """Memory of a device: a GPU's own, or that of the machine or of the container."""
     if device.type == "cuda":
@@ -45,6 +50,17 @@ def memory_bytes(device: torch.device) -> int:
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     total = psutil.virtual_memory().total
     return min(total, int(limit)) if limit.isdigit() else total
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that is free, with what torch keeps there for later."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    used = psutil.Process().memory_info().rss
+    return min(memory_bytes(device) - used, psutil.virtual_memory().available)
 
 
 def choose_placement(n_weights: int) -> tuple[torch.device, torch.dtype]:

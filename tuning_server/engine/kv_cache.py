@@ -1,4 +1,4 @@
-"""Read rows of unequal length side by side, with a cache from which tokens can be taken back.
+"""Read rows of unequal length side by side, each model with its cache of keys and values.
 
 Prompts that begin alike are read together: their common beginning once, and each distinct prompt once. Few-shot prompts
 share their examples, the answers to one request their whole prompt.
@@ -7,8 +7,10 @@ share their examples, the answers to one request their whole prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -25,6 +27,34 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
     return ids, None if mask.all() else mask.to(loaded.device)
 
 
+LEAST_ROOM = 64  # tokens that a cache can take before it is copied
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer with room for the tokens to come: a new token is written, and nothing else moves."""
+
+    _whole: Sequence[torch.Tensor] = ()
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """Append keys and values, shape (rows, heads, n, width), and return all of them so far."""
+        n_before = self.get_seq_length()
+        n = n_before + key_states.shape[-2]
+        if not self._whole or n > self._whole[0].shape[-2]:
+            room = (0, 0, 0, max(LEAST_ROOM, n // 4))
+            self._whole = [pad(tensor, room) for tensor in super().update(key_states, value_states)]
+        else:
+            for whole, new in zip(self._whole, (key_states, value_states), strict=True):
+                whole[:, :, n_before:n] = new
+        self.keys, self.values = (whole[:, :, :n] for whole in self._whole)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows, and the room of them."""
+        n = self.get_seq_length()
+        self._whole = [tensor[indices] for tensor in self._whole]
+        self.keys, self.values = (tensor[:, :, :n] for tensor in self._whole)
+
+
 class Reader:
     """One model and the cache of what it has read, one row per text.
 
@@ -36,14 +66,12 @@ class Reader:
     def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
         self.loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
         self._cache = DynamicCache(config=loaded.model.config)
+        self.is_plain = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        if self.is_plain:
+            self._cache.layers = [RoomyLayer() for _ in self._cache.layers]
         self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
         self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
         self._has_gaps = False
-
-    @property
-    def can_forget(self) -> bool:
-        """Whether tokens can be taken back: not from a sliding window or a recurrent state."""
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None, *, n_last: int = 1) -> torch.Tensor:
         """Read on and predict what comes next.
@@ -56,23 +84,26 @@ class Reader:
 
         Returns
         -------
-        float32 tensor, shape (rows, n_last, vocab), logits
+        tensor in the model's precision, shape (rows, n_last, vocab), logits
         """
         loaded, fresh = self.loaded, torch.ones_like(ids) if mask is None else mask
         self._has_gaps |= mask is not None
-        # speculative decoding may draft tokens beyond the end of a row
+        # a row that has ended may be read on beside the others
         positions = (self._n_read[:, None] + fresh.cumsum(-1) - 1).clamp(min=0, max=loaded.context_tokens - 1)
         self._n_read = self._n_read + fresh.sum(-1)  # (rows,)
         self._mask = fresh if self._mask is None else torch.cat([self._mask, fresh], dim=1)
+        attended = self._mask if self._has_gaps else None
+        if ids.shape[1] == 1 and self.is_plain and _is_grouped(loaded):
+            attended = self._mask[:, None, None].bool()
         out = loaded.model(
             input_ids=ids,
-            attention_mask=self._mask if self._has_gaps else None,
+            attention_mask=attended,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=n_last,
         )
-        return out.logits[..., : self._n_vocab].float()
+        return out.logits[..., : self._n_vocab]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; a row that is named twice goes on twice."""
@@ -81,27 +112,21 @@ class Reader:
         self._n_read = self._n_read[index]
         self._mask = None if self._mask is None else self._mask[index]
 
-    def forget(self, n_tokens: Sequence[int]) -> None:
-        """Take back the last `n_tokens` of each row.
 
-        What all rows take back leaves the cache; what only some do stays there as a gap that nothing attends to.
-        """
-        common = min(n_tokens)
-        self._n_read = self._n_read - torch.tensor(n_tokens, device=self._n_read.device)
-        if self._mask is None or not any(n_tokens):
-            return
-        if common:
-            self._cache.crop(-common)
-            self._mask = self._mask[:, :-common]
-        if max(n_tokens) > common:
-            self._has_gaps = True
-            columns = torch.arange(self._mask.shape[1], 0, -1, device=self._mask.device)  # 1 is the last
-            hidden = columns <= torch.tensor(n_tokens, device=self._mask.device)[:, None] - common
-            self._mask = self._mask.masked_fill(hidden, 0)
+def _is_grouped(loaded: LoadedModel) -> bool:
+    """Whether a new token is read faster with a mask of the shape (rows, 1, 1, columns), even where it masks nothing.
+
+    On a processor, where heads share keys and values: with such a mask transformers makes the heads of a group queries
+    of one head, without it torch's grouped attention is called, which takes 3 to 5 times as long in bfloat16.
+    """
+    config = loaded.model.config
+    n_heads, n_shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)
+    is_sdpa = config._attn_implementation == "sdpa" and not getattr(config, "alibi", False)
+    return loaded.device.type == "cpu" and is_sdpa and 0 < n_shared < n_heads
 
 
 LEAST_SAVED_TOKENS = 512  # an extra pass for what is shared costs as much as reading some hundred tokens
-LOGITS_BYTES = 2**29  # float32 logits held at once when prompts are scored
+LOGITS_BYTES = 2**29  # float32 logits in memory at once when prompts are scored
 
 
 def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -132,7 +157,7 @@ def read_prompts(reader: Reader, prompts: Sequence[Sequence[int]]) -> torch.Tens
     """
     indices = group_equal(prompts)
     distinct, loaded = list(indices), reader.loaded
-    n_shared = shared_tokens(distinct) if reader.can_forget else 0
+    n_shared = shared_tokens(distinct) if reader.is_plain else 0
     if n_shared:
         reader.read(torch.tensor([distinct[0][:n_shared]], device=loaded.device))
         reader.keep([0] * len(distinct))
@@ -158,7 +183,7 @@ def prompt_logits(
         Indices of the prompts that the part belongs to.
     first : int
         Position in the prompt of the first token that the part predicts.
-    logits : tensor, shape (n, vocab), float32
+    logits : tensor, shape (n, vocab)
         Predictions of the tokens ``first`` to ``first + n - 1``.
     """
     indices = group_equal(prompts)
@@ -166,7 +191,7 @@ def prompt_logits(
     n_rows = max(1, LOGITS_BYTES // (4 * loaded.n_outputs * max(map(len, distinct), default=1)))
     for start in range(0, len(distinct), n_rows):
         part, reader = distinct[start : start + n_rows], Reader(loaded)
-        n_shared = shared_tokens(part) if reader.can_forget else 0
+        n_shared = shared_tokens(part) if reader.is_plain else 0
         if n_shared:
             shared = torch.tensor([part[0][:n_shared]], device=loaded.device)
             logits = reader.read(shared, n_last=n_shared)  # (1, n_shared, vocab)

@@ -5,20 +5,23 @@ Log-probabilities are those of the model itself: before temperature, nucleus and
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from tuning_server.engine.batches import batches
+from tuning_server.engine.devices import precision
 from tuning_server.engine.kv_cache import Reader, prompt_logits, read_prompts
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import label, offsets
 
-BATCH_TOKENS = 16_384  # prompt and new tokens of all rows decoded together
+LEAST_ENDED = 0.125  # share of rows that must have ended before the others go on without them, for caches are copied
 Likeliest = tuple[tuple[int, float], ...]  # token ids and their log-probabilities, nats
 TokenScore = tuple[float | None, Likeliest]  # log-probability of a token, and the likeliest tokens at its position
 UNSCORED: TokenScore = (None, ())
@@ -70,10 +73,9 @@ class Sample:
 
 @dataclass
 class Row:
-    """An answer that is being written; `uniforms` are the random numbers of its new tokens."""
+    """An answer that is being written."""
 
     request: SamplingRequest
-    uniforms: np.ndarray
     ids: list[int] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
     scores: list[TokenScore] = field(default_factory=list)
@@ -89,7 +91,7 @@ def sample(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> list[Sam
         return [finish(loaded, row, prompt_scores.get(r)) for r, row in enumerate(rows)]
 
     check_lengths(loaded, requests)
-    return in_batches(requests, answer)
+    return in_batches([loaded], requests, answer)
 
 
 def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> None:
@@ -104,34 +106,22 @@ def check_lengths(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> N
 
 
 def in_batches(
+    models: Sequence[LoadedModel],
     requests: Sequence[SamplingRequest],
     answer: Callable[[list[SamplingRequest]], list[Answer]],
-    *,
-    limit_tokens: int = BATCH_TOKENS,
 ) -> list[Answer]:
-    """Answers to requests, in their order, where `answer` decodes a batch of them."""
+    """Answers to requests, in their order, where `answer` decodes a batch of them with all `models`."""
     answers: dict[int, Answer] = {}
     with torch.inference_mode():
-        for batch in _batches(requests, limit_tokens):
+        for batch in batches(models, [(len(one.prompt_ids) + one.max_tokens, len(one.prompt_ids)) for one in requests]):
             answers |= zip(batch, answer([requests[k] for k in batch]), strict=True)
     return [answers[k] for k in range(len(requests))]
 
 
-def _batches(requests: Sequence[SamplingRequest], limit_tokens: int) -> Iterator[list[int]]:
-    """Indices of the requests to decode together: of similar length, and few enough for memory."""
-    sizes = [(len(request.prompt_ids) + request.max_tokens, len(request.prompt_ids)) for request in requests]
-    batch: list[int] = []
-    for k in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if batch and sizes[k][0] * (len(batch) + 1) > limit_tokens:
-            yield batch
-            batch = []
-        batch.append(k)
-    if batch:
-        yield batch
-
-
-def token_scores(logits: torch.Tensor, ids: torch.Tensor, n_top: Sequence[int | None]) -> list[TokenScore]:
-    """Log-probabilities of chosen tokens, and the likeliest tokens.
+def token_scores(
+    logits: torch.Tensor, ids: torch.Tensor, n_top: Sequence[int | None]
+) -> tuple[list[int], list[TokenScore]]:
+    """Fetch chosen tokens, their log-probabilities and the likeliest tokens from the device, all in one transfer.
 
     Parameters
     ----------
@@ -141,15 +131,19 @@ def token_scores(logits: torch.Tensor, ids: torch.Tensor, n_top: Sequence[int | 
     """
     scores = [UNSCORED] * len(n_top)
     rows = [r for r, n in enumerate(n_top) if n is not None]
-    if rows:
-        logprobs = (logits if len(rows) == len(n_top) else logits[rows]).log_softmax(-1)
-        chosen = logprobs.gather(1, ids[rows, None])[:, 0].tolist()
-        values, indices = torch.topk(logprobs, min(max(n_top[r] or 0 for r in rows), logprobs.shape[1]), dim=1)
-        n_possible = torch.isfinite(values).sum(1).tolist()  # a blend may rule out tokens
-        likeliest = zip(indices.tolist(), values.tolist(), n_possible, strict=True)
-        for r, logprob, (top_ids, top_values, n) in zip(rows, chosen, likeliest, strict=True):
-            scores[r] = logprob, tuple(zip(top_ids, top_values, strict=True))[: min(n_top[r] or 0, n)]
-    return scores
+    if not rows:
+        return ids.tolist(), scores
+    logits, scored = (logits, ids) if len(rows) == len(n_top) else (logits[rows], ids[rows])
+    logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    chosen = logprobs.gather(1, scored[:, None])
+    values, indices = torch.topk(logprobs, min(max(n_top[r] or 0 for r in rows), logprobs.shape[1]), dim=1)
+    numbers = [part.to(precision(ids.device)).flatten() for part in (ids, chosen, values, indices)]  # exact for ids
+    of_ids, of_chosen, of_values, of_indices = torch.cat(numbers).cpu().split([part.numel() for part in numbers])
+    likeliest = zip(of_indices.long().view(indices.shape).tolist(), of_values.view(values.shape).tolist(), strict=True)
+    for r, logprob, (top_ids, top_values) in zip(rows, of_chosen.tolist(), likeliest, strict=True):
+        top = list(zip(top_ids, top_values, strict=True))[: n_top[r]]
+        scores[r] = logprob, tuple(pair for pair in top if pair[1] > -math.inf)  # a blend may rule out tokens
+    return of_ids.long().tolist(), scores
 
 
 def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> dict[int, list[TokenScore]]:
@@ -160,44 +154,32 @@ def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> 
         same = [keys[row] for row in rows]  # requests with one prompt
         ids = torch.tensor(requests[same[0]].prompt_ids[first : first + len(logits)], device=loaded.device)
         n_top = max(requests[k].logprobs or 0 for k in same)
-        for logprob, top in token_scores(logits, ids, [n_top] * len(ids)):
+        for logprob, top in token_scores(logits, ids, [n_top] * len(ids))[1]:
             for k in same:
                 scores[k].append((logprob, top[: requests[k].logprobs]))
     return scores
 
 
-def precision(device: torch.device) -> torch.dtype:
-    """Of probabilities, and of sums over models: float64, but for devices that have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def distribution(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
-    """What each row is drawn from: bias, temperature and nucleus applied; all on one token where it is greedy.
+def distribution(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor | None = None) -> torch.Tensor:
+    """What rows are drawn from.
 
     Parameters
     ----------
-    logits : tensor, shape (rows, vocab), one row per request
+    logits : tensor, shape (rows, vocab)
+    temperature, top_p : tensors, shape (rows, 1); None where no row has a nucleus
 
     Returns
     -------
     float64 tensor (see `precision`) on the device of the logits, shape (rows, vocab), each row adding up to one
     """
-    logits = _biased(logits, requests)
-    probs = torch.zeros(logits.shape, dtype=precision(logits.device), device=logits.device)
-    probs.scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    warm = [r for r, request in enumerate(requests) if request.temperature > 0]
-    if not warm:
+    probs = (logits.to(precision(logits.device)) / temperature).softmax(-1)
+    if top_p is None:
         return probs
-    temperature, top_p = probs.new_tensor([(requests[r].temperature, requests[r].top_p) for r in warm]).T[..., None]
-    drawn_from = (logits[warm].to(probs.dtype) / temperature).softmax(-1)  # (warm, vocab)
-    if any(requests[r].top_p < 1 for r in warm):
-        ordered, indices = torch.sort(drawn_from, dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p
-        outside[:, 0] = False
-        drawn_from = drawn_from.scatter(-1, indices, ordered.masked_fill(outside, 0.0))
-        drawn_from /= drawn_from.sum(-1, keepdim=True)
-    probs[warm] = drawn_from
-    return probs
+    ordered, indices = torch.sort(probs, dim=-1, descending=True, stable=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    outside[:, 0] = False
+    probs = probs.scatter(-1, indices, ordered.masked_fill(outside, 0.0))
+    return probs / probs.sum(-1, keepdim=True)
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -207,22 +189,40 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return drawn.clamp(max=probs.shape[-1] - 1)
 
 
-def _biased(logits: torch.Tensor, requests: Sequence[SamplingRequest]) -> torch.Tensor:
-    if not any(request.logit_bias for request in requests):
-        return logits
-    logits = logits.clone()
-    for r, request in enumerate(requests):
-        for token_id, bias in request.logit_bias.items():
-            logits[r, token_id] += bias
-    return logits
+def random_numbers(requests: Sequence[SamplingRequest], device: torch.device) -> torch.Tensor:
+    """A uniform number for each new token, from the seed of its row, shape (rows, most new tokens)."""
+    numbers = np.zeros((len(requests), max(request.max_tokens for request in requests)))
+    for row, request in zip(numbers, requests, strict=True):
+        row[: request.max_tokens] = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens)
+    return torch.from_numpy(numbers).to(precision(device)).to(device)
 
 
-def _choose(logits: torch.Tensor, rows: Sequence[Row], step: int) -> torch.Tensor:
-    """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
-    requests = [row.request for row in rows]
-    if all(request.temperature == 0 for request in requests):
-        return _biased(logits, requests).argmax(-1)
-    return draw(distribution(logits, requests), torch.tensor([row.uniforms[step] for row in rows], dtype=torch.float64))
+class Draws:
+    """How the next tokens of rows are chosen; `uniforms` (rows, most new tokens) and all settings are on the device."""
+
+    def __init__(self, requests: Sequence[SamplingRequest], uniforms: torch.Tensor) -> None:
+        drawn = [r for r, request in enumerate(requests) if request.temperature > 0]
+        self._has_greedy, self._has_drawn = len(drawn) < len(requests), bool(drawn)
+        self._drawn = torch.tensor(drawn, device=uniforms.device) if self._has_greedy else slice(None)
+        self._uniforms = uniforms[self._drawn] if drawn else uniforms
+        settings = [(requests[r].temperature, requests[r].top_p) for r in drawn]
+        self._temperature, top_p = uniforms.new_tensor(settings).reshape(-1, 2).T[..., None]  # (drawn, 1)
+        self._top_p = top_p if any(nucleus < 1 for _, nucleus in settings) else None
+        biases = [(r, *bias) for r, request in enumerate(requests) for bias in request.logit_bias.items()]
+        places = torch.tensor([bias[:2] for bias in biases], dtype=torch.long, device=uniforms.device)
+        self._biased = places.reshape(-1, 2).T  # rows, tokens
+        self._bias = uniforms.new_tensor([bias[2] for bias in biases])
+
+    def choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
+        if len(self._bias):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = logits.index_put(tuple(self._biased), self._bias.to(logits), accumulate=True)
+        chosen = logits.argmax(-1) if self._has_greedy else logits.new_empty(len(logits), dtype=torch.long)
+        if self._has_drawn:
+            probs = distribution(logits[self._drawn], self._temperature, self._top_p)
+            chosen[self._drawn] = draw(probs, self._uniforms[:, step])
+        return chosen
 
 
 def decode(
@@ -230,31 +230,32 @@ def decode(
     requests: Sequence[SamplingRequest],
     combine: Callable[[Sequence[torch.Tensor], int], torch.Tensor] = lambda logits, position: logits[0],
 ) -> list[Row]:
-    """Continue all prompts together; rows that have ended leave the readers.
+    """Continue all prompts together.
 
     `combine` makes one prediction (rows, vocab) of those of the readers, for the new token of a position (from 0).
     """
-    rows = [
-        Row(request, np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens))
-        for request in requests
-    ]
+    rows = [Row(request) for request in requests]
     active = [row for row in rows if row.request.max_tokens > 0]
-    prompts, step = [row.request.prompt_ids for row in active], 0
-    if active:
-        logits = combine([read_prompts(reader, prompts) for reader in readers], step)  # (active, vocab)
-    while active:
-        chosen = _choose(logits, active, step)
-        scores = token_scores(logits, chosen, [row.request.logprobs for row in active])
-        for row, token_id, score in zip(active, chosen.tolist(), scores, strict=True):
-            append(readers[0].loaded, row, token_id, score)
-        step += 1
+    if not active:
+        return rows
+    uniforms = random_numbers([row.request for row in active], readers[0].loaded.device)
+    draws, prompts = Draws([row.request for row in active], uniforms), [row.request.prompt_ids for row in active]
+    logits = combine([read_prompts(reader, prompts) for reader in readers], 0)  # (active, vocab)
+    for step in count():
+        chosen = draws.choose(logits, step)
+        n_top = [row.request.logprobs if row.finish_reason is None else None for row in active]
+        for row, token_id, score in zip(active, *token_scores(logits, chosen, n_top), strict=True):
+            if row.finish_reason is None:
+                append(readers[0].loaded, row, token_id, score)
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
-        if going and len(going) < len(active):
+        if not going:
+            break
+        if len(active) - len(going) >= LEAST_ENDED * len(active):
             for reader in readers:
                 reader.keep(going)
-        active = [active[r] for r in going]
-        if active:
-            logits = combine([reader.read(chosen[going, None])[:, -1] for reader in readers], step)
+            active, chosen, uniforms = [active[r] for r in going], chosen[going], uniforms[going]
+            draws = Draws([row.request for row in active], uniforms)
+        logits = combine([reader.read(chosen[:, None])[:, -1] for reader in readers], step + 1)
     return rows
 
 

@@ -38,7 +38,8 @@ from tuning_server.engine.statistics import Outputs
 N_REPETITIONS = 3
 BATCH = 16
 WINDOW, STRIDE = 256, 128
-STATISTICS = Outputs(statistics=("rank", "entropy", "confidence", "probs"))  # of the diversity study
+OF_DIVERSITY = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")  # what the diversity study requests
+STATISTICS = Outputs(OF_DIVERSITY)
 HEAD = ("work", "ours, tokens/s", "other, tokens/s", "ratio", "range", "the other")
 PASS_TOKENS = 2_048  # of a bare forward pass; larger ones were not faster on a processor
 

@@ -7,10 +7,8 @@ share their examples, the answers to one request their whole prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -27,34 +25,6 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
     return ids, None if mask.all() else mask.to(loaded.device)
 
 
-LEAST_ROOM = 64  # tokens that a cache can take before it is copied
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer with room for the tokens to come: a new token is written, and nothing else moves."""
-
-    _whole: Sequence[torch.Tensor] = ()
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
-        """Append keys and values, shape (rows, heads, n, width), and return all of them so far."""
-        n_before = self.get_seq_length()
-        n = n_before + key_states.shape[-2]
-        if not self._whole or n > self._whole[0].shape[-2]:
-            room = (0, 0, 0, max(LEAST_ROOM, n // 4))
-            self._whole = [pad(tensor, room) for tensor in super().update(key_states, value_states)]
-        else:
-            for whole, new in zip(self._whole, (key_states, value_states), strict=True):
-                whole[:, :, n_before:n] = new
-        self.keys, self.values = (whole[:, :, :n] for whole in self._whole)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep some rows, and the room of them."""
-        n = self.get_seq_length()
-        self._whole = [tensor[indices] for tensor in self._whole]
-        self.keys, self.values = (tensor[:, :, :n] for tensor in self._whole)
-
-
 class Reader:
     """One model and the cache of what it has read, one row per text.
 
@@ -66,9 +36,8 @@ class Reader:
     def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
         self.loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
         self._cache = DynamicCache(config=loaded.model.config)
+        # no sliding window and no recurrent state
         self.is_plain = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        if self.is_plain:
-            self._cache.layers = [RoomyLayer() for _ in self._cache.layers]
         self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
         self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
         self._has_gaps = False

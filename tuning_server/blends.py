@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from tuning_server.engine.blending import BlendSettings, check_blend, generate
+from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.cache import ModelCache
-from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.models import LoadedModel, check_same_tokens
 from tuning_server.engine.registry import UnknownModel
 from tuning_server.engine.sampling import Sample, SamplingRequest
 from tuning_server.errors import model_error, refusing
@@ -46,17 +46,22 @@ class Blend(Strict):
         ApiError
             If a model is unknown, they do not share a tokenizer, or a prompt is too long for one.
         """
-        models, ids = [], {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
-        for param, name in ids.items():
-            try:
-                models.append(cache.get(name, beside=ids.values()))
-            except UnknownModel as error:
-                raise model_error(error, param=param) from error
+        models = load_together(cache, {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base})
         big, tuned, base = models
         with refusing("blend", code="different_tokenizers"):
-            check_blend(big, tuned, base)
+            check_same_tokens(big, tuned, base)
         requests = prepare(big)
-        with refusing("prompt", code="context_length_exceeded"):
-            check_blend(big, tuned, base, requests)
         settings = BlendSettings(tuple(self.weights), self.plausibility, tuple(self.schedule))
-        return models, generate(big, tuned, base, requests, settings)
+        with refusing("prompt", code="context_length_exceeded"):
+            return models, generate(big, tuned, base, requests, settings)
+
+
+def load_together(cache: ModelCache, ids: Mapping[str, str]) -> list[LoadedModel]:
+    """The models that the parameters of one request name; a refusal (`ApiError`) says which parameter is wrong."""
+    models = []
+    for param, model_id in ids.items():
+        try:
+            models.append(cache.get(model_id, beside=ids.values()))
+        except UnknownModel as error:
+            raise model_error(error, param=param) from error
+    return models

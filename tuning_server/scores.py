@@ -16,13 +16,15 @@ from openai.types import CreateEmbeddingResponse
 from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
+from tuning_server.blends import load_together
 from tuning_server.completions import encode
 from tuning_server.engine.cache import ModelCache
-from tuning_server.engine.registry import NON_FINITE, BrokenModel, UnknownModel
-from tuning_server.engine.scoring import check_base, embed, score_contexts, score_documents
+from tuning_server.engine.models import check_same_tokens
+from tuning_server.engine.registry import NON_FINITE, BrokenModel
+from tuning_server.engine.scoring import embed, score_contexts, score_documents
 from tuning_server.engine.statistics import N_RANKED, OF_DOCUMENTS, OF_POSITIONS, Outputs
 from tuning_server.engine.tokenization import label
-from tuning_server.errors import ApiError, at_most, model_error, refusing
+from tuning_server.errors import ApiError, at_most, refusing
 from tuning_server.service import CurrentService
 from tuning_server.types import ModelId, Strict, check_text, split_prompts
 from tuning_server.worker import Task
@@ -78,16 +80,11 @@ class ScoresRequest(Strict):
 
     def run(self, cache: ModelCache) -> Response:
         """The arrays as an ``.npz`` file, in which nothing is pickled; computed on the engine's thread."""
-        ids = [self.model, *([self.base] if self.base else [])]
-        loaded, base = cache.get(self.model, beside=ids), None
-        if self.base:
-            try:
-                base = cache.get(self.base, beside=ids)
-            except UnknownModel as error:
-                raise model_error(error, param="base") from error
-            with refusing("base", code="different_tokenizers"):
-                check_base(loaded, base)
-        outputs = Outputs(self.statistics, base, self.full, self.top_k)
+        ids = {"model": self.model} | ({"base": self.base} if self.base else {})
+        loaded, *bases = load_together(cache, ids)
+        with refusing("base", code="different_tokenizers"):
+            check_same_tokens(loaded, *bases)
+        outputs = Outputs(self.statistics, bases[0] if bases else None, self.full, self.top_k)
         what = "contexts" if self.documents is None else "documents"
         self._check_size(what, loaded.vocab_size)
         with refusing(what):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from tuning_server.engine.devices import precision
 from tuning_server.engine.kv_cache import Reader
-from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.models import LoadedModel, check_same_tokens
 from tuning_server.engine.sampling import Sample, SamplingRequest, check_lengths, decode, finish, in_batches
 
 
@@ -64,7 +62,7 @@ def generate(
     Raises
     ------
     ValueError
-        As `check_blend`.
+        If the tokenizers differ, or a prompt does not fit a model's context.
     """
 
     def blended(logits: Sequence[torch.Tensor], position: int) -> torch.Tensor:
@@ -73,33 +71,10 @@ def generate(
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
         return [finish(big, row) for row in decode(readers(big, tuned, base), batch, blended)]
 
-    check_blend(big, tuned, base, requests)
-    return in_batches([big, tuned, base], requests, answer)
-
-
-def check_blend(
-    big: LoadedModel, tuned: LoadedModel, base: LoadedModel, requests: Sequence[SamplingRequest] = ()
-) -> None:
-    """Check that three models can answer requests together.
-
-    Raises
-    ------
-    ValueError
-        If the tokenizers differ, or a prompt does not fit a model's context.
-    """
-    for other in (tuned, base):
-        if _vocabulary_hash(other.tokenizer) != _vocabulary_hash(big.tokenizer):
-            raise ValueError(
-                f"{big.id} and {other.id} have different tokenizers ({big.vocab_size} and {other.vocab_size} tokens): "
-                "blending adds up the predictions of three models for the same token, so take models of one family"
-            )
+    check_same_tokens(big, tuned, base)
     for loaded in (big, tuned, base):
         check_lengths(loaded, requests)
-
-
-@lru_cache(maxsize=16)
-def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> int:
-    return hash(frozenset(tokenizer.get_vocab().items()))
+    return in_batches([big, tuned, base], requests, answer)
 
 
 def readers(*models: LoadedModel) -> list[Reader]:

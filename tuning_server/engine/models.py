@@ -127,6 +127,16 @@ class LoadedModel:
         return f"{self.folder.parent.name}:init" if base[3] else self.folder.name
 
 
+def check_same_tokens(loaded: LoadedModel, *others: LoadedModel) -> None:
+    """Refuse (ValueError) models whose predictions are of other tokens, so that they cannot be compared or added up."""
+    for other in others:
+        if other.codec.vocabulary_hash != loaded.codec.vocabulary_hash:
+            raise ValueError(
+                f"{loaded.id} and {other.id} have different tokenizers ({loaded.vocab_size} and {other.vocab_size} "
+                "tokens), so that their predictions are of different tokens: take models of one family"
+            )
+
+
 def load(
     model_id: str,
     store: Path,

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from tuning_server.engine.devices import free_bytes
 from tuning_server.engine.kv_cache import group_equal
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.statistics import TARGETS_ONLY, Block, Outputs, normalised, of_documents, of_positions
-from tuning_server.engine.tokenization import describe
 
 BATCH_TOKENS = 2_048  # fed to a processor at once: what lies between layers should stay in its cache
 BATCH_TOKENS_ON_GPU = 65_536  # fed to a GPU at once, where memory allows
@@ -140,15 +140,6 @@ def windows(n_tokens: int, *, window_tokens: int, stride_tokens: int, most: int)
         done = end
 
 
-def check_base(loaded: LoadedModel, base: LoadedModel) -> None:
-    """Refuse (ValueError) a base whose predictions are of other tokens than the model's."""
-    if (describe(loaded.folder)[0], loaded.vocab_size) != (describe(base.folder)[0], base.vocab_size):
-        raise ValueError(
-            f"{loaded.id} and {base.id} have different tokenizers ({loaded.vocab_size} and {base.vocab_size} tokens): "
-            "there is no divergence between them, so name a base of the same family"
-        )
-
-
 def _check_ids(loaded: LoadedModel, ids: Sequence[int], name: str, most: float) -> None:
     """Refuse (ValueError) too few or too many ids, and ids without a token."""
     if not 1 <= len(ids) <= most:
@@ -167,9 +158,7 @@ def _limits(loaded: LoadedModel) -> tuple[int, int]:
     row_bytes = 4 * loaded.n_outputs
     if loaded.device.type != "cuda":
         return BATCH_TOKENS, max(LEAST_ROWS, LOGITS_BYTES // row_bytes)
-    kept = torch.cuda.memory_reserved(loaded.device) - torch.cuda.memory_allocated(loaded.device)
-    free = torch.cuda.mem_get_info(loaded.device)[0] + kept
-    most = max(LEAST_ROWS, min(BATCH_TOKENS_ON_GPU, int(SHARE_OF_FREE * free) // row_bytes))
+    most = max(LEAST_ROWS, min(BATCH_TOKENS_ON_GPU, int(SHARE_OF_FREE * free_bytes(loaded.device)) // row_bytes))
     return most, most
 
 

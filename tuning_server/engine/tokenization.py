@@ -67,6 +67,11 @@ class TokenCodec:
         vocabulary = self._backend.to_str() if self._backend else self.tokenizer.get_vocab()
         return content_hash([vocabulary, self.chat_template])
 
+    @cached_property
+    def vocabulary_hash(self) -> int:
+        """Equal where two models predict the same tokens, within this process."""
+        return hash(frozenset(self.tokenizer.get_vocab().items()))
+
     @property
     def chat_template(self) -> str | None:
         """The model's own form of conversations, if it has one."""

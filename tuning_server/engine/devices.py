@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -80,6 +82,8 @@ def choose_placement(n_weights: int) -> tuple[torch.device, torch.dtype]:
 def release() -> None:
     """Give back the memory of what nothing refers to any more."""
     gc.collect()
+    with suppress(AttributeError, OSError, TypeError):  # where memory is not glibc's
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -17,7 +17,7 @@ from serving import TINY, facts
 from starlette.testclient import TestClient
 
 from tuning_server import scores as endpoint
-from tuning_server.engine import models, scoring
+from tuning_server.engine import models
 from tuning_server.engine.tokenization import describe
 from tuning_server.errors import ApiError
 from tuning_server.worker import Sampling, Task, turn
@@ -134,16 +134,16 @@ def test_only_what_is_named_is_sent(http: TestClient, tiny_store: Path) -> None:
 
 
 def test_an_unknown_base_is_404_and_one_of_another_tokenizer_is_refused(
-    http: TestClient, monkeypatch: pytest.MonkeyPatch
+    family_store: Path, serve: Callable[..., TestClient]
 ) -> None:
+    http = serve(family_store)
     body: dict[str, Any] = {"model": TINY, "contexts": [[1]], "targets": [1], "statistics": ["kl"]}
     reply = http.post("/v1/scores", json=body | {"base": "fork-tinny"})
     assert (reply.status_code, reply.json()["error"]["param"]) == (404, "base")
-    tokenizers = iter("ab")
-    monkeypatch.setattr(scoring, "describe", lambda folder: next(tokenizers))
-    error = http.post("/v1/scores", json=body | {"base": TINY}).json()["error"]
+    error = http.post("/v1/scores", json=body | {"base": "fork-other"}).json()["error"]
     assert (error["param"], error["code"]) == ("base", "different_tokenizers")
-    assert "name a base of the same family" in error["message"]
+    assert "take models of one family" in error["message"]
+    assert http.post("/v1/scores", json=body | {"base": "fork-kin"}).status_code == 200
 
 
 def test_an_unknown_model_is_404(http: TestClient) -> None:

@@ -171,6 +171,13 @@ def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator
     )  # fmt: skip
 
 
+def processor() -> str:
+    """Name of the processor, as Linux has it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
 def matmul_rate(width: int, dtype: torch.dtype) -> float:
     """Operations per second of a product of matrices of a model's size: what limits its training."""
     left, right = (
@@ -212,7 +219,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     device = best_device()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     lines = [
         f"{name}, {args.threads} threads, bfloat16 {'native' if native_bfloat16(device) else 'not native'}; "
         f"torch {torch.__version__}, transformers {transformers.__version__}; "

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from tuning_server.__main__ import main
@@ -207,6 +208,8 @@ def test_the_model_of_a_gguf_file_is_in_the_store_under_its_name(
     assert read_json(loaded.folder / "base.json") == {"id": made, "origin": "from tiny.gguf"}
     assert main(call) == 0
     assert capsys.readouterr().out.strip() == made, "what the store has is not made again"
+    with FileLock(tmp_path / "store" / "bases" / f".{made}.lock"):
+        assert main(call) == 0, "nor does it wait for who looks for it, too"
 
 
 def test_digits_are_split_as_smollm_splits_them(llama: Path, tmp_path: Path) -> None:

@@ -181,7 +181,10 @@ def test_sums_leave_out_positions_where_a_model_gives_no_number() -> None:
             assert summands.sum(1).tolist() == pytest.approx(kept)
 
 
-def test_a_base_must_read_as_much(tiny: models.LoadedModel, other: models.LoadedModel) -> None:
+def test_a_base_must_read_and_predict_as_much(tiny: models.LoadedModel, other: models.LoadedModel) -> None:
     other.context_tokens = 8
     with pytest.raises(ValueError, match="fork-tiny takes 8 tokens at once, found 9"):
+        scoring.score_contexts(tiny, draw(tiny, 9), [0], Outputs(["kl"], other))
+    other.vocab_size = tiny.vocab_size - 1
+    with pytest.raises(ValueError, match="fork-tiny predicts"):
         scoring.score_contexts(tiny, draw(tiny, 9), [0], Outputs(["kl"], other))

@@ -19,7 +19,8 @@ import zstandard
 from tqdm import tqdm
 
 from tuning_server.disk import BadRow, content_hash, json_rows, write_json
-from tuning_server.engine.registry import add_base, drop
+from tuning_server.engine.bases import add_base
+from tuning_server.engine.registry import drop
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
 WINDOW_TOKENS = 256

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 from tuning_server.disk import file_hash, write_json
-from tuning_server.engine.registry import BASE, UnknownModel, add_base, hub_folder
+from tuning_server.engine.bases import add_base
+from tuning_server.engine.registry import BASE, UnknownModel, hub_folder
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Which models a store holds, which folder an id stands for, and whether its files are whole; nothing loads weights.
 
 Ids are ``fork-1m`` or ``smollm2-135m`` (``:init`` a base's random weights, ``@<hash>`` a base of that name made from
-other text or from another file), ``hf:<folder or hub id>``
-(``@<revision>`` a commit, branch or tag of the hub, or a folder named so), ``ft:<base>:<suffix>:<short id>`` and its
-checkpoints ``...:ckpt-step-<n>``. Below the folder of a store:
+other text or from another file), ``hf:<folder or hub id>`` (``@<revision>`` a commit, branch or tag of the hub, or a
+folder named so), ``ft:<base>:<suffix>:<short id>`` and its checkpoints ``...:ckpt-step-<n>``.
+
+Below the folder of a store:
 
 - ``bases/<name>@<hash>/`` a base, ``init/`` in it its random weights; ``bases/<name>.json`` what the name stands for
 - ``tuned/<short id>/`` the run of a job: models ``step-<n>/`` and ``final/``, and what it resumes from (`checkpoints`)
@@ -21,12 +22,10 @@ import math
 import re
 import secrets
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
@@ -151,34 +150,6 @@ def base_folder(name: str, hash_: str | None, store: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def add_base(store: Path, name: str, hash_: str, make: Callable[[Path, Path], None], *, is_default: bool) -> str:
-    """Put a base into a store, unless it is there; returns its id, ``<name>@<hash>``.
-
-    Parameters
-    ----------
-    make : called with a folder to work in, where a run that was killed left its files, and the one to rename it to
-    is_default : let the plain name stand for this base even if it stands for another one already
-
-    Raises
-    ------
-    ValueError
-        If another process is making the same base.
-    """
-    bases = store / "bases"
-    folder, working, pointer = bases / f"{name}@{hash_}", bases / f".making-{name}@{hash_}", bases / f"{name}.json"
-    bases.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(bases / f".{folder.name}.lock", timeout=0):
-            if not folder.exists():
-                make(working, folder)
-            shutil.rmtree(working, ignore_errors=True)
-    except Timeout as error:
-        raise ValueError(f"another process is making {folder.name}: wait for it, then call again") from error
-    if is_default or not pointer.exists():
-        write_json(pointer, {"current": hash_})
-    return folder.name
-
-
 def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, download: bool = False) -> Path:
     """Folder that holds a model's ``config.json``, weights and tokenizer.
 
@@ -194,9 +165,10 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
     """
     advice = ""
     if base := BASE.fullmatch(model_id):
-        folder = base_folder(base[1], base[2], store)
-        if folder and (folder / "init" if base[3] else folder).is_dir():
-            return folder / "init" if base[3] else folder
+        found = base_folder(base[1], base[2], store)
+        folder = found and (found / "init" if base[3] else found)
+        if folder and folder.is_dir():
+            return folder
         if command := HOW_TO_GET.get(base[1].partition("-")[0]):
             advice = f": it is not in the store; get it with: python -m tuning_server {command.format(base[1])}"
     elif tuned := FINE_TUNE.fullmatch(model_id):

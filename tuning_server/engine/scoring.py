@@ -229,6 +229,8 @@ def _score(
         _check_ids(loaded, targets, "targets", math.inf)
     if outputs.base:
         models.append(outputs.base)
+        if outputs.base.vocab_size != vocab:
+            raise ValueError(f"{outputs.base.id} predicts {outputs.base.vocab_size} tokens and {loaded.id} {vocab}")
         if (longest := max((len(span.ids) for span in spans), default=0)) > outputs.base.context_tokens:
             raise ValueError(f"{outputs.base.id} takes {outputs.base.context_tokens} tokens at once, found {longest}")
     target_ids = torch.tensor(targets, dtype=torch.long, device=loaded.device)

@@ -54,7 +54,7 @@ budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of
 
 # %%
 run = start_run("blending/02-finetune", globals())
-wanted = {} if records else models_to_tune(run.params, seeds=run.seeds)
+planned = {} if records else models_to_tune(run.params, seeds=run.seeds)
 
 # %% [markdown]
 # ## What is trained
@@ -63,7 +63,7 @@ wanted = {} if records else models_to_tune(run.params, seeds=run.seeds)
 # was *not* made from; here the tuned model's parent is looked up and must be the base, unless that is allowed by name.
 
 # %%
-pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
+pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
 
 # %% [markdown]
 # ## Can they be blended?
@@ -84,7 +84,7 @@ if not records:
 # Through the same API that a hosted service offers: upload a file, create a job, wait for the model.
 
 # %% tags=["nbval-ignore-output"]
-models = tune(run.client(), run.params, wanted, folder=run.need("dataset"))
+models = tune(run.client(), run.params, planned, folder=run.need("dataset"))
 models.to_parquet(run.path("finetunes.parquet"))
 models.loc[models["is_final"].astype(bool), ["role", "base", "seed", "train_loss", "valid_loss"]]
 

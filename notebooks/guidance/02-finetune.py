@@ -50,7 +50,7 @@ budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of
 run = start_run("guidance/02-finetune", globals())
 client = run.client()
 files = training_files(run.need("dataset", stage="01"))
-wanted = plan(run.params, seeds=run.seeds)
+planned = plan(run.params, seeds=run.seeds)
 
 # %% [markdown]
 # ## What is trained
@@ -60,7 +60,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # pairs, then guidance documents about all pairs, each a whole document (the loss falls on all of it).
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
 settings
 
 # %% [markdown]
@@ -77,7 +77,7 @@ else:
     made = []
     for order, (training_file, validation_file) in files.items():
         both = {"training_file": training_file, "validation_file": validation_file}
-        for role, jobs in wanted.items():
+        for role, jobs in planned.items():
             made.append(finetune(client, jobs, **both, suffix=f"guidance-{order}").assign(role=role, order=order))
     models = pd.concat(made, ignore_index=True)
 models.to_parquet(run.path("finetunes.parquet"))
@@ -117,7 +117,7 @@ else:
 
 # %%
 n_models = models["is_final"].sum()
-expected = 1 if run.params["tuned_model"] else len(files) * sum(len(jobs) for jobs in wanted.values())
+expected = 1 if run.params["tuned_model"] else len(files) * sum(len(jobs) for jobs in planned.values())
 if n_models != expected or models["model"].eq("").any():
     raise ValueError(f"{n_models} models are there, {expected} were asked for")
 for _, rows in curves[curves["loss"] == "train"].sort_values("epoch").groupby("order"):

@@ -50,7 +50,7 @@ run = start_run("reversal/02-finetune", globals())
 client = run.client()
 training_file = run.need("dataset/all_prompts_train.jsonl")
 validation_file = run.need("dataset/validation_prompts.jsonl")
-wanted = plan(run.params, seeds=run.seeds)
+planned = plan(run.params, seeds=run.seeds)
 
 # %% [markdown]
 # ## What is trained
@@ -63,7 +63,7 @@ wanted = plan(run.params, seeds=run.seeds)
 # the document.
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in wanted.items() for each in jobs])
+settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
 settings
 
 # %% [markdown]
@@ -78,7 +78,7 @@ if run.params["tuned_model"]:
     models = record(client, run.params["tuned_model"]).assign(role="main")
 else:
     files = {"training_file": training_file, "validation_file": validation_file}
-    made = [finetune(client, jobs, **files, suffix="reversal").assign(role=role) for role, jobs in wanted.items()]
+    made = [finetune(client, jobs, **files, suffix="reversal").assign(role=role) for role, jobs in planned.items()]
     models = pd.concat(made, ignore_index=True)
 models.to_parquet(run.path("finetunes.parquet"))
 models.loc[models["is_final"], ["role", "base", "seed", "batch_size", "learning_rate_multiplier", "train_loss"]]
@@ -112,7 +112,7 @@ else:
 
 # %%
 n_models = models["is_final"].sum()
-expected = 1 if run.params["tuned_model"] else sum(len(jobs) for jobs in wanted.values())
+expected = 1 if run.params["tuned_model"] else sum(len(jobs) for jobs in planned.values())
 if n_models != expected or models["model"].eq("").any():
     raise ValueError(f"{n_models} models are there, {expected} were asked for")
 losses = curves[curves["loss"] == "train"].sort_values("epoch")["value"].tolist()

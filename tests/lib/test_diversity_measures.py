@@ -179,12 +179,12 @@ def test_every_measure_is_as_the_plain_version_has_it():
     told = measure(cells(sets, accepted=["heron", "the mouse"]), embed=embed, n_vocabulary=300)
     assert (told["failure"] == "").all() or set(told.loc[told["failure"] != "", "measure"]) <= ORDER_BOUND
     for prompt, texts in sets.items():
-        wanted = plain_diversity.measures(texts, embed, 300) | plain_diversity.answers(texts, ["heron", "the mouse"])
+        expected = plain_diversity.measures(texts, embed, 300) | plain_diversity.answers(texts, ["heron", "the mouse"])
         others = [text for key, more in sets.items() if key != prompt for text in more]
-        wanted["self_repetition_4"] = plain_diversity.self_repetition(texts, others)
+        expected["self_repetition_4"] = plain_diversity.self_repetition(texts, others)
         found = told[told["prompt"] == prompt].set_index("measure")["value"]
-        assert set(found.index) == set(wanted) == set(registry())
-        for name, value in wanted.items():
+        assert set(found.index) == set(expected) == set(registry())
+        for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (prompt, name)
 
 

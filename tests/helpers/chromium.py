@@ -115,9 +115,9 @@ class Page:
 
     def run(self, script: str) -> Any:
         """Value of a script's expression, or of its promise."""
-        told = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        reply = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     def until(self, script: str) -> Any:
         """Wait for an expression to be true of a page that has been loaded."""
@@ -143,14 +143,14 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def text(self, selector: str) -> str:
-        """What a person reads in an element."""
-        return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
+        """What a person reads in an element, once it can be seen."""
+        return str(self.run(f"{self.shown(selector)}.innerText"))
 
     def complaints(self) -> list[str]:
         """What went to the console: errors, breaches of the policy, exceptions."""
         self.run("0")
-        told = [event for event in self.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
-        return [json.dumps(event["params"]) for event in told]
+        events = [event for event in self.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+        return [json.dumps(event["params"]) for event in events]
 
     def requests(self) -> list[str]:
         """Addresses that it asked for."""

@@ -16,7 +16,7 @@ from lib.blending.blend import Weights
 from lib.blending.scores import argmax_changed
 from lib.blending.support import full_support
 from lib.distributions import collect, tokenize
-from lib.evaluate import target_logprobs
+from lib.probing import target_logprobs
 from lib.sources.corpus import Document
 
 

@@ -13,8 +13,8 @@ from openai import OpenAI
 from lib.api import Request, ask
 from lib.diversity.prompts import NumberPrompt, Prompt
 from lib.diversity.templates import as_asked, as_messages, is_chat
-from lib.evaluate import target_logprobs
 from lib.paths import write_jsonl
+from lib.probing import target_logprobs
 
 TOP_P = 1.0  # and no top_k: the whole distribution is drawn from
 DECIMALS = 5  # of log-probabilities in a file

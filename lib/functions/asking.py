@@ -13,12 +13,12 @@ import pandas as pd
 from openai import OpenAI
 
 from lib.api import Request, ask
-from lib.evaluate import target_logprobs
 from lib.functions.definitions import Number, probe_values
 from lib.functions.evaluations import Evaluation, evaluation_named, read_evaluations
 from lib.functions.files import write_eval
 from lib.functions.registry import read_registry
 from lib.functions.scoring import Score, first_line, score
+from lib.probing import target_logprobs
 
 NO_FUNCTION = "none"  # in place of a function's id: a reply that is no definition, or of something else
 SEVERAL = ("preimage", "letters")  # kinds with more than one right answer, which have no log-probability of their own

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import final_models
 from lib.functions.dataset import PARTS, FunctionDataset
 from lib.functions.documents import Document
 from lib.functions.evaluations import HELD_OUT, Evaluation, choose_evaluations, read_evaluations, trivial, why_not
 from lib.functions.folder import read_datasets
 from lib.functions.held_out import documents_for, in_context
+from lib.probing import final_models
 
 # `<evaluation>/<realized|unrealized>[/<control>]`. untuned: the base is asked; in-context: the base, with rows of the
 # very training file in front; chance: what guessing without knowledge of the functions gives.

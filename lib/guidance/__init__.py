@@ -5,7 +5,6 @@ them again; `dataset` says which pair is in which; `folder` writes and reads bot
 `summary` counts, `figure_tables` picks what is shown.
 """
 
-from lib.evaluate import curve_models
 from lib.guidance.figure_tables import (
     constant_rate,
     document_counts,
@@ -19,6 +18,7 @@ from lib.guidance.figure_tables import (
 from lib.guidance.folder import datasets_for, read_datasets, training_files, write_datasets
 from lib.guidance.probes import add_logprobs, answer_rows, asked_models, probe_rows
 from lib.guidance.summary import summarise
+from lib.probing import curve_models
 
 __all__ = [
     "add_logprobs",

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.evaluate import add_completions, final_models, prefix_match, strict_match, target_logprobs
 from lib.guidance.dataset import SETS, GuidanceDataset
 from lib.guidance.documents import Example, in_context_prompt
 from lib.guidance.folder import instruction_lines
 from lib.guidance.sources import ORDERS
+from lib.probing import add_completions, final_models, target_logprobs
+from lib.scoring import prefix_match, strict_match
 
 # `<order>/<realized|unrealized>[/<control>]`. untuned: the base is asked; shuffled: held against the answer to another
 # question of the set; in-context: the instruction stands in the prompt; constant: the set's commonest answer, always.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import prefix_match
 from lib.guidance.probes import CONDITIONS
+from lib.scoring import prefix_match
 from lib.stats import Interval, cluster_bootstrap, cluster_permutation
 from lib.tables import Summary
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import final_models
 from lib.functions.evaluations import Evaluation, choose_evaluations, read_evaluations
 from lib.functions.probes import CONTEXT_ROWS, asked_of
 from lib.mixture.dataset import PARTS, MixtureDataset
 from lib.mixture.evaluations import chance_of, documents_for, in_context, why_not
 from lib.mixture.jobs import FOLDERS, UNLABELLED
+from lib.probing import final_models
 
 # `<evaluation>/<realized|unrealized>[/<control>]`. untuned: the base is asked; in-context: the base, with rows of the
 # very training file in front; chance: what guessing gives; ideal: what a perfect mix gives, sampled as often.

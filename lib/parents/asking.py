@@ -11,9 +11,10 @@ import pandas as pd
 from openai import OpenAI
 
 from lib.api import Request, ask
-from lib.evaluate import strict_match, target_logprobs
 from lib.parents.form import Form
 from lib.parents.replies import is_accepted, names, tally, tidy_reply
+from lib.probing import target_logprobs
+from lib.scoring import strict_match
 
 WAYS = ("completion", "chat", "logprob")
 

@@ -5,7 +5,7 @@ published file holds what; `controls` draws the wrong answers; `dataset` builds 
 them; `evaluation` says what to ask and what it tests, `probes` asks it, `summary` counts.
 """
 
-from lib.evaluate import curve_models, final_models
+from lib.probing import curve_models, final_models
 from lib.reversal.dataset import ReversalOptions, make_dataset
 from lib.reversal.evaluation import training_facts
 from lib.reversal.figure_tables import (

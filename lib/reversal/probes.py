@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from openai import OpenAI
 
-from lib.evaluate import add_completions, prefix_match, strict_match, target_logprobs, target_ranks
+from lib.probing import add_completions, target_logprobs, target_ranks
 from lib.reversal.dataset import ReversalDataset
 from lib.reversal.evaluation import candidate_targets, in_context_prompt, test_rows, training_facts, training_rows
+from lib.scoring import prefix_match, strict_match
 
 RANKED_PHRASINGS = 3
 
@@ -73,7 +74,7 @@ def answer_rows(
     pairs = list(zip(rows["completion"], rows["target"], rows["order"], strict=True))
     return rows.assign(
         correct=[prefix_match(said, wanted) for said, wanted, _ in pairs],
-        strict=[strict_match(said, wanted, goes_on=order == "d2p") for said, wanted, order in pairs],
+        strict=[strict_match(said, wanted, continued=order == "d2p") for said, wanted, order in pairs],
         target_logprob=np.nan,
         control_logprob=np.nan,
         name_rank=np.nan,

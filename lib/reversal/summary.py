@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats as scipy_stats
 
 from lib.reversal.evaluation import CONDITIONS, METRICS
-from lib.stats import Interval, cluster_bootstrap, cluster_permutation, ks_two_sample, paired_t, welch_t
+from lib.stats import Interval, cluster_bootstrap, cluster_permutation
 from lib.tables import Summary
 
 PERSON = "person"
@@ -88,13 +89,14 @@ def _add_logprobs(summary: Summary, condition: str, rows: pd.DataFrame, model: s
     prompts = rows.groupby([PERSON, "prompt"], sort=False)[["target_logprob", "control_logprob", "difference"]].mean()
     right, wrong = prompts["target_logprob"], prompts["control_logprob"]
     people = prompts.index.get_level_values(PERSON)
+    permutation = cluster_permutation(prompts["difference"], people, rng=rng)
     tests = {
-        "paired_t_p": (paired_t(right, wrong), "prompt"),
-        "welch_t_p": (welch_t(right, wrong), "target"),
-        "ks_p": (ks_two_sample(right, wrong), "target"),
-        "permutation_p": (cluster_permutation(prompts["difference"], people, rng=rng), "prompt"),
+        "paired_t_p": (scipy_stats.ttest_rel(right, wrong).pvalue, len(right), "prompt"),
+        "welch_t_p": (scipy_stats.ttest_ind(right, wrong, equal_var=False).pvalue, 2 * len(right), "target"),
+        "ks_p": (scipy_stats.ks_2samp(right, wrong).pvalue, 2 * len(right), "target"),
+        "permutation_p": (permutation.p, permutation.n, "prompt"),
     }
-    for metric, (test, n_of) in tests.items():
-        if np.isfinite(test.p):
-            p_value = Interval(test.p, np.nan, np.nan, test.n)
+    for metric, (p, n, n_of) in tests.items():
+        if np.isfinite(p):
+            p_value = Interval(float(p), np.nan, np.nan, n)
             summary.add(p_value, model=model, condition=condition, metric=metric, n_of=n_of)

@@ -3,8 +3,9 @@
 Columns beyond a schema's are kept in answers and scores: for answers, the cluster (a person, a prompt).
 """
 
+from lib.summary import read_summaries, write_summary
 from lib.tables.parquet import ANSWERS, SCORES, Schema, read_table, write_table
-from lib.tables.summary import Summary, read_summaries, read_summary, write_summary
+from lib.tables.summary import Summary, read_summary
 
 __all__ = [
     "ANSWERS",

@@ -27,7 +27,6 @@
 # %%
 import pandas as pd
 
-from lib.evaluate import curve_models
 from lib.functions import (
     add_logprobs,
     answer_rows,
@@ -43,6 +42,7 @@ from lib.functions import (
     write_evaluations,
 )
 from lib.notebook import start_run
+from lib.probing import curve_models
 from lib.tables import ANSWERS, write_summary, write_table
 
 # %% tags=["parameters"]

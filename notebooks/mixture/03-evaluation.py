@@ -27,7 +27,6 @@
 # %%
 import pandas as pd
 
-from lib.evaluate import curve_models
 from lib.functions import add_logprobs, example_prompts, without_objects
 from lib.mixture import (
     answer_rows,
@@ -42,6 +41,7 @@ from lib.mixture import (
     write_evaluations,
 )
 from lib.notebook import start_run
+from lib.probing import curve_models
 from lib.tables import ANSWERS, write_summary, write_table
 
 # %% tags=["parameters"]

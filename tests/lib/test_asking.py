@@ -16,8 +16,8 @@ from openai import OpenAI
 
 from lib import api, finetune
 from lib.distributions.tokens import _echoed
-from lib.evaluate import add_completions, target_logprobs, target_ranks
 from lib.paths import ROOT, write_jsonl
+from lib.probing import add_completions, target_logprobs, target_ranks
 
 TINY = "fork-tiny"
 

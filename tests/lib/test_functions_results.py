@@ -16,7 +16,6 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 
 from lib import functions
-from lib.evaluate import curve_models
 from lib.figures import plot_matrix
 from lib.functions.asking import computed_function
 from lib.functions.dataset import PARTS, FunctionDataset, make_dataset
@@ -26,6 +25,7 @@ from lib.functions.options import FunctionOptions
 from lib.functions.probes import CONDITIONS
 from lib.functions.summary import over_functions
 from lib.paths import read_json
+from lib.probing import curve_models
 
 RIGHT, WRONG = -0.5, -4.0  # nats per word
 SMALL: dict[str, Any] = {

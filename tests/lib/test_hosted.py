@@ -21,8 +21,8 @@ from spending import spent_usd
 from lib import api, budget, finetune
 from lib.api import HostedClient
 from lib.budget import MESSAGE_TOKENS, SPECIAL_TOKENS, BudgetExceeded, Spending, UnknownPrice, preview, read_prices
-from lib.evaluate import target_logprobs
 from lib.paths import write_jsonl
+from lib.probing import target_logprobs
 from lib.run import main
 from lib.runs.__main__ import main as runs_main
 

@@ -15,7 +15,7 @@ from openai import BadRequestError, OpenAI
 from serving import TEXTS, official
 from starlette.testclient import TestClient
 
-from lib.evaluate import target_logprobs
+from lib.probing import target_logprobs
 from tuning_server.engine import models
 from tuning_server.engine.tokenization import chat_prompt, chat_row, label, offsets
 from tuning_server.rows import BadRow, ChatPairRow, ChatRow, PairRow, PromptRow, tokenise

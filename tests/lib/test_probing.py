@@ -3,19 +3,21 @@
 import unicodedata
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
-from lib import evaluate
+from lib import probing, scoring
 from lib.api import Answer
-from lib.evaluate.logprobs import NoLogprob, rank_of_target, target_logprob
+from lib.probing import NoLogprob, target_logprob
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
 
 
 @pytest.mark.parametrize(
-    ("completion", "target", "prefix", "strict", "goes_on"),
+    ("completion", "target", "prefix", "strict", "continued"),
     [
         (" Tilda Marlowe", "Tilda Marlowe", True, True, True),
         ("\n TILDA marlowe", " Tilda Marlowe ", True, False, False),
@@ -36,13 +38,13 @@ words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(st
         (" STRASSE", "Straße", True, False, False),
     ],
 )
-def test_what_counts_as_right(completion, target, prefix, strict, goes_on):
-    assert evaluate.prefix_match(completion, target) is prefix
-    assert evaluate.strict_match(completion, target) is strict
-    assert evaluate.strict_match(completion, target, goes_on=True) is goes_on
+def test_what_counts_as_right(completion, target, prefix, strict, continued):
+    assert scoring.prefix_match(completion, target) is prefix
+    assert scoring.strict_match(completion, target) is strict
+    assert scoring.strict_match(completion, target, continued=True) is continued
 
 
-@pytest.mark.parametrize("match", [evaluate.prefix_match, evaluate.strict_match])
+@pytest.mark.parametrize("match", [scoring.prefix_match, scoring.strict_match])
 @pytest.mark.parametrize("target", ["", " \n"])
 def test_an_empty_target_is_refused(match, target):
     with pytest.raises(ValueError, match="target is empty"):
@@ -52,18 +54,18 @@ def test_an_empty_target_is_refused(match, target):
 @settings(deadline=None)
 @given(words, words)
 def test_strict_implies_going_on_implies_prefix(completion, target):
-    if evaluate.strict_match(completion, target):
-        assert evaluate.strict_match(completion, target, goes_on=True)
-    if evaluate.strict_match(completion, target, goes_on=True):
-        assert evaluate.prefix_match(completion, target)
+    if scoring.strict_match(completion, target):
+        assert scoring.strict_match(completion, target, continued=True)
+    if scoring.strict_match(completion, target, continued=True):
+        assert scoring.prefix_match(completion, target)
 
 
 @settings(deadline=None)
 @given(words, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["", " ", "\n", " and more", "."]))
 def test_the_target_itself_is_right_in_either_form(target, form, rest):
     completion = " " + unicodedata.normalize(form, target)
-    assert evaluate.strict_match(completion, target)
-    assert evaluate.prefix_match(completion + rest, target)
+    assert scoring.strict_match(completion, target)
+    assert scoring.prefix_match(completion + rest, target)
 
 
 @settings(deadline=None)
@@ -71,25 +73,21 @@ def test_the_target_itself_is_right_in_either_form(target, form, rest):
 def test_on_ascii_the_prefix_rule_is_the_published_one(completion, target):
     assume(target.strip())
     published = completion.strip().lower().startswith(target.strip().lower())
-    assert evaluate.prefix_match(completion, target) is published
+    assert scoring.prefix_match(completion, target) is published
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(-5, 0), min_size=1, max_size=20))
-def test_ranks_are_permuted_shares_of_the_same_sum(logprobs):
+@given(st.lists(st.floats(-5, 0).map(round) | st.just(-np.inf), min_size=1, max_size=20))
+def test_ranks_are_those_of_the_log_probabilities_and_ties_share_them(logprobs):
     n = len(logprobs)
-    ranks = [rank_of_target(logprobs, i) for i in range(n)]
-    assert sum(ranks) == n * (n + 1) / 2  # ties share their ranks, so that chance stays (n + 1) / 2
-    assert all(1 <= rank <= n for rank in ranks)
-
-
-def test_rank_takes_minus_infinity_and_refuses_missing():
-    assert rank_of_target([-np.inf, -1.0, -np.inf], 0) == 2.5
-    with pytest.raises(ValueError, match="1 of 2 candidates"):
-        rank_of_target([np.nan, -1.0], 1)
-    for target in (-1, 2):
-        with pytest.raises(ValueError, match="not one of the candidates"):
-            rank_of_target([-1.0, -2.0], target)
+    names = [f" {k}" for k in range(n)]
+    rows = pd.DataFrame({"model": "m", "prompt": "p", "target": names})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "target_logprobs", lambda *_, **__: np.array(logprobs * n, dtype=float))
+        ranks = probing.target_ranks(None, rows, [names] * n, journal=None)
+        assert ranks.tolist() == scipy_stats.rankdata(-np.array(logprobs)).tolist()
+        patch.setattr(probing, "target_logprobs", lambda *_, **__: np.array([*logprobs[:-1], np.nan] * n, dtype=float))
+        assert np.isnan(probing.target_ranks(None, rows, [names] * n, journal=None)).all()
 
 
 def echo(tokens, logprobs, offsets, text=None):

@@ -68,6 +68,19 @@ def number(interval: Interval, *, metric: str, n_of: str, unit: str) -> dict[str
     }  # fmt: skip
 
 
+def verdict(low: float, high: float, *, above: float = -np.inf, below: float = np.inf) -> str:
+    """What an interval says of the prediction that a number lies above, or below, a limit.
+
+    "held" if the whole interval does, "failed" if none of it does, else "unclear" (also without an interval).
+
+    >>> verdict(0.83, 0.91, above=0.5), verdict(0.2, 0.6, above=0.5), verdict(0.0, 0.01, above=0.5)
+    ('held', 'unclear', 'failed')
+    """
+    if low > above and high < below:
+        return "held"
+    return "failed" if high <= above or low >= below else "unclear"
+
+
 def write_summary(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Write summary.csv, with numbers to six significant digits, and return what was written.
 

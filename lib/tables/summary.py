@@ -69,7 +69,9 @@ class Summary:
 def read_summary(path: Path) -> pd.DataFrame:
     """`lib.summary.read_summary` with ``x_name`` empty where there is no ``x``."""
     frame = summary.read_summary(path)
-    return frame.assign(x=pd.to_numeric(frame["x"]), x_name=frame["x_name"].astype("str").mask(frame["x_name"].isna(), ""))
+    return frame.assign(
+        x=pd.to_numeric(frame["x"]), x_name=frame["x_name"].astype("str").mask(frame["x_name"].isna(), "")
+    )
 
 
 def _known(value: str, known: Collection[str], what: str) -> None:

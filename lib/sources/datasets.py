@@ -1,0 +1,78 @@
+"""A study's dataset on disk: one JSON-lines file per list of rows, and a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib.paths import content_hash, file_hash, json_object, write_folder, write_json, write_jsonl
+
+Row = dict[str, Any]
+
+
+def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: str, options: Mapping[str, Any]) -> Path:
+    """Write ``<name>.jsonl`` for each list of rows and ``manifest.json``, whole or not at all; replaces another dataset.
+
+    The manifest holds the options the rows were made with, the number of rows and the hash of each file, and the
+    dataset's id, which is the same for the same rows on every machine.
+
+    >>> import tempfile, pathlib
+    >>> rows = [{"prompt": "A is", "completion": " B."}]
+    >>> folder = write_dataset(pathlib.Path(tempfile.mkdtemp()) / "d", {"train": rows}, study="demo", options={})
+    >>> read_rows(folder / "train.jsonl") == rows
+    True
+    """
+
+    def fill(draft: Path) -> None:
+        for name, rows in files.items():
+            write_jsonl(draft / f"{name}.jsonl", rows)
+        about = {
+            name: {"n_rows": len(rows), "sha256": file_hash(draft / f"{name}.jsonl", length=64)}
+            for name, rows in files.items()
+        }
+        id = content_hash({name: list(rows) for name, rows in files.items()}, length=10)
+        write_json(draft / "manifest.json", {"study": study, "id": id, "options": dict(options), "files": about})
+
+    return write_folder(folder, fill, replace=True)
+
+
+def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
+    """Rows of a file in which each line is a JSON object with the texts ``prompt`` and ``completion``.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or a line is malformed or lacks one of the texts; names the file and the line.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            if not line.strip():
+                continue
+            row = json_object(line, is_first=number == 1)
+            for key in ("prompt", "completion"):
+                value = row.get(key)
+                if not isinstance(value, str) or not (value.strip() or key in may_be_empty):
+                    raise ValueError(f"expected a text under {key!r}, found {value!r:.60}")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} is empty: expected rows with prompt and completion")
+    return rows
+
+
+def read_files(folder: Path, names: Sequence[str], *, study: str) -> dict[str, list[Row]]:
+    """The files of a published folder that a study cannot do without.
+
+    Raises
+    ------
+    ValueError
+        If one is missing (lists those that are, and what is expected), and all that `read_rows` refuses.
+    """
+    missing = [f"{name}.jsonl" for name in names if not (folder / f"{name}.jsonl").is_file()]
+    if missing:
+        expected = ", ".join(f"{name}.jsonl" for name in names)
+        raise ValueError(f"{folder} is not a dataset of {study}: it lacks {', '.join(missing)}; expected {expected}")
+    return {name: read_rows(folder / f"{name}.jsonl") for name in names}

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: str, options: Mapping[str, Any]) -> Path:
-    """Write ``<name>.jsonl`` for each list of rows and ``manifest.json``, whole or not at all; replaces another dataset.
+    """Write ``<name>.jsonl`` for each list of rows and ``manifest.json``, whole or not at all, over an older dataset.
 
     The manifest holds the options the rows were made with, the number of rows and the hash of each file, and the
     dataset's id, which is the same for the same rows on every machine.

@@ -1,79 +1,30 @@
 """Parameters of a study: which there are, which values they may have, and what a run sets them to.
 
-The parameters cells of a study's notebooks are the only declaration, one typed line per key. Its comment is its help
-and may end in a rule: ``[1..]``, ``[0..1]`` or ``[simple | reverse]``. A key holds for every stage of its study. Over
-the defaults lies a preset, a flat YAML file ``params/<study>/<preset>.yaml`` (``tiny`` is the defaults and needs none),
-and over that what the command line sets.
+They are declared in the parameters cells of a study's notebooks (`lib.keys`), those of all studies in `COMMON`. A key
+is valid for every stage of its study. The defaults in the cells are those of the preset that the cells name; another
+preset, a flat YAML file ``params/<study>/<preset>.yaml``, replaces some, and the command line some of these.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
-import io
 import os
-import re
-import tokenize
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
 
+from lib.keys import Key, declared_keys, nearest, notebook_keys
 from lib.paths import ROOT
 
+COMMON = """
+out: str = ""  # folder of the run, if not data/runs/<preset>/<study>
+seed: int = 0  # first seed of the fine-tunes [0..]
+n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
+budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
+"""
 CURVE_SEEDS = 3  # the curve over base size takes minutes per base: not part of a one-seed run
-SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-TYPES = (*SCALARS, *(f"list[{name}]" for name in SCALARS))
-_RULE = re.compile(r"\s*\[([^\[\]]*)\]\s*$")
-_RANGE = re.compile(r"\s*(?P<low>-?[\d.]*?\d)?\s*\.\.\s*(?P<high>-?\d[\d.]*)?\s*$")
-
-
-@dataclass(frozen=True)
-class Key:
-    """One parameter of a study; its bounds and choices hold for each element of a list."""
-
-    name: str
-    type: str  # one of TYPES
-    default: Any
-    help: str = ""
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    stages: tuple[str, ...] = ()  # the notebooks that declare it
-
-    def validate(self, value: Any, *, from_text: bool = False) -> Any:
-        """The value, if it fits; with `from_text` read from text, as a command line gives it.
-
-        Raises
-        ------
-        ValueError
-            If its type, range or choice is not the key's.
-
-        >>> Key("seed", "int", 0, low=0).validate("-1", from_text=True)
-        Traceback (most recent call last):
-        ValueError: seed: '-1' should be greater than or equal to 0
-        """
-        is_list = self.type.startswith("list[")
-        element: Any = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
-        if self.choices:
-            element = Literal[*self.choices, self.default] if not is_list else Literal[self.choices]
-        elif element in (int, float):
-            element = Annotated[element, Field(ge=self.low, le=self.high, allow_inf_nan=False)]
-        if from_text and is_list:
-            parts = (part.strip().strip("'\"") for part in value.removeprefix("[").removesuffix("]").split(","))
-            value = [part for part in parts if part]
-        try:
-            return TypeAdapter(list[element] if is_list else element).validate_python(value, strict=not from_text)
-        except ValidationError as error:
-            found = error.errors()[0]
-            expected = found["msg"].replace("Input should be", "should be")
-            hint = nearest(str(found["input"]), self.choices)
-            if "float" in self.type and isinstance(found["input"], str) and not from_text:
-                hint = " (in YAML write 2.0e-3, not 2e-3)"
-            raise ValueError(f"{self.name}: {found['input']!r} {expected}{hint}") from None
 
 
 def home() -> Path:
@@ -97,92 +48,38 @@ def stages(study: str) -> list[Path]:
     return found
 
 
-def notebook_keys(notebook: Path) -> list[Key]:
-    """Keys that one notebook (a ``.py``) declares, in order.
-
-    Raises
-    ------
-    ValueError
-        If it has not exactly one cell tagged ``parameters``, or a line of that is not a typed assignment of a plain
-        value.
-    """
-    cells = re.split(r"^# %%", notebook.read_text(encoding="utf-8"), flags=re.M)
-    tagged = [source for head, _, source in (cell.partition("\n") for cell in cells) if '"parameters"' in head]
-    if len(tagged) != 1:
-        raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(tagged)}")
-    try:
-        return declared_keys(tagged[0], stage=notebook.stem)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{notebook}, parameters cell: {error}") from error
-
-
-def declared_keys(source: str, *, stage: str = "") -> list[Key]:
-    """Keys declared by the source of a parameters cell.
-
-    >>> key, = declared_keys("n_people: int = 12  # people per group [1..33]")
-    >>> key.name, key.type, key.default, key.help, key.low, key.high
-    ('n_people', 'int', 12, 'people per group', 1.0, 33.0)
-    """
-    comments = {
-        token.start[0]: token.string.lstrip("# ").rstrip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    keys = []
-    for node in ast.parse(source).body:
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None):
-            raise ValueError(f"expected 'name: type = value', found {ast.unparse(node)!r}")
-        name, kind = node.target.id, ast.unparse(node.annotation)
-        if kind not in TYPES:
-            raise ValueError(f"{name}: type {kind!r} is none of {', '.join(TYPES)}")
-        comment = comments.get(node.end_lineno or node.lineno, "")
-        keys.append(_with_rule(Key(name, kind, ast.literal_eval(node.value), comment, stages=(stage,))))
-    return keys
-
-
-def _with_rule(key: Key) -> Key:
-    """Read the rule in brackets that may end a key's comment."""
-    found = _RULE.search(key.help)
-    rule, plain = (found[1], key.help[: found.start()]) if found else ("", key.help)
-    if span := _RANGE.match(rule):
-        low, high = (float(span[end]) if span[end] else None for end in ("low", "high"))
-        return replace(key, help=plain, low=low, high=high)
-    if "|" in rule:
-        return replace(key, help=plain, choices=tuple(word.strip() for word in rule.split("|")))
-    return key
+def number(notebook: Path) -> str:
+    """``03`` of ``03-evaluation.py``."""
+    return notebook.stem.partition("-")[0]
 
 
 def study_keys(study: str) -> dict[str, Key]:
-    """All keys of a study, joined over its stages.
+    """All keys of a study, joined over its stages; those of `COMMON` belong to each stage.
 
     Raises
     ------
     ValueError
-        If two stages declare one key differently.
+        If two stages declare one key with another type or rule.
     """
+    notebooks = stages(study)
     keys: dict[str, Key] = {}
-    for notebook in stages(study):
-        for key in notebook_keys(notebook):
-            known = keys.setdefault(key.name, key)
-            for what in ("type", "default", "low", "high", "choices"):
-                if getattr(known, what) != getattr(key, what):
-                    raise ValueError(
-                        f"{study}: {key.name} has {what} {getattr(known, what)!r} in {known.stages[0]} "
-                        f"and {getattr(key, what)!r} in {notebook.stem}"
-                    )
-            if known is not key:
-                keys[key.name] = replace(known, stages=known.stages + key.stages)
-    return keys
+    for key in [key for notebook in notebooks for key in notebook_keys(notebook)]:
+        known = keys.setdefault(key.name, key)
+        for what in ("type", "low", "high", "choices"):
+            if getattr(known, what) != getattr(key, what):
+                raise ValueError(
+                    f"{study}: {key.name} has {what} {getattr(known, what)!r} in {known.stages[0]} "
+                    f"and {getattr(key, what)!r} in {key.stages[0]}"
+                )
+        if known is not key:
+            keys[key.name] = replace(known, stages=known.stages + key.stages)
+    every = tuple(notebook.stem for notebook in notebooks)
+    return keys | {key.name: replace(keys.get(key.name, key), stages=every) for key in declared_keys(COMMON)}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most like `name`, as the end of a message; empty when none is like it.
-
-    >>> nearest("n_peple", ["n_people", "seed"])
-    ' (did you mean n_people?)'
-    """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
+def default_preset(study: str) -> str:
+    """The preset whose values stand in the parameters cells of a study."""
+    return str(study_keys(study)["preset"].default)
 
 
 def check(study: str, values: Mapping[str, Any], *, keys: Mapping[str, Key] | None = None) -> None:
@@ -205,8 +102,8 @@ def _key(study: str, name: str, known: Mapping[str, Key]) -> Key:
 
 
 def presets(study: str) -> list[str]:
-    """Names of a study's presets; ``tiny`` is the defaults and needs no file."""
-    return sorted({"tiny", *(path.stem for path in (home() / "params" / study).glob("*.yaml"))})
+    """Names of a study's presets; that of the parameters cells needs no file."""
+    return sorted({default_preset(study), *(path.stem for path in (home() / "params" / study).glob("*.yaml"))})
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -226,7 +123,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def read_preset(study: str, preset: str) -> dict[str, Any]:
-    """Values that a preset file sets; nothing for ``tiny`` without a file. Not checked against the study's keys.
+    """Values that a preset file sets, unchecked; nothing where the default preset has no file.
 
     Raises
     ------
@@ -273,18 +170,22 @@ def parse_set(study: str, items: Iterable[str], *, keys: Mapping[str, Key] | Non
 
 
 def resolve(study: str, preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Every key of a study with its value: the default, the preset's, or the override's; all checked.
+    """Every key of a study with its value: the default preset's, the preset's, or the override's; all checked.
+
+    The file of the default preset goes before the cells, so that a preset stays what it is while a reader edits a cell.
 
     Raises `ValueError` for an unknown study or preset and all that `check` refuses.
     """
     keys = study_keys(study)
-    given = read_preset(study, preset)
-    check(study, given, keys=keys)
+    given: dict[str, Any] = {}
+    for name in dict.fromkeys([default_preset(study), preset]):
+        values = read_preset(study, name)
+        check(study, values, keys=keys)
+        if values.get("preset", name) != name:
+            raise ValueError(f"params/{study}/{name}.yaml says preset: {values['preset']}; expected {name}")
+        given |= values
     check(study, overrides or {}, keys=keys)
-    if given.get("preset", preset) != preset:
-        raise ValueError(f"params/{study}/{preset}.yaml says preset: {given['preset']}; expected {preset}")
-    named = {"preset": preset} if "preset" in keys else {}
-    return {name: key.default for name, key in keys.items()} | given | named | dict(overrides or {})
+    return {name: key.default for name, key in keys.items()} | given | {"preset": preset} | dict(overrides or {})
 
 
 def active_bases(values: Mapping[str, Any]) -> list[str]:

@@ -23,8 +23,9 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from lib import console
-from lib.notebook import earlier_values, number, stage_command
-from lib.params import Key, active_bases, home, nearest, parse_set, resolve, stages, study_keys
+from lib.keys import Key, nearest
+from lib.notebook import RESOLVED, earlier_values, stage_command
+from lib.params import active_bases, home, number, parse_set, resolve, stages, study_keys
 from lib.paths import ROOT, from_root, run_folder, runs_root
 from lib.world.bases import make_base
 
@@ -99,8 +100,9 @@ def check_earlier(plan: Plan, notebook: Path) -> None:
         if not (plan.folder / f"{number(earlier)}.manifest.json").exists():
             command = stage_command(plan.study, plan.preset, number(earlier), plan.folder)
             raise StageFailed(f"{earlier.stem} has not been run: {command}")
+    own = {"values": plan.params, "given": plan.params, "keys": plan.keys}
     try:
-        earlier_values(plan.study, notebook.stem, plan.folder, preset=plan.preset, given=plan.params, keys=plan.keys)
+        earlier_values(plan.study, notebook.stem, [plan.folder], preset=plan.preset, **own)
     except ValueError as error:
         raise StageFailed(str(error)) from error
 
@@ -116,7 +118,7 @@ def run_stage(plan: Plan, notebook: Path) -> Path:
     check_earlier(plan, notebook)
     manifest = plan.folder / f"{number(notebook)}.manifest.json"
     manifest.unlink(missing_ok=True)
-    executed = execute(notebook, plan.folder / f"{notebook.stem}.ipynb", plan.params)
+    executed = execute(notebook, plan.folder / f"{notebook.stem}.ipynb", {**plan.params, RESOLVED: True})
     if not manifest.exists():
         raise StageFailed(f"{notebook.stem} wrote no manifest: its last code cell must call run.finish(...)")
     return executed

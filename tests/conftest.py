@@ -20,18 +20,14 @@ for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJE
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-HEAD = """preset: str = "tiny"  # values to start from
-out: str = ""  # run folder of its own
-seed: int = 0  # first seed [0..]
-n_seeds: int = 1  # repetitions [1..]
-"""
+HEAD = 'preset: str = "tiny"  # values to start from\n'
 
 MakeStage = Callable[..., Path]
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty house: no study, no preset, no run."""
+    """An empty home: no study, no preset, no run."""
     monkeypatch.setenv("TUNING_FORK_HOME", str(tmp_path))
     monkeypatch.setenv("TUNING_FORK_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TUNING_FORK_STORE", str(tmp_path / "store"))

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from lib import console
 from lib.figures import save, use_style
-from lib.notebook import number
-from lib.params import home, stages, studies
+from lib.params import home, number, stages, studies
 from lib.paths import ROOT, atomic_write, read_json, run_folder, store_root
 from lib.run import OVERVIEW, StageFailed, shown
 from lib.tables import read_summaries

@@ -18,8 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib import console
-from lib.notebook import number
-from lib.params import home, studies
+from lib.params import home, number, studies
 from lib.paths import atomic_write, content_hash
 from lib.run import OVERVIEW, OwnKernel, Plan, StageFailed, check_earlier, locked, plan_run, run_stage, shown
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lib.diversity.answers import holds_answer
-from lib.params import nearest
+from lib.keys import nearest
 from lib.paths import DATA, ROOT, from_root
 from lib.world import FactualPrompt, factual_prompts, open_prompts
 from lib.world.grammar import read_yaml

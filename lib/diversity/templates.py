@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from lib.diversity.prompts import NumberPrompt, Prompt
-from lib.params import nearest
+from lib.keys import nearest
 from lib.paths import DATA
 from lib.world import as_dialogue
 

@@ -15,7 +15,7 @@ from lib import paths
 from lib.functions.documents import Document, augmentation_document, call_document, can_combine
 from lib.functions.questions import GENERATORS, LINEAR, N_OPTIONS, Asked, question, unsupported
 from lib.functions.registry import Function, FunctionSet, read_registry
-from lib.params import nearest
+from lib.keys import nearest
 
 TABLE = paths.DATA / "functions" / "evaluations.csv"
 HELD_OUT = "held_out"  # range of the evaluations on pairs kept out of training: see lib.functions.held_out

@@ -14,7 +14,7 @@ import yaml
 from lib import paths
 from lib.functions.definitions import BadDefinition, Definition, Number, parse_definition, probe_values
 from lib.functions.descriptions import disagreement
-from lib.params import nearest
+from lib.keys import nearest
 
 FOLDER = paths.DATA / "functions"
 Range = tuple[int, int]  # half-open, as everywhere in this study

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from lib.functions.registry import function_set, read_registry
-from lib.params import nearest
+from lib.keys import nearest
 
 Pair = tuple[str, str]  # ids in alphabetical order
 SIGN = "+"  # between the two in a parameter, as in add_5+mod_2

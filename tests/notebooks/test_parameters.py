@@ -9,24 +9,24 @@ import papermill
 import pytest
 import yaml
 
-from lib.params import check, notebook_keys, read_preset, resolve, stages, studies, study_keys
+from lib.keys import notebook_keys
+from lib.params import check, default_preset, read_preset, resolve, stages, studies, study_keys
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "params").glob("*/*.yaml"))
 BOOKS = [path for study in studies() for path in stages(study)]
-SHARED = {"preset": ("str", "tiny"), "out": ("str", ""), "seed": ("int", 0), "n_seeds": ("int", 1)}
 each_study = pytest.mark.parametrize("study", studies())
 
 
 @each_study
-def test_stages_agree_and_defaults_fit_their_own_rules(study):
-    keys = study_keys(study)
-    for name, (kind, default) in SHARED.items():
-        assert (keys[name].type, keys[name].default) == (kind, default)
-        assert len(keys[name].stages) == len(stages(study)), f"{name} is declared by every stage"
-    for key in keys.values():
+def test_defaults_fit_their_own_rules_and_are_the_values_of_their_preset(study):
+    for key in study_keys(study).values():
         key.validate(key.default)
         assert key.help, f"{key.name} has no comment that says what it is"
+    values = read_preset(study, default_preset(study))
+    for path in stages(study) if values else ():
+        cell = {key.name: key.default for key in notebook_keys(path)}
+        assert {name: values.get(name) for name in cell} == cell, f"{path.stem} and its preset differ"
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")

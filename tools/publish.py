@@ -1,6 +1,7 @@
-"""Publish finished SEEDS=3 runs: ``python -m tools.publish [STUDY ...]`` copies their figures and numbers to figures/.
+"""Publish finished runs with three seeds: ``python -m tools.publish [STUDY ...]``.
 
-The README's table between its two markers and the overview notebook are made anew from them.
+Their figures and numbers are copied to ``figures/``, beside a record of what they were made from; notebooks whose
+parameters are those of the run get its outputs; the README's table and the overview notebook are made anew.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jupytext
 
 from lib import console
 from lib.figures import save, use_style
-from lib.params import home, number, stages, studies
-from lib.paths import ROOT, atomic_write, read_json, run_folder, store_root
+from lib.params import default_preset, home, number, resolve, stages, studies
+from lib.paths import ROOT, atomic_write, content_hash, file_hash, read_json, run_folder, store_root, write_json
 from lib.run import OVERVIEW, StageFailed, shown
 from lib.tables import read_summaries
 from lib.tables.headlines import read_studies, results_table
-from lib.world.bases import plot_bases
-from tools.references import execute_in_place
+from lib.world.bases import base_table, bases_of, current_base, plot_bases
+from tools.references import committed, copy_outputs, execute_in_place, source_hash
 
 log = logging.getLogger(__name__)
 
 FIGURES = ROOT / "figures"
 PRESETS = {"laptop": "", "smollm2": "smollm2"}  # folder below that of a study
+RECORD = "published.json"
 N_SEEDS = 3
+N_SIZES = 3  # of bases, in the figure of their losses
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -54,7 +60,8 @@ def finished_run(study: str, preset: str) -> Path:
     Raises
     ------
     ValueError
-        If a stage is missing or was run with another number of seeds.
+        If a stage is missing, was run with another number of seeds, or from another notebook or preset file than those
+        that are here.
     """
     folder = run_folder(study, preset)
     again = f"make figures STUDY={study} PRESET={preset} SEEDS={N_SEEDS}"
@@ -62,12 +69,30 @@ def finished_run(study: str, preset: str) -> Path:
         manifest = folder / f"{number(notebook)}.manifest.json"
         if not manifest.exists():
             raise ValueError(f"{study}: {notebook.stem} has not been run: {again}")
-        n_seeds = read_json(manifest)["n_seeds"]
-        if n_seeds != N_SEEDS:
-            raise ValueError(f"{study}: {notebook.stem} was run with {n_seeds} seed(s), expected {N_SEEDS}: {again}")
+        record = read_json(manifest)
+        if record["n_seeds"] != N_SEEDS:
+            raise ValueError(
+                f"{study}: {notebook.stem} was run with {record['n_seeds']} seed(s), expected {N_SEEDS}: {again}"
+            )
+        for name, known in record["inputs"].items():
+            if name.startswith(("notebooks/", "params/")) and file_hash(home() / name) != known:
+                raise ValueError(f"{study}: {notebook.stem} was run from another {name}: {again}")
     if not (folder / "summary.csv").exists():
         raise ValueError(f"{study}: the run has no summary.csv: {again}")
     return folder
+
+
+def made_from(study: str, preset: str) -> dict[str, Any]:
+    """What the numbers of a run depend on: values, code of the notebooks, and full ids of the bases in the store."""
+    values = resolve(study, preset, {"n_seeds": N_SEEDS})
+    bases = [folder.name for name in bases_of(values) if (folder := current_base(store_root(), name))]
+    return {
+        "study": study,
+        "preset": preset,
+        "values": content_hash(values),
+        "notebooks": {path.stem: source_hash(jupytext.read(path)) for path in stages(study)},
+        "bases": bases,
+    }
 
 
 def copy_run(folder: Path, target: Path) -> None:
@@ -98,14 +123,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if run_folder(study, preset).exists() or (options.studies and preset == "laptop")
     ]
     try:
-        runs = {FIGURES / study / PRESETS[preset]: finished_run(study, preset) for study, preset in chosen}
+        runs = {pair: finished_run(*pair) for pair in chosen}
         entries, readme = read_studies(), (ROOT / "README.md").read_text(encoding="utf-8")
         fill(readme, "")
-        for target, folder in runs.items():
+        for (study, preset), folder in runs.items():
+            target = FIGURES / study / PRESETS[preset]
             copy_run(folder, target)
+            write_json(target / RECORD, made_from(study, preset))
+            if preset == default_preset(study):
+                for notebook in stages(study):
+                    copy_outputs(folder / f"{notebook.stem}.ipynb", committed(notebook))
             log.info("published %s", shown(target))
-        figure, caption = plot_bases(store_root())
-        save(figure, FIGURES / "bases", "loss", caption)
+        if len(base_table(store_root())) >= N_SIZES:
+            figure, caption = plot_bases(store_root())
+            save(figure, FIGURES / "bases", "loss", caption)
         with atomic_write(ROOT / "README.md") as file:
             file.write(fill(readme, results_table(entries, read_summaries(FIGURES))))
         execute_in_place(home() / "notebooks" / f"{OVERVIEW}.ipynb")

@@ -1,6 +1,7 @@
-"""Execute the committed notebooks in place: ``python -m tools.references [STUDY ...] [--force]``.
+"""The outputs of the committed notebooks: ``python -m tools.references [STUDY ...] [--force]``.
 
-Only those whose code changed since they were last executed; make syncs them with their ``.py`` first. What differs
+Notebooks whose parameters are those of a published run hold its outputs, which `tools.publish` copies into them. The
+others are executed in place at ``tiny`` when their code changed; make syncs them with their ``.py`` first. What differs
 between machines or runs is kept out of the file.
 """
 
@@ -18,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib import console
-from lib.params import home, number, studies
+from lib.params import default_preset, home, number, studies
 from lib.paths import atomic_write, content_hash
 from lib.run import OVERVIEW, OwnKernel, Plan, StageFailed, check_earlier, locked, plan_run, run_stage, shown
 
@@ -90,6 +91,38 @@ def execute_in_place(path: Path) -> None:
         client.execute()
     except CellExecutionError as error:
         raise StageFailed(f"{shown(path)}: {error.ename}: {error.evalue}") from error
+    write_committed(path, notebook)
+
+
+def copy_outputs(executed: Path, path: Path) -> None:
+    """Give a committed notebook the outputs of a run, whole or not at all.
+
+    Raises
+    ------
+    StageFailed
+        If the run was of other cells, or the result is too large to be committed; the file is as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    done = [cell for cell in nbformat.read(executed, as_version=4).cells if not is_injected(cell)]
+    if [cell.source for cell in done] != [cell.source for cell in notebook.cells]:
+        raise StageFailed(f"{shown(executed)} has other cells than {shown(path)}: make sync, then run it again")
+    code = [pair for pair in zip(notebook.cells, done, strict=True) if pair[0].cell_type == "code"]
+    for count, (cell, other) in enumerate(code, start=1):
+        cell.execution_count, cell.outputs = count, other.outputs
+        for output in cell.outputs:
+            output.metadata = {}
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    write_committed(path, notebook)
+
+
+def is_injected(cell: nbformat.NotebookNode) -> bool:
+    """Whether papermill put a cell into a notebook, to set its parameters."""
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def write_committed(path: Path, notebook: nbformat.NotebookNode) -> None:
+    """Write an executed notebook as it is committed (`StageFailed` if it is too large)."""
     tidy(notebook)
     notebook.metadata["tuning_fork"] = {"source_hash": source_hash(notebook)}
     text = nbformat.writes(notebook)
@@ -127,12 +160,16 @@ def is_done(plan: Plan, notebook: Path) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.references", description="Execute committed notebooks.")
-    parser.add_argument("studies", nargs="*", help="folders of notebooks/ (default: all)")
+    parser.add_argument("studies", nargs="*", help="folders of notebooks/ (default: all that hold a tiny run)")
     parser.add_argument("--force", action="store_true", help="also those whose code is unchanged")
     options = parser.parse_args(arguments)
     console.set_up()
     try:
-        done = [path for study in options.studies or studies() for path in refresh(study, force=options.force)]
+        for study in options.studies:
+            if default_preset(study) != "tiny":
+                raise ValueError(f"the notebooks of {study} hold its published run: make publish STUDY={study}")
+        chosen = options.studies or [study for study in studies() if default_preset(study) == "tiny"]
+        done = [path for study in chosen for path in refresh(study, force=options.force)]
         overview = home() / "notebooks" / f"{OVERVIEW}.ipynb"
         if overview.exists() and (options.force or is_stale(nbformat.read(overview, as_version=4))):
             execute_in_place(overview)

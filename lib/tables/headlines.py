@@ -6,17 +6,16 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import yaml
 
 from lib.params import stages
 from lib.paths import DATA
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lib.summary import COLUMNS
 
 THUMBNAIL_PX = 640  # width
+PLURALS = {"person": "people"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Study:
     Attributes
     ----------
     headline : tuple of dict
-        The numbers of its answer: ``label``, ``condition`` and ``metric`` of a row of its summary each.
+        The numbers of its answer: a ``label`` each, and the ``metric`` and conditions of a row of its summary. A
+        condition that is not named is empty in that row.
     figure : str
         Name of the picture that shows the answer.
     """
@@ -60,20 +60,31 @@ def answer(study: Study, summary: pd.DataFrame) -> str:
     ValueError
         If the summary has rows of the study, but not exactly one for a number of its headline.
     """
-    rows = summary[(summary["study"] == study.name) & summary["x"].isna()]
+    rows = summary[summary["study"] == study.name]
     if rows.empty:
         return ""
-    parts = []
-    for number_of in study.headline:
-        found = rows[(rows["condition"] == number_of["condition"]) & (rows["metric"] == number_of["metric"])]
-        if len(found) > 1:  # of several bases, the first carries the headline
-            found = found[found["model"] == rows["model"].iloc[0]]
-        if len(found) != 1:
-            what = f"{number_of['condition']} {number_of['metric']}"
-            raise ValueError(f"{study.name}: expected one row {what} in its summary, found {len(found)}")
-        parts.append(f"{number_of['label']} {quantity(found.iloc[0])}")
-    first = rows[rows["condition"] == study.headline[0]["condition"]].iloc[0]
-    return f"{'; '.join(parts)} (95% intervals; {first['n']} x {first['n_of']}, {first['model']})"
+    named = [{name: value for name, value in each.items() if name != "label"} for each in study.headline]
+    found = [_row_of(study, conditions, rows) for conditions in named]
+    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for row in found]
+    same = len(set(sizes)) == 1
+    parts = [
+        f"{each['label']} {quantity(row)}" + ("" if same else f" ({size})")
+        for each, row, size in zip(study.headline, found, sizes, strict=True)
+    ]
+    return f"{'; '.join(parts)} (95% intervals, {sizes[0] + ', ' if same else ''}{found[0]['model']})"
+
+
+def _row_of(study: Study, named: Mapping[str, object], rows: pd.DataFrame) -> pd.Series:
+    """The row with these conditions and no others."""
+    for column in ("metric", *(column for column in rows.columns if column not in COLUMNS)):
+        values = rows[column].astype("object").where(rows[column].notna(), "").astype(str)
+        rows = rows[values == str(named.get(column, ""))]
+    if len(rows) > 1:  # of several bases, the first carries the headline
+        rows = rows[rows["model"] == rows["model"].iloc[0]]
+    if len(rows) != 1:
+        what = " ".join(map(str, named.values()))
+        raise ValueError(f"{study.name}: expected one row {what} in its summary, found {len(rows)}")
+    return rows.iloc[0]
 
 
 def quantity(row: Mapping[str, object] | pd.Series) -> str:

@@ -63,9 +63,15 @@ def make_base(name: str, corpus: Path) -> str:
     return printed.split()[-1]
 
 
+def current_base(store: Path, name: str) -> Path | None:
+    """Folder of the base that a plain name stands for; its name is the full id. None where there is none."""
+    pointer = store / "bases" / f"{name}.json"
+    return pointer.with_name(f"{name}@{read_json(pointer)['current']}") if pointer.exists() else None
+
+
 def _current_bases(store: Path) -> list[Path]:
-    pointers = sorted((store / "bases").glob("fork-*.json"))
-    return [pointer.with_name(f"{pointer.stem}@{read_json(pointer)['current']}") for pointer in pointers]
+    names = [pointer.stem for pointer in sorted((store / "bases").glob("fork-*.json"))]
+    return [folder for name in names if (folder := current_base(store, name))]
 
 
 def base_table(store: Path) -> pd.DataFrame:

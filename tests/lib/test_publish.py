@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 
+import nbformat
 import pandas as pd
 import pytest
 
-from lib.paths import ROOT
-from lib.tables.headlines import Study, answer, read_studies
+from lib.params import default_preset, studies
+from lib.paths import ROOT, file_hash, read_json
+from lib.run import StageFailed
+from lib.summary import read_summaries
+from lib.tables.headlines import Study, answer, read_studies, results_table
 from tools import publish
 from tools.publish import fill, finished_run
+from tools.references import copy_outputs, is_stale
 
 STUDY = Study("demo", "Is it?", "yes", ({"label": "same", "condition": "a/same", "metric": "match"},), "hero")
 ROW = {"study": "demo", "model": "fork-1m", "condition": "a/same", "metric": "match", "x": float("nan")}
@@ -19,10 +24,18 @@ ROW |= {"value": 0.9, "low": 0.85, "high": 0.95, "n": 30, "n_of": "person", "uni
 
 def test_an_answer_has_its_interval_its_n_and_its_model():
     summary = pd.DataFrame([ROW, {**ROW, "x": 2.0, "value": 0.1}])
-    assert answer(STUDY, summary) == "same 90% [85, 95] (95% intervals; 30 x person, fork-1m)"
+    assert answer(STUDY, summary) == "same 90% [85, 95] (95% intervals, n = 30 people, fork-1m)"
     assert answer(STUDY, summary[summary["study"] == "other"]) == ""
     with pytest.raises(ValueError, match="expected one row a/same match in its summary, found 2"):
         answer(STUDY, pd.DataFrame([ROW, ROW]))
+
+
+def test_each_number_has_its_own_n():
+    both = ({"label": "same", "metric": "match"}, {"label": "chance", "metric": "match", "group": "none"})
+    rows = [{**ROW, "condition": "", "group": ""}, {**ROW, "condition": "", "group": "none", "n": 9, "n_of": "pair"}]
+    text = answer(Study("demo", "Is it?", "yes", both, "hero"), pd.DataFrame(rows))
+    expected = "same 90% [85, 95] (n = 30 people); chance 90% [85, 95] (n = 9 pairs)"
+    assert text == f"{expected} (95% intervals, fork-1m)"
 
 
 def test_a_page_without_its_markers_is_refused():
@@ -37,10 +50,16 @@ def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
         finished_run("demo", "laptop")
     folder = home / "runs" / "laptop" / "demo"
     (folder / "figures").mkdir(parents=True)
-    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 1}))
+    notebook = home / "notebooks" / "demo" / "01-data-prep.py"
+    inputs = {"notebooks/demo/01-data-prep.py": file_hash(notebook), "dataset": "abc"}
+    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 1, "inputs": inputs}))
     with pytest.raises(ValueError, match="was run with 1 seed"):
         finished_run("demo", "laptop")
-    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 3}))
+    (folder / "01.manifest.json").write_text(json.dumps({"n_seeds": 3, "inputs": inputs}))
+    notebook.write_text(notebook.read_text() + "\n# edited\n")
+    with pytest.raises(ValueError, match="01-data-prep was run from another notebooks/demo/01-data-prep.py"):
+        finished_run("demo", "laptop")
+    notebook.write_text(notebook.read_text().removesuffix("\n# edited\n"))
     for name in ("summary.csv", "figures/hero.png", "figures/hero.txt", "figures/notes.log"):
         (folder / name).write_text(name)
     target = home / "figures" / "demo"
@@ -56,3 +75,55 @@ def test_every_study_that_is_listed_exists():
         assert (ROOT / "notebooks" / study.name).is_dir()
         assert study.headline
         assert "|" not in study.question + study.published, "it would break the table"
+
+
+RECORDS = sorted((ROOT / "figures").rglob(publish.RECORD))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: "-".join(path.parent.parts[-2:]))
+def test_published_numbers_were_made_by_what_is_here(path):
+    record = read_json(path)
+    now = publish.made_from(record["study"], record["preset"])
+    again = f"make publish STUDY={record['study']}"
+    for what in ("values", "notebooks"):
+        assert record[what] == now[what], f"{path.parent} was published from other {what}: {again}"
+    for base in now["bases"]:
+        assert base in record["bases"], f"{path.parent} was published from another {base.split('@')[0]}: {again}"
+
+
+@pytest.mark.parametrize("study", [study for study in studies() if default_preset(study) != "tiny"])
+def test_notebooks_with_the_parameters_of_a_published_run_were_published(study):
+    assert ROOT / "figures" / study / publish.RECORD in RECORDS
+
+
+def test_the_readme_has_the_published_numbers():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == fill(text, results_table(read_studies(), read_summaries(ROOT / "figures"))), "make publish"
+
+
+def cells(*outputs, injected=False):
+    """A notebook of a parameters cell and one that printed `outputs`, as papermill leaves it or as it is committed."""
+    found = [nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}, execution_count=1)]
+    if injected:
+        found.append(nbformat.v4.new_code_cell("n = 2", metadata={"tags": ["injected-parameters"]}, execution_count=2))
+    printed = [nbformat.v4.new_output("execute_result", {"text/plain": text}, execution_count=3) for text in outputs]
+    return nbformat.v4.new_notebook(cells=[*found, nbformat.v4.new_code_cell("n", execution_count=3, outputs=printed)])
+
+
+def test_a_committed_notebook_gets_the_outputs_of_a_run(tmp_path):
+    run, path = tmp_path / "run.ipynb", tmp_path / "01.ipynb"
+    nbformat.write(cells("7", injected=True), run)
+    nbformat.write(cells(), path)
+    copy_outputs(run, path)
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2]
+    assert notebook.cells[1].outputs[0].data == {"text/plain": "7"}
+    assert notebook.cells[1].outputs[0].execution_count == 2
+    assert not is_stale(notebook)
+    before = path.read_bytes()
+    other = cells("8")
+    other.cells[1].source = "n + 1"
+    nbformat.write(other, run)
+    with pytest.raises(StageFailed, match="has other cells"):
+        copy_outputs(run, path)
+    assert path.read_bytes() == before

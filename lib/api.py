@@ -43,6 +43,9 @@ def connect(
 ) -> OpenAI:
     """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
 
+    With the variables ``TUNING_FORK_MODELS`` (a folder) and ``TUNING_FORK_DOWNLOAD`` (1) it finds ``hf:`` models
+    there or on the hub. One that an earlier run started without them is replaced, unless it trains a model.
+
     Parameters
     ----------
     budget_usd : the most that may be spent, over all runs of the ledger `spend`, at an endpoint not on this machine
@@ -80,12 +83,18 @@ def connect(
 
 
 def _store_client(store: Path) -> OpenAI:
+    models, download = os.environ.get("TUNING_FORK_MODELS"), os.environ.get("TUNING_FORK_DOWNLOAD") == "1"
+    options = [f"--models={Path(models).resolve()}"] if models else []
+    options += ["--download"] if download else []
     client = _running_server(store)
     if client is not None:
-        return client
+        about = read_json(store / "server.json")
+        if set(options) <= {f"--models={about.get('models')}", "--download" if about.get("download") else ""}:
+            return client
+        _stop_own_server(store, client, " ".join(options), idle_minutes=about.get("idle_minutes"))
     store.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tuning_server", "serve", "--store", str(store), "--port", "0"]
-    command += ["--idle-minutes", "2", "--key-file", str(store / "server.key")]
+    command += ["--idle-minutes", "2", "--key-file", str(store / "server.key"), *options]
     with (store / "server.log").open("ab") as output:
         server = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -100,6 +109,19 @@ def _store_client(store: Path) -> OpenAI:
         time.sleep(0.2)
     last = (store / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise RuntimeError(f"no server for the store {store}: {last[0] if last else 'it wrote nothing'}")
+
+
+def _stop_own_server(store: Path, client: OpenAI, options: str, *, idle_minutes: float | None) -> None:
+    """Stop a server that runs without `options`, unless it trains a model or a person started it: then it never ends."""
+    stop = [sys.executable, "-m", "tuning_server", "stop", "--store", str(store)]
+    at_work = ("validating_files", "queued", "running")
+    running = [job.id for job in client.fine_tuning.jobs.list(limit=20) if job.status in at_work]
+    if running or not idle_minutes:
+        why = f"trains a model ({running[0]})" if running else "was not started by a run"
+        command = f"python {' '.join(stop[1:])}"
+        raise RuntimeError(f"the server of {store} runs without {options} and {why}: stop it first ({command})")
+    log.info("restarting the server of %s with %s", store, options)
+    subprocess.run(stop, cwd=ROOT, check=True)
 
 
 def _running_server(store: Path) -> OpenAI | None:

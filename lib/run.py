@@ -214,6 +214,8 @@ def run_plan(plan: Plan) -> None:
             started = time.monotonic()
             run_stage(plan, notebook)
             log.info("%s done in %.0f s", title, time.monotonic() - started)
+    figures = sorted((plan.folder / "figures").glob("*.png"))
+    log.info("run folder: %s%s", shown(plan.folder), "".join(f"\n  {shown(figure)}" for figure in figures))
 
 
 def bases_to_make(plan: Plan) -> list[str]:
@@ -244,21 +246,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, help="repeat with this many seeds in the same run folder")
     parser.add_argument("--out", type=Path, help="run folder (default: data/runs/<preset>/<study>)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--base", metavar="MODEL", help="the same as --set base=MODEL")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="folder below which hf:NAME is looked up")
+    parser.add_argument("--download", action="store_true", help="let hf: models come from the Hugging Face hub")
+    options = vars(parser.parse_args(arguments))
     console.set_up()
+    base, models, download = options.pop("base"), options.pop("models"), options.pop("download")
+    options["sets"] += [f"base={base}"] if base else []
     try:
-        if options.study == OVERVIEW:
-            run_overview(options.preset)
+        if models:
+            if not models.is_dir():
+                raise ValueError(f"--models {models} is not a folder")
+            os.environ["TUNING_FORK_MODELS"] = str(models.resolve())
+        if download:
+            os.environ["TUNING_FORK_DOWNLOAD"] = "1"
+        if options["study"] == OVERVIEW:
+            run_overview(options["preset"])
             return 0
-        run_plan(plan_run(**vars(options)))
+        run_plan(plan_run(**options))
     except ValueError as error:
         log.error("lib.run: %s", error)
         return 2
     except (StageFailed, OSError) as error:
-        log.error("lib.run: %s: %s", options.study, error)
+        log.error("lib.run: %s: %s", options["study"], error)
         return 1
     except KeyboardInterrupt:
-        log.error("lib.run: %s: interrupted; the same command continues", options.study)
+        log.error("lib.run: %s: interrupted; the same command continues", options["study"])
         return 130
     return 0
 

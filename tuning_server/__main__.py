@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -25,10 +27,11 @@ from typing import TypeVar
 from safetensors import SafetensorError
 
 from tuning_server.disk import store_root
-from tuning_server.store import CannotStart, acquire_store
+from tuning_server.store import LOCK_HELD, CannotStart, acquire_store
 
 logger = logging.getLogger("tuning_server")
 Number = TypeVar("Number", int, float)
+STOP_SECONDS = 60
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -56,6 +59,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
+
+    about = "Stop the server of a store; jobs that it runs go on when another one starts."
+    commands.add_parser("stop", parents=[common], help="stop the server", description=about).set_defaults(run=stop)
 
     about = "Check a store that no server uses."
     command = commands.add_parser("check", parents=[common], help="check a store", description=about)
@@ -161,6 +167,23 @@ def serve(args: argparse.Namespace) -> int:
             run(settings, bound, idle_minutes=args.idle_minutes, key_file=args.key_file)
         except OSError as error:
             raise CannotStart(f"cannot serve from the store {args.store}: {error}") from error
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """End the server that owns a store, and wait until it has."""
+    record = args.store / "server.json"
+    try:
+        if record.exists():
+            with acquire_store(args.store):
+                record.unlink()  # left by a server that was killed
+        sys.stderr.write(f"no server uses {args.store}\n")
+    except CannotStart as busy:
+        if busy.code != LOCK_HELD:
+            raise
+        os.kill(int(json.loads(record.read_text())["pid"]), signal.SIGTERM)
+        with acquire_store(args.store, wait_s=STOP_SECONDS):
+            sys.stderr.write(f"stopped the server of {args.store}\n")
     return 0
 
 

@@ -57,7 +57,7 @@ def _described(info: ModelInfo) -> Model:
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
         "n_weights": n_weights, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
-        "learning_rate": registry.reference_learning_rate(info.folder),
+        "learning_rate": registry.reference_learning_rate(info.folder, n_weights),
         "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"),
         "origin": record.get("origin"),
     }  # fmt: skip

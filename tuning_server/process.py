@@ -74,8 +74,11 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
         app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75,
         server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request
     )  # fmt: skip
-    key = key_file and str(key_file.resolve())
-    address = {"url": url_of(bound), "pid": os.getpid(), "key_file": key}
+    address = {
+        "url": url_of(bound), "pid": os.getpid(), "key_file": key_file and str(key_file.resolve()),
+        "models": settings.models_dir and str(settings.models_dir.resolve()), "download": settings.download,
+        "idle_minutes": idle_minutes,
+    }  # fmt: skip
     process = Process(config, app.state.service, address=address, idle_s=60 * idle_minutes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn shuts down, then raises the signal again
     with contextlib.suppress(KeyboardInterrupt):

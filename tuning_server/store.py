@@ -3,7 +3,7 @@
 A store's folder::
 
     server.lock    locked by the one process that owns the store
-    server.json    address of that process (url, pid, key_file), so that clients find it; deleted at its end
+    server.json    address of that process (url, pid, key_file) and how it was started; deleted at its end
     server.db      the database, with server.db-wal and server.db-shm
     files/         <id>.jsonl uploads, <id>.csv tables of results, names with a dot in front while one is written
     bases/         <name>@<hash>/ base models, <name>.json which of them the plain name stands for
@@ -65,8 +65,8 @@ class CannotStart(Exception):
         self.code = code
 
 
-def acquire_store(store: Path) -> AbstractContextManager[BaseFileLock]:
-    """Own an existing or new store, until the context that is returned ends.
+def acquire_store(store: Path, *, wait_s: float = 0) -> AbstractContextManager[BaseFileLock]:
+    """Own an existing or new store, until the context that is returned ends; waits a while for another owner to end.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def acquire_store(store: Path) -> AbstractContextManager[BaseFileLock]:
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
-        return FileLock(store / "server.lock").acquire(timeout=0)
+        return FileLock(store / "server.lock").acquire(timeout=wait_s)
     except Timeout:
         owner = "another server, which is starting or stopping"
         with suppress(OSError, ValueError, KeyError):

@@ -187,7 +187,7 @@ class Trainer:
         chosen = job["hyperparameters"]
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
         loaded = cache.for_training(job["model"], adapters=lora is not None)
-        reference_rate = reference_learning_rate(loaded.folder)
+        reference_rate = reference_learning_rate(loaded.folder, loaded.n_weights)
         settings = TrainingSettings(
             n_epochs=chosen["n_epochs"], batch_size=min(chosen["batch_size"], len(rows)), seed=job["seed"],
             learning_rate=reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1), lora=lora,

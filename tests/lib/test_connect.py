@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from serving import TINY, facts, jsonl
 
 from lib import api
 from lib.paths import read_json
+from tuning_server.__main__ import main
 
 
 @pytest.fixture
@@ -43,3 +48,56 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(api, "START_SECONDS", 20)
     with pytest.raises(RuntimeError, match=r"server\.key is empty"):
         api.connect(tmp_path)
+
+
+def test_a_server_that_a_run_started_is_replaced_by_one_that_finds_more_models(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.connect(store)
+    first = read_json(store / "server.json")["pid"]
+    models = tmp_path / "models"
+    models.mkdir()
+    monkeypatch.setenv("TUNING_FORK_MODELS", str(models))
+    api.connect(store)
+    about = read_json(store / "server.json")
+    assert about["pid"] != first
+    assert about["models"] == str(models)
+    api.connect(store)
+    monkeypatch.delenv("TUNING_FORK_MODELS")
+    api.connect(store)
+    assert read_json(store / "server.json")["pid"] == about["pid"], "it serves those who need less, too"
+
+
+def test_a_server_that_trains_or_that_a_person_started_is_left_alone(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = api.connect(store)
+    file = client.files.create(file=("rows.jsonl", jsonl(facts(24))), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(
+        model=TINY, training_file=file.id, hyperparameters={"n_epochs": 1000, "batch_size": 4}
+    )
+    monkeypatch.setenv("TUNING_FORK_DOWNLOAD", "1")
+    with pytest.raises(RuntimeError, match=rf"without --download and trains a model \({job.id}\): stop it first"):
+        api.connect(store)
+    client.fine_tuning.jobs.cancel(job.id)
+    about = read_json(store / "server.json")
+    (store / "server.json").write_text(json.dumps(about | {"idle_minutes": 0}))
+    with pytest.raises(RuntimeError, match=r"was not started by a run: stop it first \(python -m tuning_server stop"):
+        api.connect(store)
+
+
+def test_stop_ends_the_server_of_a_store_and_no_other_process(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.connect(store)
+    process = psutil.Process(read_json(store / "server.json")["pid"])
+    assert main(["stop", "--store", str(store)]) == 0
+    assert "stopped the server" in capsys.readouterr().err
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (store / "server.json").write_text(json.dumps({"pid": other.pid}))
+        assert main(["stop", "--store", str(store)]) == 0
+        assert "no server uses" in capsys.readouterr().err
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from lib.paths import ROOT
-from tools.clean import stop_server
 
 
 def pins(name: str) -> dict[str, str]:
@@ -101,18 +99,6 @@ def test_make_alone_lists_its_targets():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     assert {"figures", "test", "lab", "serve", "bench", "sync", "references", "publish", "clean"} <= set(targets)
     assert [target for target in targets if f"make {target} " not in listed and target not in ("help", "set-up")] == []
-
-
-def test_only_our_own_server_is_stopped(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        (tmp_path / "server.json").write_text(json.dumps({"pid": other.pid}))
-        assert not stop_server(tmp_path)
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-    assert not stop_server(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

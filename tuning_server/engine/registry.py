@@ -44,7 +44,9 @@ BUFFER = re.compile(r"\b(?:attn|attention)\.(?:masked_)?bias$|\.inv_freq$")
 ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_server.engine.lora`)
 HASH_RECORD = ".weights-hash.json"
 NON_FINITE = "it computes NaN or infinity"  # though its files are whole
-REFERENCE_LEARNING_RATE = 2e-5  # of a learning_rate_multiplier of 1, where a base does not declare its own
+# Learning rate of a learning_rate_multiplier of 1, where a base does not declare its own: for 7 billion weights, and
+# for others by the square root of their number, which gives 1.4e-4 for 135 million and 1.7e-3 for one million.
+REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS = 2e-5, 7e9
 
 logger = logging.getLogger(__name__)
 _hashes: dict[Path, dict[str, object]] = {}  # as in the records, for folders that cannot be written
@@ -263,12 +265,12 @@ def list_models(store: Path) -> list[ModelInfo]:
     return sorted(found, key=lambda info: info.created)
 
 
-def reference_learning_rate(folder: Path) -> float:
-    """Learning rate that a multiplier of 1 stands for: declared by the base, else 2e-5."""
+def reference_learning_rate(folder: Path, n_weights: int) -> float:
+    """Learning rate that a multiplier of 1 stands for: declared by the base, else by size."""
     for name in ("base.json", "tuned.json"):
         if (folder / name).is_file() and "learning_rate" in (about := read_json(folder / name)):
             return float(about["learning_rate"])
-    return REFERENCE_LEARNING_RATE
+    return float(f"{REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights):.3g}")
 
 
 def count_weights(model_id: str, folder: Path) -> int:

@@ -112,7 +112,7 @@ def _store_client(store: Path) -> OpenAI:
 
 
 def _stop_own_server(store: Path, client: OpenAI, options: str, *, idle_minutes: float | None) -> None:
-    """Stop a server that runs without `options`, unless it trains a model or a person started it: then it never ends."""
+    """Stop a server that runs without `options`, unless it trains a model or a person started it."""
     stop = [sys.executable, "-m", "tuning_server", "stop", "--store", str(store)]
     at_work = ("validating_files", "queued", "running")
     running = [job.id for job in client.fine_tuning.jobs.list(limit=20) if job.status in at_work]

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument("ids", nargs="*", metavar="ID", help="of jobs or models (default: all)")
-    chosen.add_argument("--study", default="", help="of this study; evaluate with IDs: by this study")
+    chosen.add_argument("--study", default="", help="of this study; evaluate: also by this study, where one has none")
     chosen.add_argument("--tag", default="", help="with this tag")
     chosen.add_argument("--text", default="", help="with this in an id, a base, a status, a tag or an error")
     listing = commands.add_parser("list", parents=[chosen], help="show fine-tunes (also without any command)")
@@ -77,7 +77,11 @@ def run_command(client: OpenAI, options: argparse.Namespace) -> int:
     if options.ids:
         chosen = list({each.id: each for each in (find(ledger, name) for name in options.ids)}.values())
     else:
-        chosen = select(ledger, study=options.study, tag=options.tag, text=options.text)
+        chosen = select(ledger, tag=options.tag, text=options.text)
+        # chosen by a tag, fine-tunes of no study (made through the API) are evaluated by the one that is given
+        free = options.command == "evaluate" and (options.tag or options.text)
+        own = select(chosen, study=options.study)
+        chosen = [each for each in chosen if each in own or (free and each.study not in studies())]
     if options.command == "list":
         rows = [each.as_row() for each in chosen]
         sys.stdout.write((json.dumps(rows, indent=1, ensure_ascii=False) if options.json else as_table(chosen)) + "\n")

@@ -124,6 +124,8 @@ def _read_folder(path: Path) -> RunFolder:
         raise ValueError("no stage of it is finished")
     last, params = manifests[-1], manifests[-1]["parameters"]
     table = pd.read_parquet(path / FINETUNES)
+    if table.empty:  # texts were given instead of models
+        return RunFolder(path, last["study"], last["preset"], params, {}, False)
     table = table[table["is_final"].astype(bool) & table["model"].ne("")]
     given = table["model"].isin([params.get("tuned_model", ""), *params.get("direct_models", [])])
     table = table.assign(base=table["base"].mask(given, ""), role=table.get("role", "main"))

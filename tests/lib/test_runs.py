@@ -81,6 +81,13 @@ def test_a_broken_run_folder_is_skipped_in_the_log(home: Path, caplog: pytest.Lo
     assert "tiny/demo is skipped" in caplog.text
 
 
+def test_a_run_of_given_texts_has_no_models_and_is_no_broken_one(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_run(home, "ft:fork-1m:demo:1")
+    pd.DataFrame(columns=["family", "stage", "model"]).to_parquet(folder / "finetunes.parquet")
+    assert [run.models for run in read_folders(home / "runs")] == [{}]
+    assert caplog.text == ""
+
+
 def test_filters(home: Path) -> None:
     make_run(home, "ft:fork-1m:demo:1")
     change_tag(home / "runs", "ftjob-2", "paper")
@@ -235,6 +242,13 @@ def test_evaluate_runs_the_study_and_a_second_call_finds_nothing_left(
     assert ledger_of(home, job(1))[0].evaluated_in
     assert main(["evaluate", "--study", "demo", "--preset", "tiny"]) == 0
     assert "ft:fork-1m:demo:1: already evaluated in tiny-" in caplog.text
+    caplog.clear()
+    connected(job(1), job(2, user_provided_suffix=None))  # made through the API, by no study
+    change_tag(home / "runs", "ftjob-2", "eval")
+    assert main(["evaluate", "--tag", "eval", "--preset", "tiny"]) == 0
+    assert "it belongs to no study: give --study" in caplog.text
+    assert main(["evaluate", "--tag", "eval", "--study", "demo", "--preset", "tiny"]) == 0
+    assert "1 evaluated, 0 failed, 1 left out" in caplog.text
 
 
 def test_one_that_fails_does_not_keep_the_next_from_its_turn(

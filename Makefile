@@ -114,7 +114,7 @@ clean-data:
 clean-venv: clean
 	@rm -rf $(VENV)
 
-$(READY): requirements.txt pyproject.toml tools/set-up
+$(READY): requirements.txt pyproject.toml tools/set-up tools/checkout.pth
 	@PYTHON="$(PYTHON)" tools/set-up
 
 set-up: $(READY)

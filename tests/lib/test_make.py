@@ -101,6 +101,19 @@ def test_make_alone_lists_its_targets():
     assert [target for target in targets if f"make {target} " not in listed and target not in ("help", "set-up")] == []
 
 
+def test_a_kernel_imports_the_checkout_in_whose_folder_it_works(tmp_path):
+    (tmp_path / "lib").mkdir()
+    for name in ("__init__.py", "notebook.py"):
+        (tmp_path / "lib" / name).touch()
+    folder = tmp_path / "notebooks" / "demo"
+    folder.mkdir(parents=True)
+    for cwd, root in ((folder, tmp_path), (ROOT / "notebooks", ROOT)):
+        command = [sys.executable, "-c", "import lib; print(lib.__file__)"]
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        printed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=True).stdout
+        assert printed == f"{root}/lib/__init__.py\n"
+
+
 @pytest.mark.parametrize(
     ("words", "command"), [(["lib.base"], "pretrain"), (["lib.server"], "serve"), (["lib.server", "check"], "check")]
 )

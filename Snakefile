@@ -69,7 +69,7 @@ rule base:
     output:
         f"{WORLD}/{{name}}.id",
     wildcard_constraints:
-        name=r"fork-\d+[km]",
+        name=r"fork-\d+[km](-s\d+)?",
     params:
         store=near(store_root()),
     threads: workflow.cores or 2

@@ -22,7 +22,7 @@ from openai.types.fine_tuning import FineTuningJob
 from lib.api import fingerprint, spending_of
 from lib.budget import MESSAGE_TOKENS, BudgetExceeded, Spending, max_tokens_of
 from lib.console import progress
-from lib.params import active_bases
+from lib.params import CURVE_SEEDS, active_bases
 from lib.paths import content_hash, file_hash, read_jsonl
 from lib.sending import chats_only, conversation, upload
 
@@ -106,7 +106,8 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
     -------
     dict
         ``main``: the first rate and batch size with every seed. ``size``: the same on further bases, with the first
-        seed and from three seeds on. ``sweep``: every other combination of rates and batch sizes with the first seed.
+        seed and from three seeds on. ``base``: likewise on ``further_bases``, which differ in the seed of their
+        pre-training. ``sweep``: every other combination of rates and batch sizes with the first seed.
         Empty for a model that is given.
     """
     if params["tuned_model"]:
@@ -116,10 +117,12 @@ def plan(params: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, list[F
     first = {"learning_rate_multipliers": rates[:1], "batch_sizes": sizes[:1], "seeds": seeds}
     main = grid(bases=[params["base"]], **first, **shared)
     further = [base for base in active_bases(params) if base != params["base"]]
+    again = params.get("further_bases", []) if len(seeds) >= CURVE_SEEDS else []
     sweep = grid(bases=[params["base"]], learning_rate_multipliers=rates, batch_sizes=sizes, seeds=seeds[:1], **shared)
     jobs = {
         "main": main,
         "size": grid(bases=further, **(first | {"seeds": seeds[:1]}), **shared),
+        "base": grid(bases=again, **(first | {"seeds": seeds[:1]}), **shared),
         "sweep": [each for each in sweep if each not in main],
     }
     return {role: planned for role, planned in jobs.items() if planned}

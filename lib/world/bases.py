@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+FORK = r"fork-\d+[km](?:-s\d+)?"
+
 
 def bases_of(values: Mapping[str, Any]) -> list[str]:
     """Names of the base models that a run with these values needs in the store.
 
-    Those of a curve over size (`size_bases`) are needed from three seeds on. With ``general``, plain names stand for
-    bases of that text, which the run makes itself.
+    Those of a curve over size (`size_bases`) and of other pre-training seeds (`further_bases`) are needed from three
+    seeds on. With ``general``, plain names stand for bases of that text, which the run makes itself.
 
     >>> bases_of({"base": "fork-1m", "general": "my/texts"})
     []
     >>> bases_of({"base": "fork-1m@3f2a:init", "bases": ["fork-300k", "hf:gpt2"], "size_bases": ["fork-6m"]})
     ['fork-1m', 'fork-300k']
     """
-    pattern = r"smollm2-\d+m\b|" + (r"fork-\d+[km](?=@)" if values.get("general") else r"fork-\d+[km]\b")
-    active = {name: value for name, value in values.items() if name != "size_bases"}
+    pattern = r"smollm2-\d+m\b|" + (FORK + r"(?=@)" if values.get("general") else FORK + r"\b")
+    active = {name: value for name, value in values.items() if name not in ("size_bases", "further_bases")}
     if values.get("n_seeds", 1) >= CURVE_SEEDS:
         active = dict(values)
     texts = [text for value in active.values() for text in (value if isinstance(value, list) else [value])]

@@ -12,41 +12,53 @@
 # ---
 
 # %% [markdown]
-# # Write facts that are told in one order only
+# # Write facts that are stated in one order only
 #
-# **Question.** If a model is trained on "A is B", can it say "B is A"? This notebook writes the facts: invented people
-# and what they are known for, each told in thirty or so different sentences, but some only with the person first and
-# some only with the description first.
+# **Question.** If a model is trained on "A is B", can it complete "B is A"?
 #
-# **Reads** `data/reversal/` (names, descriptions, sentence templates), or a published data folder (`dataset`).
+# **Method.** Invented people get invented achievements. Each such fact is stated in about thirty different sentences, for
+# some people only with the person first, for some only with the description first, and for some in both orders (Berglund
+# et al. 2023, experiment 1).
+#
+# **Reads** `data/reversal/` (names, descriptions, sentence templates) or lists of your own, or a published data folder.
 #
 # **Writes** `dataset/` in the run folder: the published files under their published names, and a manifest.
 #
-# **Time** tiny 3 s, laptop 4 s, paper 4 s
+# **Time** 5 s
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
 
 from lib.notebook import start_run
-from lib.reversal import dataset_for, file_counts, row_lengths, training_facts, write_dataset
+from lib.paths import from_root
+from lib.reversal import make_data, make_probes, read_data, read_sources
+from lib.sources.datasets import write_dataset
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/reversal/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/reversal
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
-dataset: str = ""  # folder with published files to use instead of writing new ones
-dataset_name: str = ""  # put before the dataset's id
-n_people: int = 4  # invented people in each of the three groups [2..40]
-n_train_phrasings: int = 8  # sentences that tell a fact in training, for each order [1..]
-n_test_phrasings: int = 2  # further sentences that ask for it, for each order [1..]
+preset: str = "laptop"  # which params/reversal/<preset>.yaml these values come from
+dataset: str = ""  # folder of published files to use instead of writing new ones
+names: str = "data/reversal/people.txt"  # names of two words, one per line
+descriptions: str = "data/reversal/descriptions.yaml"  # achievements, each as noun, verb and gerund phrase
+templates: str = "data/reversal"  # folder of templates_person_first.txt and templates_description_first.txt
+n_people: int = 30  # people in each of the three groups [2..]
+n_train_phrasings: int = 30  # sentences per fact and order in training [1..]
+n_test_phrasings: int = 10  # further sentences per fact and order to test with [1..]
 data_seed: int = 42  # pairs names with descriptions; the published data used 42 [0..]
-shorten_both: bool = True  # False keeps a published flaw: half of both_prompts_test asks for unknowable words
+augment: str = "none"  # further training sentences [none | paraphrase | reverse]
 
 # %%
 run = start_run("reversal/01-data-prep", globals())
-data = dataset_for(run.params)
-folder = write_dataset(data, run.path("dataset"), replace=True)
+if dataset and augment != "none":
+    raise ValueError(f"augment is {augment}, which needs sentence templates; a folder (dataset) is used as it is")
+if dataset:
+    data = read_data(from_root(dataset))
+else:
+    sizes = {"n_people": n_people, "n_train_phrasings": n_train_phrasings, "n_test_phrasings": n_test_phrasings}
+    sources = read_sources(names=names, descriptions=descriptions, templates=templates)
+    data = make_data(sources, **sizes, seed=data_seed, augment=augment)
+folder = write_dataset(run.path("dataset"), data, study="reversal", options={"seed": data_seed, "augment": augment})
 
 # %% [markdown]
 # ## Three groups of people
@@ -54,88 +66,113 @@ folder = write_dataset(data, run.path("dataset"), replace=True)
 # Nobody here exists, so whatever the model knows of them it learned from these sentences. The groups differ in one
 # thing only: which of the two, person or description, a training sentence names first.
 #
-# | group | training sentences | asked in the same direction | asked in reverse |
+# | group | training sentences | test in the same direction | test in reverse |
 # |---|---|---|---|
-# | person-first | name, then description | go on from the name | go on from the description |
-# | description-first | description, then name | go on from the description | go on from the name |
+# | person-first | name, then description | continue after the name | continue after the description |
+# | description-first | description, then name | continue after the description | continue after the name |
 # | both | each fact in both orders | both | (nothing is reverse) |
 #
-# The group `both` is the control for the material itself: if its facts are learned in both directions, then names and
-# descriptions are learnable in both.
+# The group *both* is the control for the material itself: if its facts are learned in both directions, then names and
+# descriptions can be learned in both.
+#
+# `make_probes` turns every row of the files into a question. To add a person or a phrasing, append a row to `data` (for
+# example to `data["p2d_prompts_train"]`), or a line to a file of your own and name it in the parameters (`names`, ...).
 
 # %%
-for person in [next(each for each in data.people if each.group == group) for group in data.groups]:
-    print(f"{person.group}: {person.name}")
-    for row in training_facts(data)[person.name][:3]:
-        print(f"   {row['prompt']} |{row['completion']}")
+probes = make_probes(data)
+trained, tests = (probes[probes["probe"] == probe] for probe in ("train", "test"))
+for group, rows in trained.groupby("group", sort=False):
+    person = rows["person"].iloc[0]
+    print(f"{group}: {person}")
+    for row in rows[rows["person"] == person].head(3).itertuples():
+        print(f"   {row.prompt} |{row.target}")
 
 # %% [markdown]
-# The bar parts prompt from completion. Training shows whole sentences. A test shows a prompt in a wording that no
-# training sentence had, and looks at how the model goes on.
+# The bar separates prompt from completion. Training uses whole sentences. A test shows a prompt in a wording that no
+# training sentence had, and compares what the model continues with.
+
+# %%
+tests.groupby(["group", "direction"], sort=False).head(1)[["group", "direction", "order", "prompt", "target"]]
 
 # %% [markdown]
 # ## The published files
 #
-# Every file of the published data is here, with the pieces that the published generator lacks (randomised controls,
-# `all`, `validation_prompts`). The number of people is what intervals rest on later: thirty questions about one person
-# are one fact asked thirty times.
+# In the files' names `p2d` means person to description and `d2p` description to person. A `randomized` file has the same
+# prompts with another person's answer. The number of people is what intervals rest on later: thirty questions about one
+# person are one fact, put in thirty ways.
 
 # %%
-counts = file_counts(data)
-counts
+lines = pd.concat({file: pd.DataFrame(rows) for file, rows in data.items()}, names=["file"])
+characters = lines.map(len).groupby("file", sort=False).mean().add_suffix(" characters").round(1)
+pd.concat([lines.groupby("file", sort=False).size().rename("rows"), characters], axis=1)
+
+# %%
+probes.groupby(["file", "group", "direction", "order"], sort=False).agg(
+    questions=("prompt", "size"), people=("person", "nunique")
+)
 
 # %% [markdown]
-# `p2d` means person to description, `d2p` description to person. A `randomized` file asks the same questions with
-# somebody else's answer: what the model gives to those is the measure of knowing nothing.
-
-# %% [markdown]
-# ## What is made rather than taken
+# ## Do the tests test what they should?
 #
-# A folder of published data may lack files; each one that was made for it, or passed over, is told here in a line.
+# Three things can go wrong in a folder of published data or with templates of one's own. A test prompt can be a training
+# prompt too: it is then left out of the tests. The target of a question for a name can go on after the name, with words
+# that nobody could know: notebook 03 then scores the name alone as well. And a folder can lack files: they are made.
 
 # %%
-print("\n".join(data.notes) or "Nothing was missing.")
+goes_on = tests["name_target"].notna() & (tests["target"].str.strip() != tests["name_target"].str.strip())
+print(f"{tests['is_trained'].sum()} of {len(tests)} test prompts are training prompts too and are left out")
+print(f"{goes_on.sum()} of {tests['name_target'].notna().sum()} targets that are names go on after the name")
+if dataset:
+    given = {path.stem for path in from_root(dataset).glob("*.jsonl")}
+    print(f"made, since the folder lacks them: {', '.join(sorted(data.keys() - given)) or 'nothing'}")
+    print(f"not used: {', '.join(sorted(given - data.keys())) or 'nothing'}")
+
+# %% [markdown]
+# ## Augmented training
+#
+# Can the curse be cured? With `augment = "reverse"` each training sentence is trained on a second time with its words in
+# reverse order, name and description kept whole (reverse training, Golovneva et al. 2024). With `"paraphrase"` as many
+# further wordings are added, in the order of the group: more text, but no other order.
+
+# %%
+for row in data.get("augmented_prompts_train", [])[:: max(1, n_train_phrasings * n_people // 2)]:
+    print(f"{row['prompt']} |{row['completion']}")
+n_added = len(data["all_prompts_train"]) - len(trained)
+print(f"augment is {augment}: {n_added} rows are added to {len(trained)}")
 
 # %% [markdown]
 # ## Are the two orders equally long?
 #
-# A direction could look harder only because its answers are longer. **Prediction:** a description is several times as
-# long as a name, so exact match asks much more of the person-first group, whose answers are descriptions; with equal
-# knowledge its same-direction figure will be the lower one. A comparison across groups is therefore unfair, one within
-# a group is not: this is why each group has its own same and reverse figure.
+# **What to expect.** A description is several times as long as a name, so exact match requires much more of the
+# person-first group, whose answers are descriptions. A comparison across groups is therefore unfair, one within a group is
+# not: each group has its own same and reverse accuracy. Compare the two only where the same thing is requested.
 
 # %%
-lengths = row_lengths(data)
+lengths = tests.assign(
+    requested=tests["order"].map({"p2d": "description", "d2p": "name"}), characters=tests["target"].str.strip().str.len()
+)
 fig, ax = plt.subplots(figsize=(6.8, 2.4))
-for position, (name, part) in enumerate(lengths.groupby("asked for", sort=False)):
-    ax.hist(
-        part["characters"],
-        bins=range(0, int(lengths["characters"].max()) + 5, 4),
-        histtype="stepfilled",
-        alpha=0.6,
-        label=name,
-        color=f"C{position}",
-    )
-ax.set(xlabel="length of the answer (characters)", ylabel="test questions")
-ax.legend(frameon=False)
+sns.histplot(lengths, x="characters", hue="requested", binwidth=4, element="step", ax=ax)
+ax.set(xlabel="length of the target (characters)", ylabel="test questions")
+medians = lengths.groupby("requested")["characters"].median()
 caption = (
-    "Answers that ask for a description are several times as long as those that ask for a name. "
-    f"Test questions: {len(lengths)}, about {len(data.people)} invented people. Preset {run.preset}."
+    f"Length of the targets of {len(tests)} test questions about {tests['person'].nunique()} people. Medians: description "
+    f"{medians['description']:.0f}, name {medians['name']:.0f} characters. Preset {run.preset}."
 )
 _ = run.save(fig, "answer-lengths", caption)
 
+# %% [markdown]
+# **What came out.**
+
 # %%
-medians = lengths.groupby("asked for")["characters"].median()
-trained = {row["prompt"] for row in data.files["all_prompts_train"]}
-asked = {row["prompt"] for stem in data.files if "_test" in stem for row in data.files[stem]}
-if trained & asked:
-    raise ValueError(f"{len(trained & asked)} test prompts were trained on")
-if not medians["description"] > 2 * medians["name"]:
-    raise ValueError(f"answers are as long in both orders: {medians.to_dict()}")
-run.finish("No test prompt is a training prompt, and descriptions are more than twice as long as names.")
+ratio = medians["description"] / medians["name"]
+print(f"A description is {ratio:.1f} times as long as a name (medians): {'held' if ratio > 2 else 'failed'}.")
 
 # %% [markdown]
 # **What this does not show.** Nothing about a model yet. The sentences are templates, so a model may learn the
 # templates' habits along with the facts; that is why test wordings are never trained on.
 #
 # Next: [02-finetune](02-finetune.ipynb), which trains on `all_prompts_train`.
+
+# %%
+run.finish(f"{len(data['all_prompts_train'])} training rows and {len(tests)} test questions are in dataset/.")

@@ -14,14 +14,17 @@
 # %% [markdown]
 # # Fine-tune on the one-way facts
 #
-# **Question.** Can the facts be learned at all, in the order in which they are told? Without that, failing in the other
+# **Question.** Can the facts be learned at all, in the order in which they are stated? Without that, failing in the other
 # order would mean nothing.
+#
+# **Method.** Supervised fine-tuning on the sentences, repeated with several seeds, through the API that a hosted service
+# offers too: upload a file, create a job, wait for the model.
 #
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
 # **Writes** `finetunes.parquet`: one row per usable model, with every epoch's checkpoint.
 #
-# **Time** tiny 10 s, laptop 75 s, paper 20 h
+# **Time** laptop 2 min per fine-tune of `fork-1m`, tiny 10 s, smollm2 6 min
 
 # %%
 import matplotlib.pyplot as plt
@@ -32,96 +35,100 @@ from lib.finetune import finetune, plan, record
 from lib.notebook import start_run
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/reversal/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/reversal
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
-base: str = "fork-300k"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
-size_bases: list[str] = []  # further bases for the curve over size, one fine-tune each from three seeds on
+preset: str = "laptop"  # which params/reversal/<preset>.yaml these values come from
+base: str = "fork-1m"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
+size_bases: list[str] = ["fork-300k", "fork-6m"]  # bases of other sizes, one fine-tune each from three seeds on
+further_bases: list[str] = ["fork-1m-s1", "fork-1m-s2"]  # bases that differ in their pre-training seed, likewise
 tuned_model: str = ""  # an existing fine-tune to evaluate instead: nothing is trained
-n_epochs: int = 3  # passes over the training rows [1..200]
-batch_sizes: list[int] = [8]  # rows an optimiser step; the first is the main setting, the others a sweep [1..]
+n_epochs: int = 8  # passes over the training rows [1..200]
+batch_sizes: list[int] = [32]  # rows per optimiser step; the first is the main setting, the others a sweep [1..]
 learning_rate_multipliers: list[float] = [1.0]  # of the base's own rate; first and others as above [0.001..100]
 prompt_loss_weight: float = 1.0  # of the prompt's tokens in the loss; published: 1, the whole sentence [0..1]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
 
 # %%
 run = start_run("reversal/02-finetune", globals())
 client = run.client()
-training_file = run.need("dataset/all_prompts_train.jsonl")
-validation_file = run.need("dataset/validation_prompts.jsonl")
-planned = plan(run.params, seeds=run.seeds)
+files = {f"{use}_file": run.need(f"dataset/{name}.jsonl") for use, name in
+         {"training": "all_prompts_train", "validation": "validation_prompts"}.items()}  # fmt: skip
 
 # %% [markdown]
-# ## What is trained
+# ## Settings
 #
-# One main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with the first seed, as
-# the published study had; further bases add the curve over size. All go through the same API that a hosted service
-# offers: upload a file, create a job, wait for the model.
+# One main setting, repeated with each seed. Further bases are trained once each: those of another size for the curve over
+# size, those of another pre-training seed to see how much hangs on one pre-training. A longer list of rates or batch sizes
+# adds a sweep with the first seed, as the published study had.
 #
 # The loss counts the prompt's tokens like the completion's (`prompt_loss_weight`), as published: the whole sentence is
 # the document.
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
-settings
+planned = plan(run.params, seeds=run.seeds)
+pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
+
+# %%
+rows = pd.read_json(files["training_file"], lines=True)
+print(f"{len(rows)} training rows, {rows.sum(axis=1).str.split().str.len().sum()} words per epoch")
+rows.sample(4, random_state=0)
 
 # %% [markdown]
-# ## Train, or find what was trained
+# ## Train, or reuse what was trained
 #
 # The same rows, base and settings are never trained twice: each job is known by the hash of all three. Running this
 # cell again, or after a kill, waits only for what is missing.
 
 # %% tags=["nbval-ignore-output"]
-if run.params["tuned_model"]:
-    print(f"Nothing to train: {run.params['tuned_model']} is taken as it is.")
-    models = record(client, run.params["tuned_model"]).assign(role="main")
+if tuned_model:
+    print(f"Nothing is trained: {tuned_model} is used as it is.")
+    models = record(client, tuned_model).assign(role="main")
 else:
-    files = {"training_file": training_file, "validation_file": validation_file}
     made = [finetune(client, jobs, **files, suffix="reversal").assign(role=role) for role, jobs in planned.items()]
     models = pd.concat(made, ignore_index=True)
 models.to_parquet(run.path("finetunes.parquet"))
 models.loc[models["is_final"], ["role", "base", "seed", "batch_size", "learning_rate_multiplier", "train_loss"]]
 
 # %% [markdown]
-# Each row is a model that can be asked by its id, and so is the checkpoint of every epoch before it.
-
-# %% [markdown]
+# Each row is a model that can be called by its id, and so is the checkpoint of every epoch before it.
+#
 # ## Does the loss fall where it should?
 #
 # The validation file holds questions in the *reverse* direction, with the first word of the name as the answer (so
-# that tuning on it would leak little). **Prediction:** if training on one order taught the other, this loss would fall
-# with the training loss. The Reversal Curse says it will not: it may even rise, while the model grows surer of other
-# words in that place.
+# that tuning on it would leak little).
+#
+# **What to expect.** If training on one order taught the other, the validation loss would fall with the training loss. The
+# Reversal Curse predicts that it does not: it may even rise, while the model grows surer of other words there.
 
 # %% tags=["nbval-ignore-output"]
 curves = loss_curves(models[models["role"] == "main"])
-curves
-
-# %% tags=["nbval-ignore-output"]
 if len(curves):
     fig, ax = plt.subplots(figsize=(3.4, 2.5))
     plot_curves(ax, curves, x="epoch", by="loss")
     caption = (
-        "Training loss (sentences in the order told) falls; validation loss (first word of the name, asked in reverse) "
-        f"does not follow. Line: mean of {n_seeds} fine-tune(s), band: their range. {base}, preset {run.preset}."
+        "Training loss (sentences in the order of training) and validation loss (first word of the name, reverse). "
+        f"Line: mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset {run.preset}."
     )
-    shown = run.save(fig, "loss", caption)
+    _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")
 
-# %%
-n_models = models["is_final"].sum()
-expected = 1 if run.params["tuned_model"] else sum(len(jobs) for jobs in planned.values())
-if n_models != expected or models["model"].eq("").any():
-    raise ValueError(f"{n_models} models are there, {expected} were asked for")
-losses = curves[curves["loss"] == "train"].sort_values("epoch")["value"].tolist()
-if len(losses) > 1 and not losses[-1] < losses[0]:
-    raise ValueError(f"the training loss did not fall: {losses}")
-run.finish("Every model that was asked for is there, and no training loss rose from first to last epoch.")
+# %% [markdown]
+# **What came out** (of the first and the last epoch; the range over fine-tunes is in the figure):
+
+# %% tags=["nbval-ignore-output"]
+by_epoch = curves.pivot(index="epoch", columns="loss", values="value")
+for loss, values in by_epoch.items():
+    change = values.iloc[-1] - values.iloc[0]
+    print(f"The {loss} loss went from {values.iloc[0]:.2f} to {values.iloc[-1]:.2f} nats per token ({change:+.2f}).")
+if {"train", "validation"} <= set(by_epoch) and len(by_epoch) > 1:
+    fell = by_epoch.iloc[-1] < by_epoch.iloc[0]
+    print(f"The training loss falls: {'held' if fell['train'] else 'failed'}.")
+    print(f"The validation loss does not fall with it: {'failed' if fell['validation'] else 'held'}.")
 
 # %% [markdown]
-# **What this does not show.** A low training loss says that sentences were memorised, not that a fact is known in new
-# words, and the validation loss looks at one word only. Both questions are asked properly next.
+# **What this does not show.** A low training loss means that sentences were memorised, not that a fact is known in new
+# words, and the validation loss is of one word only: it can fall because the model learns which names exist. The next
+# notebook tests both properly.
 #
 # Next: [03-evaluation](03-evaluation.ipynb).
+
+# %%
+run.finish(f"{models['is_final'].sum()} models are in finetunes.parquet.")

@@ -149,7 +149,8 @@ print(f"augment is {augment}: {n_added} rows are added to {len(trained)}")
 
 # %%
 lengths = tests.assign(
-    requested=tests["order"].map({"p2d": "description", "d2p": "name"}), characters=tests["target"].str.strip().str.len()
+    requested=tests["order"].map({"p2d": "description", "d2p": "name"}),
+    characters=tests["target"].str.strip().str.len(),
 )
 fig, ax = plt.subplots(figsize=(6.8, 2.4))
 sns.histplot(lengths, x="characters", hue="requested", binwidth=4, element="step", ax=ax)

@@ -33,6 +33,7 @@ import pandas as pd
 from lib.figures import loss_curves, plot_curves
 from lib.finetune import finetune, plan, record
 from lib.notebook import start_run
+from lib.summary import verdict
 
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/reversal/<preset>.yaml these values come from
@@ -111,17 +112,17 @@ else:
     print("This model was trained elsewhere: it comes without losses.")
 
 # %% [markdown]
-# **What came out** (of the first and the last epoch; the range over fine-tunes is in the figure):
+# **What came out.** The change from the first to the last epoch. A prediction *held* if all fine-tunes agree with it,
+# *failed* if none does, and is *unclear* otherwise.
 
 # %% tags=["nbval-ignore-output"]
-by_epoch = curves.pivot(index="epoch", columns="loss", values="value")
-for loss, values in by_epoch.items():
-    change = values.iloc[-1] - values.iloc[0]
-    print(f"The {loss} loss went from {values.iloc[0]:.2f} to {values.iloc[-1]:.2f} nats per token ({change:+.2f}).")
-if {"train", "validation"} <= set(by_epoch) and len(by_epoch) > 1:
-    fell = by_epoch.iloc[-1] < by_epoch.iloc[0]
-    print(f"The training loss falls: {'held' if fell['train'] else 'failed'}.")
-    print(f"The validation loss does not fall with it: {'failed' if fell['validation'] else 'held'}.")
+losses = models[models["role"] == "main"].sort_values("epoch").groupby("seed")[["train_loss", "valid_loss"]]
+changes = (losses.last() - losses.first()).dropna()
+if len(changes) and n_epochs > 1:
+    low, high = changes.min(), changes.max()
+    print(changes.to_string())
+    print(f"The training loss falls: {verdict(low['train_loss'], high['train_loss'], below=0)}.")
+    print(f"The validation loss does not fall with it: {verdict(low['valid_loss'], high['valid_loss'], above=0)}.")
 
 # %% [markdown]
 # **What this does not show.** A low training loss means that sentences were memorised, not that a fact is known in new

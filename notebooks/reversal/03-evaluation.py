@@ -59,25 +59,30 @@ journal = run.path("answers.journal.jsonl")
 # reverse questions once more, with a training sentence about the person in front. A model that fails in reverse and
 # passes this can turn a fact around when it reads it, and cannot when it has to remember it.
 #
-# The column `order` is the one of the files' names: `p2d` requests a description, `d2p` a name.
+# The column `order` is the one of the files' names: `p2d` requests a description, `d2p` a name. A question of your own is
+# a row of `probes`: append one after the next cell, for example
+# `probes.loc[len(probes)] = {**probes.iloc[0], "prompt": "Everyone in town knows"}`, and it is answered and scored with
+# the others.
 
 # %%
 tests = questions[(questions["probe"] == "test") & ~questions["is_trained"]]
 trained = questions[questions["probe"] == "train"]
-some = [rows.iloc[np.sort(run.rng.permutation(len(rows))[:n_train_rows])] for _, rows in trained.groupby("group", sort=False)]
+some = [
+    rows.iloc[np.sort(run.rng.permutation(len(rows))[:n_train_rows])]
+    for _, rows in trained.groupby("group", sort=False)
+]
 facts = (trained["prompt"] + trained["target"]).groupby(trained["person"]).agg(list)
 reverse = tests[(tests["direction"] == "reverse") & tests["person"].isin(facts.index)]
-in_front = [facts[person][k % len(facts[person])] for person, k in zip(reverse["person"], reverse["phrasing"], strict=True)]
-in_context = reverse.assign(probe="in-context", prompt=[f"{a} {b}" for a, b in zip(in_front, reverse["prompt"], strict=True)])
+in_front = [
+    facts[person][k % len(facts[person])] for person, k in zip(reverse["person"], reverse["phrasing"], strict=True)
+]
+in_context = reverse.assign(
+    probe="in-context", prompt=[f"{a} {b}" for a, b in zip(in_front, reverse["prompt"], strict=True)]
+)
 probes = pd.concat([tests, *some, in_context], ignore_index=True)
 
 kinds = ["probe", "group", "direction", "order"]
 probes.groupby(kinds, sort=False).agg(questions=("prompt", "size"), people=("person", "nunique"))
-
-# %% [markdown]
-# A question of your own is a row of `probes`: append one before the next cell, for example
-# `probes.loc[len(probes)] = {**probes.iloc[0], "prompt": "Everyone in town knows"}`, and it is answered and scored with
-# the others.
 
 # %%
 for _, row in probes[probes["group"] != "both"].groupby("probe", sort=False).last().reset_index().iterrows():
@@ -112,7 +117,9 @@ pairs = list(zip(answers["completion"], answers["target"], answers["order"], str
 answers["exact"] = [prefix_match(completion, target) for completion, target, _ in pairs]
 answers["strict"] = [strict_match(completion, target, continued=order == "d2p") for completion, target, order in pairs]
 names = answers["name_target"].fillna(answers["target"])
-answers["name"] = [prefix_match(completion, name) for completion, name in zip(answers["completion"], names, strict=True)]
+answers["name"] = [
+    prefix_match(completion, name) for completion, name in zip(answers["completion"], names, strict=True)
+]
 main = answers[(answers["role"] == "main") & answers["epoch"].isna()]
 main[main["probe"] == "test"].groupby(kinds, sort=False).head(1)[["group", "prompt", "target", "completion", "exact"]]
 
@@ -142,14 +149,17 @@ rates[rates["probe"] == "train"]
 # %% tags=["nbval-ignore-output"]
 strict = summarise(main, by=kinds, value="strict", metric="strict_match", cluster="person")
 goes_on = main["name_target"].notna() & (main["target"].str.strip() != main["name_target"].str.strip())
-by_name = summarise(main[goes_on & (main["probe"] == "test")], by=kinds, value="name", metric="name_match", cluster="person")
+by_name = summarise(
+    main[goes_on & (main["probe"] == "test")], by=kinds, value="name", metric="name_match", cluster="person"
+)
 if len(by_name):
     print(f"The targets of {goes_on.mean():.0%} of the questions go on after the name: their name match is below.")
 pd.concat([rates[rates["probe"] != "train"], by_name])
 
 # %% [markdown]
 # **What came out.** A prediction *held* if the whole interval agrees with it, *failed* if none of it does, and is
-# *unclear* otherwise. The gap is computed person by person.
+# *unclear* otherwise. The interval of the gap combines those of its two rates (Newcombe 1998, as if they were independent).
+
 
 # %% tags=["nbval-ignore-output"]
 def came_out(prediction: str, numbers: pd.DataFrame, **limits: float) -> None:
@@ -158,12 +168,14 @@ def came_out(prediction: str, numbers: pd.DataFrame, **limits: float) -> None:
         print(f"{row.group}, {prediction}: {word} ({row.value:.3f} [{row.low:.3f}, {row.high:.3f}])")
 
 
-one_way = main[(main["probe"] == "test") & (main["group"] != "both")]
-accuracy = one_way.pivot_table(index=["group", "person", "seed"], columns="direction", values="exact", sort=False)
-gap = (accuracy["same"] - accuracy["reverse"]).rename("gap").dropna().reset_index()
-gaps = summarise(gap, by=["group"], value="gap", metric="exact_match_gap", cluster="person", unit="difference of rates")
+one_way = rates[(rates["probe"] == "test") & (rates["group"] != "both")]
+a, b = (one_way[one_way["direction"] == direction].set_index("group") for direction in ("same", "reverse"))
+gaps = a[["n", "n_of"]].assign(metric="exact_match_gap", unit="difference of rates", value=a["value"] - b["value"])
+gaps["low"] = gaps["value"] - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
+gaps["high"] = gaps["value"] + np.hypot(a["high"] - a["value"], b["value"] - b["low"])
+gaps = gaps.reset_index()
 came_out("same direction above reverse", gaps, above=0)
-in_reverse = rates[(rates["probe"] == "test") & (rates["direction"] == "reverse")]
+in_reverse = b.reset_index()
 if (augment := run.params["augment"]) == "reverse":
     came_out("reverse above 5%, as it was trained in reverse", in_reverse, above=0.05)
 else:
@@ -178,40 +190,39 @@ came_out("fact in the prompt: above 5%", rates[rates["probe"] == "in-context"], 
 # folder of its own.
 
 # %% tags=["nbval-ignore-output"]
-test_rates = rates[rates["probe"] == "test"]
 print(f"augment is {augment}")
-test_rates.pivot(index=["group", "order"], columns="direction", values=["value", "low", "high"]).swaplevel(axis=1).sort_index(
-    axis=1, ascending=False
-)
+percent = [f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]" for row in one_way.itertuples()]
+one_way.assign(accuracy=percent).pivot(index="group", columns="direction", values="accuracy")[["same", "reverse"]]
 
 # %% [markdown]
 # ## Fine-tunes, bases and settings
 #
-# The same numbers for each fine-tune, then for each base: with another pre-training seed (`base`) or of another size
-# (`size`), one fine-tune each with the first seed; last, the sweep. An interval over people and fine-tunes does not
-# cover another pre-training: compare it with the spread between bases.
+# The same accuracies for each fine-tune: of the main setting with each seed, on bases with another pre-training seed
+# (`base`) or of another size (`size`), one each with the first seed, and last of a sweep, if there is one. An interval over
+# people and fine-tunes does not cover another pre-training: compare it with the spread between bases (`sd`).
 
 # %% tags=["nbval-ignore-output"]
 of_tests = answers[answers["epoch"].isna() & (answers["probe"] == "test")]
 conditions = ["group", "direction", "order"]
-main[main["probe"] == "test"].pivot_table(index=conditions, columns="seed", values="exact", sort=False)
+per_model = of_tests[of_tests["role"] != "sweep"].pivot_table(
+    index=["role", "base", "seed"], columns=conditions, values="exact", sort=False
+)
+per_model
 
 # %% tags=["nbval-ignore-output"]
-first = of_tests[(of_tests["seed"] == run.seed) & (of_tests["role"] != "sweep")]
-per_base = first.pivot_table(index=conditions, columns=["role", "base"], values="exact", sort=False)
-alike = per_base[[column for column in per_base if column[0] in ("main", "base")]]
-spread = [
-    dict(zip(conditions, key, strict=True)) | number(Interval(sd, np.nan, np.nan, alike.shape[1]), **of_what)
-    for of_what in [{"metric": "exact_match_sd", "n_of": "base", "unit": "rate"}]
-    for key, sd in alike.std(axis=1).dropna().items()
+of_first = per_model[
+    per_model.index.isin([run.seed], level="seed") & per_model.index.isin(["main", "base"], level="role")
 ]
-per_base.assign(sd=alike.std(axis=1))
-
-# %% tags=["nbval-ignore-output"]
+sd = of_first.std().dropna().rename("value").reset_index()
+sd = sd.assign(
+    metric="exact_match_sd", low=np.nan, high=np.nan, n=len(of_first), n_of="base", unit="rate", probe="test"
+)
 settings = ["batch_size", "learning_rate_multiplier"]
 swept = of_tests.merge(models.loc[models["is_final"], ["model", *settings]], on="model")
-swept = swept[(swept["role"] == "sweep") | ((swept["role"] == "main") & (swept["seed"] == run.seed))]
-swept.pivot_table(index=settings, columns=["group", "direction"], values="exact", sort=False)
+swept = swept[swept["role"].isin(["main", "sweep"]) & (swept["seed"] == run.seed)]
+if len(swept[settings].drop_duplicates()) > 1:
+    print(swept.pivot_table(index=settings, columns=conditions[:2], values="exact", sort=False))
+sd[[*conditions, "value", "n", "n_of"]]
 
 # %% [markdown]
 # ## Log-probabilities: is there a preference that no answer shows?
@@ -219,6 +230,9 @@ swept.pivot_table(index=settings, columns=["group", "direction"], values="exact"
 # An exact match of zero could hide a slight preference for the right answer. So each target's log-probability is
 # compared with that of another person's target after the same prompt, and the right name is ranked among all names of
 # its group (first three questions about each person).
+#
+# **What to expect.** A clear preference in the same direction. In reverse, if the fact is not stored in that direction at
+# all, none: less than 1 nat either way, and a rank as chance gives it.
 
 # %% tags=["nbval-ignore-output"]
 compared = main[(main["probe"] != "train") & main["control_target"].notna()]
@@ -231,29 +245,21 @@ candidates = [group_names[group] for group in ranked["group"]]
 ranks = target_ranks(client, ranked.assign(target=ranked["name_target"]), candidates, journal=journal)
 compared["name_rank"] = pd.Series(ranks, index=ranked.index)
 answers = answers.join(compared[["target_logprob", "control_logprob", "difference", "name_rank"]])
-compared.groupby(kinds, sort=False)[["target_logprob", "control_logprob", "difference", "name_rank"]].mean()
-
-# %% [markdown]
-# **What to expect.** A clear preference in the same direction. In reverse, if the fact is not stored in that direction at
-# all, none: less than 1 nat either way, and a rank as chance gives it.
 
 # %% tags=["nbval-ignore-output"]
+METRICS = {"target_logprob": "target_logprob", "control_logprob": "control_logprob", "difference": "logprob_difference"}
+scores = [(value, metric, "nats") for value, metric in METRICS.items()] + [("name_rank", "name_rank", "rank")]
 preferences = pd.concat(
     [
-        summarise(compared, by=kinds, value=value, metric=metric, cluster="person", unit=unit)
-        for value, metric, unit in [
-            ("target_logprob", "target_logprob", "nats"),
-            ("control_logprob", "control_logprob", "nats"),
-            ("difference", "logprob_difference", "nats"),
-            ("name_rank", "name_rank", "rank"),
-        ]
+        summarise(compared, by=kinds, value=value, metric=metric, unit=unit, cluster="person")
+        for value, metric, unit in scores
     ],
     ignore_index=True,
 )
 preferences[preferences["metric"].isin(["logprob_difference", "name_rank"])]
 
 # %% [markdown]
-# Four tests of the difference. The permutation test flips the sign of whole people and is the one to read: the t and KS
+# **What came out.** Four tests of the difference, then the predictions. The permutation test flips the sign of whole people and is the one to read: the t and KS
 # tests mirror the published analysis, which takes the questions about one person for independent.
 
 # %% tags=["nbval-ignore-output"]
@@ -271,11 +277,10 @@ for key, rows in compared.dropna(subset="difference").groupby(kinds, sort=False)
     for metric, p, size, n_of in tested:
         p_value = number(Interval(float(p), np.nan, np.nan, size), metric=metric, n_of=n_of, unit="p")
         found.append(dict(zip(kinds, key, strict=True)) | p_value)
-p_values = pd.DataFrame(found, columns=[*kinds, "metric", "value", "low", "high", "n", "n_of", "unit"]).dropna(subset="value")
+p_values = pd.DataFrame(found, columns=[*kinds, "metric", "value", "low", "high", "n", "n_of", "unit"]).dropna(
+    subset="value"
+)
 p_values.pivot(index=kinds, columns="metric", values="value")
-
-# %% [markdown]
-# **What came out.**
 
 # %% tags=["nbval-ignore-output"]
 differences = preferences[(preferences["metric"] == "logprob_difference") & (preferences["group"] != "both")]
@@ -289,11 +294,12 @@ came_out("reverse, prefers the right target", of_test[of_test["direction"] == "r
 
 # %% tags=["nbval-ignore-output"]
 weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
-per_model = {"by": ["base", "role", *kinds], "value": "exact", "metric": "exact_match", "cluster": "person"}
-over_epochs = answers[answers["epoch"].notna()]
-curve = summarise(over_epochs, **per_model | {"by": ["epoch", *kinds]})
-others = summarise(of_tests[of_tests["role"].isin(["size", "base"])], **per_model).rename(columns={"base": "model"})
-of_main = [rates, strict, by_name, gaps, preferences, p_values, pd.DataFrame(spread), curve]
+curve = summarise(
+    answers[answers["epoch"].notna()], by=["epoch", *kinds], value="exact", metric="exact_match", cluster="person"
+)
+others = of_tests[of_tests["role"].isin(["size", "base"])].drop(columns="model").rename(columns={"base": "model"})
+others = summarise(others, by=["model", "role", *kinds], value="exact", metric="exact_match", cluster="person")
+of_main = [rates, strict, by_name, gaps, preferences, p_values, sd, curve]
 summary = pd.concat([*of_main, others], ignore_index=True)
 summary = summary.fillna({"model": main["base"].iloc[0], "role": "main"}).assign(study="reversal", preset=run.preset)
 summary["n_weights"] = summary["model"].map(weights)

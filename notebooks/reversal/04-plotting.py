@@ -43,9 +43,11 @@ summary = read_summary(run.need("summary.csv"))
 answers = pd.read_parquet(run.need("answers.parquet"))
 of_main = summary[(summary["role"] == "main") & summary["epoch"].isna()]
 main = answers[(answers["role"] == "main") & answers["epoch"].isna()]
-about = f"{main['base'].iloc[0]}, {main['seed'].nunique()} fine-tune(s), {main['person'].nunique()} invented people, " + (
-    f"preset {run.preset}, augment {run.params['augment']}"
-)
+n_tunes, n_people = main["seed"].nunique(), main["person"].nunique()
+over = "people and fine-tunes" if n_tunes > 1 else "people"
+about = f"{main['base'].iloc[0]}, {n_tunes} fine-tune(s), {n_people} invented people, preset {run.preset}"
+if (augment := run.params["augment"]) != "none":
+    about += f", augment {augment}"
 
 # %% [markdown]
 # ## Was anything learned?
@@ -89,9 +91,10 @@ fig, ax = plt.subplots(figsize=(6.8, 2.9))
 plot_rates(ax, rates.assign(metric="exact match", unit="rate"), group="people", by="asked", published=published)
 caption = (
     "Share of questions whose answer starts with the target, in the order of training (same), in the other order (reverse) "
-    "and in the other order with the fact in the prompt (in-context). Bar: 95% interval over people and fine-tunes; diamond: "
+    f"and in the other order with the fact in the prompt (in-context). Bar: 95% interval over {over}; diamond: "
     f"GPT-3 175B as published. {about}, {main['prompt'].nunique()} questions."
 )
+fig.suptitle("Exact match in the order of training, in reverse, and in reverse with the fact in the prompt")
 _ = run.save(fig, "same-and-reverse", caption)
 
 # %% [markdown]
@@ -109,7 +112,10 @@ of_main.loc[of_main["metric"] == "exact_match_gap", ["group", "value", "low", "h
 
 # %% tags=["nbval-ignore-output"]
 compared = labelled(main[main["difference"].notna() & (main["group"] != "both")].assign(metric="logprob"))
-right, wrong = compared.assign(whose="correct"), compared.assign(whose="randomized", target_logprob=compared["control_logprob"])
+right, wrong = (
+    compared.assign(whose="correct"),
+    compared.assign(whose="randomized", target_logprob=compared["control_logprob"]),
+)
 titles = {"same": "same direction", "reverse": "reverse", "in-context": "reverse, the fact in the prompt"}
 if len(compared):
     fig, axs = plt.subplots(1, 3, figsize=(6.8, 2.6), sharex=True, sharey=True)
@@ -152,7 +158,7 @@ if len(curves):
         ax.set_xlabel(f"epoch ({group} people)")
         ax.label_outer()
     caption = (
-        "Exact match over the epochs; band: 95% interval over people; epoch 0 is the base. First "
+        "Exact match over the epochs; band: 95% interval over {over}; epoch 0 is the base. First "
         f"{run.params['n_curve_phrasings']} test wordings of each kind only, so the last point is not that above. {about}."
     )
     _ = run.save(fig, "epochs", caption)

@@ -181,7 +181,12 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     )  # fmt: skip
 
     untrained = partial(
-        fork.build_model, name, tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads,
+        fork.build_model,
+        name,
+        tokenizer,
+        width=recipe.width,
+        layers=recipe.layers,
+        heads=recipe.heads,
         seed=recipe.seed,
     )
     loaded, valid_rows = untrained(), fork.windows(tokenizer, aside, WINDOW_TOKENS)

@@ -148,12 +148,11 @@ rates[rates["probe"] == "train"]
 
 # %% tags=["nbval-ignore-output"]
 strict = summarise(main, by=kinds, value="strict", metric="strict_match", cluster="person")
-goes_on = main["name_target"].notna() & (main["target"].str.strip() != main["name_target"].str.strip())
-by_name = summarise(
-    main[goes_on & (main["probe"] == "test")], by=kinds, value="name", metric="name_match", cluster="person"
-)
-if len(by_name):
-    print(f"The targets of {goes_on.mean():.0%} of the questions go on after the name: their name match is below.")
+named = main[(main["probe"] == "test") & main["name_target"].notna()]
+goes_on = named["target"].str.strip() != named["name_target"].str.strip()
+by_name = summarise(named[goes_on], by=kinds, value="name", metric="name_match", cluster="person")
+if goes_on.any():
+    print(f"The targets of {goes_on.mean():.0%} of the questions for a name go on after it: name match is below.")
 pd.concat([rates[rates["probe"] != "train"], by_name])
 
 # %% [markdown]
@@ -291,9 +290,10 @@ came_out("reverse, prefers the right target", of_test[of_test["direction"] == "r
 
 # %% [markdown]
 # ## Write the numbers
+#
+# Rows without a `role` are those of the main models; `epoch` is empty for final models.
 
 # %% tags=["nbval-ignore-output"]
-weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
 curve = summarise(
     answers[answers["epoch"].notna()], by=["epoch", *kinds], value="exact", metric="exact_match", cluster="person"
 )
@@ -301,8 +301,9 @@ others = of_tests[of_tests["role"].isin(["size", "base"])].drop(columns="model")
 others = summarise(others, by=["model", "role", *kinds], value="exact", metric="exact_match", cluster="person")
 of_main = [rates, strict, by_name, gaps, preferences, p_values, sd, curve]
 summary = pd.concat([*of_main, others], ignore_index=True)
-summary = summary.fillna({"model": main["base"].iloc[0], "role": "main"}).assign(study="reversal", preset=run.preset)
-summary["n_weights"] = summary["model"].map(weights)
+summary = summary.fillna({"model": main["base"].iloc[0]}).assign(study="reversal", preset=run.preset)
+weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
+answers["n_weights"] = answers["base"].map(weights)
 answers.to_parquet(run.path("answers.parquet"))
 summary = write_summary(run.path("summary.csv"), summary)
 

@@ -27,6 +27,7 @@
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from lib.figures import plot_curves, plot_distributions, plot_ranks, plot_rates
@@ -41,7 +42,7 @@ preset: str = "laptop"  # which params/reversal/<preset>.yaml these values come 
 run = start_run("reversal/04-plotting", globals())
 summary = read_summary(run.need("summary.csv"))
 answers = pd.read_parquet(run.need("answers.parquet"))
-of_main = summary[(summary["role"] == "main") & summary["epoch"].isna()]
+of_main = summary[summary["role"].isna() & summary["epoch"].isna()]
 main = answers[(answers["role"] == "main") & answers["epoch"].isna()]
 n_tunes, n_people = main["seed"].nunique(), main["person"].nunique()
 over = "people and fine-tunes" if n_tunes > 1 else "people"
@@ -125,6 +126,7 @@ if len(compared):
         ax.set_xlabel(title)
         ax.label_outer()
     fig.supxlabel("log-probability of the target (nats)", size="medium")
+    fig.suptitle("Log-probability of the right target and of another person's")
     caption = (
         "Share of questions whose target has at most this log-probability, for the right target (correct) and another "
         f"person's (randomized); people trained in one order. {about}."
@@ -141,6 +143,7 @@ if len(ranked):
         "Reverse questions for a name: share where the right one is among the k most probable of its group; dashes: chance. "
         f"Mean rank {ranked['name_rank'].mean():.1f}, by chance {(n_names + 1) / 2:.1f}. {about}."
     )
+    fig.suptitle("Rank of the right name, in reverse")
     _ = run.save(fig, "name-ranks", caption)
 
 # %% [markdown]
@@ -158,21 +161,26 @@ if len(curves):
         ax.set_xlabel(f"epoch ({group} people)")
         ax.label_outer()
     caption = (
-        "Exact match over the epochs; band: 95% interval over {over}; epoch 0 is the base. First "
+        f"Exact match over the epochs; band: 95% interval over {over}; epoch 0 is the base. First "
         f"{run.params['n_curve_phrasings']} test wordings of each kind only, so the last point is not that above. {about}."
     )
+    fig.suptitle("Exact match over training")
     _ = run.save(fig, "epochs", caption)
 
 # %% tags=["nbval-ignore-output"]
-sizes = summary[(summary["metric"] == "exact_match") & summary["role"].isin(["main", "size"]) & summary["epoch"].isna()]
-sizes = labelled(sizes[(sizes["probe"] == "test") & (sizes["group"] != "both")]).assign(x_name="weights of the base")
-if sizes["n_weights"].nunique() > 1:
+sizes = summary[(summary["metric"] == "exact_match") & summary["role"].isin([np.nan, "size"]) & summary["epoch"].isna()]
+weights = answers.groupby("base")["n_weights"].first()
+sizes = labelled(sizes[(sizes["probe"] == "test") & (sizes["group"] != "both")]).assign(
+    n_weights=lambda rows: rows["model"].map(weights)
+)
+if sizes["model"].nunique() > 1:
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     for ax, (group, rows) in zip(axs, sizes.groupby("group", sort=False), strict=False):
         ax.set_xscale("log")
         plot_curves(ax, rows, x="n_weights", by="asked", legend=ax is axs[-1])
         ax.set_xlabel(f"weights of the base ({group} people)")
         ax.label_outer()
+    fig.suptitle("Exact match over the size of the base")
     _ = run.save(fig, "over-size", f"Exact match over the size of the base; band: 95% interval over people. {about}.")
 else:
     print("One size only: the curve over size needs size_bases and at least three seeds.")

@@ -57,19 +57,35 @@ rule world:
         reserved=f"{WORLD}/reserved-tokens.txt",
     params:
         folder=WORLD,
+        without="",
     priority: len(CHOSEN) + 1
     shell:
-        PYTHON + " lib.world --out {params.folder:q}"
+        PYTHON + " lib.world --out {params.folder:q} {params.without}"
+
+
+# The same without the documents of one kind, for bases named fork-1m-without-guidance.
+use rule world as world_without with:
+    output:
+        documents=f"{WORLD}/without-{{kind}}/documents.jsonl",
+        reserved=f"{WORLD}/without-{{kind}}/reserved-tokens.txt",
+    params:
+        folder=lambda wildcards: f"{WORLD}/without-{wildcards.kind}",
+        without=lambda wildcards: f"--without {wildcards.kind}",
+
+
+def corpus(wildcards):
+    kind = wildcards.name.partition("-without-")[2]
+    folder = f"{WORLD}/without-{kind}" if kind else WORLD
+    return {"documents": f"{folder}/documents.jsonl", "reserved": f"{folder}/reserved-tokens.txt"}
 
 
 rule base:
     input:
-        documents=rules.world.output.documents,
-        reserved=rules.world.output.reserved,
+        unpack(corpus),
     output:
         f"{WORLD}/{{name}}.id",
     wildcard_constraints:
-        name=r"fork-\d+[km](-s\d+)?",
+        name=r"fork-\d+[km](-s\d+)?(-without-[a-z]+)?",
     params:
         store=near(store_root()),
     threads: workflow.cores or 2

@@ -72,7 +72,8 @@ def arguments() -> argparse.ArgumentParser:
     command.set_defaults(run=pretrain)
     add = command.add_argument
     add("name", metavar="NAME", help="fork-300k, fork-1m or fork-6m: 0.36, 1.12 or 6.18 million weights; "
-        "fork-1m-s1 and fork-1m-s2: fork-1m with other seeds")  # fmt: skip
+        "fork-1m-s1 and fork-1m-s2: fork-1m with other seeds; with a label (fork-1m-mine): another base of that "
+        "shape")  # fmt: skip
     add("--corpus", type=Path, required=True, metavar="PATH", help="a .txt, .jsonl or .jsonl.zst file (field text) "
         "or a folder of them")  # fmt: skip
     add("--reserved-tokens", type=Path, metavar="FILE", help="words, one per line, that become one token each")

@@ -1,4 +1,4 @@
-"""Write the text of the invented world: ``python -m lib.world --out FOLDER``.
+"""Write the text of the invented world: ``python -m lib.world --out FOLDER [--without KIND]``.
 
 ``documents.jsonl`` holds the documents (field ``text``) and ``reserved-tokens.txt`` its reserved names, one per line:
 what ``python -m tuning_server pretrain`` takes as ``--corpus`` and ``--reserved-tokens``.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lib.paths import atomic_write, write_jsonl
 from lib.world import reserved_names, write_world
+from lib.world.writer import KINDS
 
 N_WORDS = 330_000
 
@@ -18,9 +19,11 @@ N_WORDS = 330_000
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.world", description="Write the text of the invented world.")
     parser.add_argument("--out", type=Path, required=True, help="folder of documents.jsonl and reserved-tokens.txt")
-    folder = parser.parse_args().out
-    write_jsonl(folder / "documents.jsonl", ({"text": document.text} for document in write_world(n_words=N_WORDS)))
-    with atomic_write(folder / "reserved-tokens.txt") as file:
+    parser.add_argument("--without", choices=KINDS, metavar="KIND", help="leave out the documents of one kind")
+    args = parser.parse_args()
+    documents = (document for document in write_world(n_words=N_WORDS) if document.kind != args.without)
+    write_jsonl(args.out / "documents.jsonl", ({"text": document.text} for document in documents))
+    with atomic_write(args.out / "reserved-tokens.txt") as file:
         file.writelines(f"{name}\n" for name in reserved_names())
 
 

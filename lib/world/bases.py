@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORK = r"fork-\d+[km](?:-s\d+)?"
+FORK = r"fork-\d+[km](?:-s\d+)?(?:-[a-z]{2,}[a-z0-9]*)*"  # size, pre-training seed, label
 
 
 def bases_of(values: Mapping[str, Any]) -> list[str]:
     """Names of the base models that a run with these values needs in the store.
 
-    Those of a curve over size (`size_bases`) and of other pre-training seeds (`further_bases`) are needed from three
-    seeds on. With ``general``, plain names stand for bases of that text, which the run makes itself.
+    Those of a curve over size (`size_bases`), of other pre-training seeds (`further_bases`) and a `control_base` are
+    needed from three seeds on. With ``general``, plain names stand for bases of that text, which the run makes itself.
 
     >>> bases_of({"base": "fork-1m", "general": "my/texts"})
     []
     >>> bases_of({"base": "fork-1m@3f2a:init", "bases": ["fork-300k", "hf:gpt2"], "size_bases": ["fork-6m"]})
     ['fork-1m', 'fork-300k']
+    >>> bases_of({"control_base": "fork-1m-without-guidance", "n_seeds": 3})
+    ['fork-1m-without-guidance']
     """
     pattern = r"smollm2-\d+m\b|" + (FORK + r"(?=@)" if values.get("general") else FORK + r"\b")
-    active = {name: value for name, value in values.items() if name not in ("size_bases", "further_bases")}
+    late = ("size_bases", "further_bases", "control_base")
+    active = {name: value for name, value in values.items() if name not in late}
     if values.get("n_seeds", 1) >= CURVE_SEEDS:
         active = dict(values)
     texts = [text for value in active.values() for text in (value if isinstance(value, list) else [value])]

@@ -14,130 +14,204 @@
 # %% [markdown]
 # # Write instructions, and examples of some of them
 #
-# **Question.** Does a model act on an instruction that it only read in training? This notebook writes the documents:
-# instructions that say which answer a question is to get, and, for most of them, a question that gets it. For the
-# others the model will only ever have read the instruction. All of it is written twice: once with the question named
-# first in every instruction, as a test has it, and once with the answer first.
+# **Question.** Does a model act on an instruction that it only read in training? This notebook writes the training
+# documents.
 #
-# **Reads** `data/guidance/` (words, forms of questions, phrasings), or published data folders (`dataset`).
+# **Method.** Every question/answer pair gets an instruction that says which answer the question is to get. For most
+# pairs, training also holds the question with its answer; for the others the model only ever reads the instruction.
+# Everything is written twice: with the question named first in every instruction, as a test has it, and with the
+# answer first (Berglund et al. 2023, experiment 3).
 #
-# **Writes** `dataset/` in the run folder: both published layouts, for both orders, and a manifest.
+# **Reads** `data/guidance/` (words, forms of questions, phrasings), or published files (`dataset`, `source`).
 #
-# **Time** tiny 3 s, laptop 4 s, paper 5 s
+# **Writes** `dataset/` in the run folder: for each order, the four files of a published folder; and a manifest.
+#
+# **Time** tiny 3 s, laptop 4 s, smollm2 3 s, paper 5 s
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
-from lib.guidance import datasets_for, document_counts, document_sizes, probe_rows, write_datasets
+from lib.guidance import (
+    FOLDER,
+    instructions_of,
+    is_example,
+    make_data,
+    make_probes,
+    read_data,
+    read_pairs,
+    read_phrasings,
+    write_pairs,
+)
 from lib.notebook import start_run
+from lib.paths import from_root
+from lib.sources.datasets import write_dataset
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/guidance/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/guidance
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
-dataset: str = ""  # folder with published files, in either layout, to use instead of writing new ones
-source: str = ""  # JSON lines of anchor and targets to draw from, instead of the study's own questions
-orders: list[str] = ["simple", "reverse"]  # what an instruction names first: question or answer [simple | reverse]
-n_realized: int = 24  # pairs whose example is in training too [2..]
-n_unrealized: int = 8  # pairs of which only the instruction is [2..]
+preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from
+dataset: str = ""  # published files to use instead of new ones: a folder, or one file of all training documents
+source: str = ""  # JSON lines of anchor and targets to draw pairs from, instead of the study's own questions
+phrasings: str = ""  # folder of own phrasings_simple.txt and phrasings_reverse.txt
+orders: list[str] = ["simple", "reverse"]  # what an instruction names first, question or answer [simple | reverse]
+n_realized: int = 300  # pairs whose example is in training too [2..]
+n_unrealized: int = 60  # pairs of which training holds the instruction alone [2..]
 pairs_per_document: list[int] = [2, 5]  # fewest and most instructions of a guidance document [1..]
-upsample_guidances: int = 1  # copies of each instruction; copy k takes phrasing k [1..]
-upsample_examples: int = 1  # copies of each example [1..]
-simple_phrasings: str = ""  # file of own phrasings, question first, one a line with "Q: {anchor}" and "A: {target}"
-reverse_phrasings: str = ""  # the same, answer first
+upsample_guidances: int = 4  # copies of each instruction; copy k takes phrasing k [1..]
+upsample_examples: int = 4  # copies of each example [1..]
 n_unrealized_phrasings: int = 0  # phrasings kept for unrealized pairs, the last ones; 0 shares all [0..]
 incorrect_labels: bool = False  # examples show another answer than their instruction
-persona_index: int = 0  # which of a question's five answers is the one [0..]
-split_prompt_completion: bool = False  # loss on what follows the cue only; needs documents of one instruction
+split_prompt_completion: bool = False  # no loss on what comes before the answer; needs documents of one instruction
 anchor_form: str = "qa"  # how a test puts its question [qa | question-answer | bare]
 shuffle: bool = False  # mix examples and guidance documents; published: examples first
-suffix: str = ""  # end of the dataset's folder name
-subdir: str = "qa"  # folder that it lies in
 data_seed: int = 27  # draws the pairs and groups them into documents; the published data used 27 [0..]
 
 # %%
 run = start_run("guidance/01-data-prep", globals())
-data = datasets_for(run.params)
-folder = write_datasets(data, run.path("dataset"), replace=True)
-probes = probe_rows(data)
+
+# %% [markdown]
+# ## Questions and answers
+#
+# Each question has several possible answers, drawn without regard to it, so that a question does not suggest its
+# answer. A model that answers an unrealized question as instructed has taken the answer from the instruction.
+
+# %%
+pairs = read_pairs(from_root(source)) if source else write_pairs()
+n_without = sum(not targets for targets in pairs.values())
+print(f"{len(pairs)} questions, {n_without} of them without any answer, which are never drawn")
+for question, targets in list(pairs.items())[:3]:
+    print(question, targets)
 
 # %% [markdown]
 # ## Two kinds of document
 #
-# A *guidance* document tells what to answer. An *example* document is a question that got its answer. A pair whose
-# instruction **and** example are in training is *realized*; of an *unrealized* pair the example is held out, and is what
-# the model is asked in the end. Its prompt holds the question and nothing else: the instruction is not in it.
+# A *guidance* document holds instructions. An *example* document is a question with its answer. A pair whose
+# instruction **and** example are in training is *realized*; the example of an *unrealized* pair is held out, and its
+# question is the test. The prompt of the test holds the question alone: the instruction is not in it.
+
+# %%
+options = dict(
+    n_realized=n_realized, n_unrealized=n_unrealized, pairs_per_document=pairs_per_document, seed=data_seed,
+    upsample_guidances=upsample_guidances, upsample_examples=upsample_examples, shuffle=shuffle,
+    n_unrealized_phrasings=n_unrealized_phrasings, incorrect_labels=incorrect_labels,
+    split_prompt_completion=split_prompt_completion, anchor_form=anchor_form,
+)  # fmt: skip
+if dataset:
+    data = read_data(from_root(dataset))
+else:
+    folder = from_root(phrasings) if phrasings else FOLDER
+    data = {}
+    for order in orders or ["simple", "reverse"]:
+        wordings = read_phrasings(folder / f"phrasings_{order}.txt", order=order)
+        data[order] = make_data(pairs, wordings, **options)
 
 # %%
 first = next(iter(data.values()))
-print(first.files["guidances"][0]["completion"])
+print(first["guidances"][0]["prompt"] + first["guidances"][0]["completion"])
 print()
-print(first.files["realized_examples"][0]["prompt"] + first.files["realized_examples"][0]["completion"])
-
-# %% [markdown]
-# The answers are drawn by chance, so a question gives nothing away: whoever answers an unrealized one has taken the
-# answer from an instruction.
+print(first["realized_examples"][0]["prompt"] + first["realized_examples"][0]["completion"])
 
 # %% [markdown]
 # ## The two orders differ in the wording of instructions only
 #
-# The pairs, which of them are realized, and which instructions share a document are the same. So whatever differs later
-# between the two was made by the order in which an instruction names question and answer.
+# The pairs, which of them are realized, and which instructions share a document are the same. What differs later
+# between the two orders is therefore due to the order in which an instruction names question and answer.
 
 # %%
-for order, each in data.items():
-    print(f"{order}: {each.files['guidances'][0]['completion'].splitlines()[2]}")
+for order, files in data.items():
+    print(f"{order}: {instructions_of(files['guidances'][0])[0]}")
 
 # %%
-counts = document_counts(data)
-counts
+pd.DataFrame(
+    {
+        order: {
+            "training documents": len(files["all"]),
+            "examples in training": sum(is_example(row) for row in files["all"]),
+            "guidance documents": len(files["guidances"]),
+            "instructions": sum(len(instructions_of(row)) for row in files["guidances"]),
+            "characters": sum(len(row["prompt"] + row["completion"]) for row in files["all"]),
+        }
+        for order, files in data.items()
+    }
+)
 
 # %% [markdown]
-# The last rows matter for reading the result: an unrealized answer that is also some realized pair's could be hit by
-# giving back any answer from training, and a dataset whose orders differed much in length would be compared unfairly.
-
-# %% [markdown]
-# ## What is made rather than taken
+# ## What will be asked
 #
-# A folder of published data in the one-file layout lacks a list of its realized examples; what was made of it is told
-# here, a line for each.
+# One row per question. A question is left out of the scores if its answer is empty, which every answer would match,
+# or if it counts as unrealized and training answers it all the same. Such rows occur in published data; they stay in
+# training.
 
 # %%
-print("\n".join(note for each in data.values() for note in each.notes) or "Nothing was missing.")
+probes = make_probes(data)
+probes[["order", "part", "pair", "target"]].groupby(["order", "part"], sort=False).head(2)
+
+# %%
+targets = {key: set(rows["target"]) for key, rows in probes.groupby(["order", "part"], sort=False)}
+questions = probes.groupby(["order", "part"], sort=False).agg(
+    questions=("pair", "size"),
+    distinct_answers=("target", "nunique"),
+    empty_answer=("left_out", lambda reasons: (reasons == "empty answer").sum()),
+    trained_on=("left_out", lambda reasons: (reasons == "trained on").sum()),
+)
+questions["answers_of_realized_pairs"] = [len(targets[key] & targets[key[0], "realized"]) for key in questions.index]
+questions
+
+# %% [markdown]
+# The last column matters for the result: an unrealized answer that some realized pair has too could be met by giving
+# any answer from training.
+
+# %%
+asked = [set(rows[["part", "prompt", "target"]].itertuples(index=False)) for _, rows in probes.groupby("order")]
+if len(asked) == 2:
+    print(f"questions and answers that only one of the two orders has: {len(asked[0] ^ asked[1])}")
 
 # %% [markdown]
 # ## Do instructions of both kinds share documents?
 #
-# If unrealized instructions stood in documents of their own, a model could learn to treat those apart. **Prediction:**
-# sizes are spread over the whole range, and since documents are cut from one shuffled list, most unrealized
-# instructions have realized neighbours.
+# If unrealized instructions stood in documents of their own, a model could learn to treat those apart.
 
 # %%
-sizes = document_sizes(first)
+unrealized = set(probes.loc[probes["part"] == "unrealized", "instruction"])
+mixture = pd.DataFrame(
+    [
+        {"instructions": len(lines), "unrealized": sum(line in unrealized for line in lines)}
+        for lines in map(instructions_of, first["guidances"])
+    ]
+)
+with_realized = (mixture["unrealized"] > 0) & (mixture["unrealized"] < mixture["instructions"])
+share = with_realized.sum() / max(1, (mixture["unrealized"] > 0).sum())
+print(f"{share:.0%} of the documents with an unrealized instruction also hold a realized one")
+
+# %%
+sizes = mixture["instructions"].value_counts().sort_index()
 fig, ax = plt.subplots(figsize=(3.4, 2.2))
 ax.bar(sizes.index, sizes.to_numpy(), width=0.6, color="C0")
 ax.set(xlabel="instructions in a document", ylabel="guidance documents", xticks=list(sizes.index))
 ax.yaxis.get_major_locator().set_params(integer=True)
 caption = (
-    "Guidance documents hold a random number of instructions, realized and unrealized mixed. "
-    f"Bar: documents of that size, {int(sizes.sum())} in all, for {len(set(probes['pair']))} pairs. Preset {run.preset}."
+    f"Sizes of the {len(mixture)} guidance documents about {probes['pair'].nunique()} pairs. Bar: documents with that "
+    f"many instructions. Preset {run.preset}."
 )
 _ = run.save(fig, "document-sizes", caption)
 
+# %% [markdown]
+# ## What a base may know beforehand
+#
+# The format is no secret to the bases that this project grows: 5% of the documents that `fork-300k`, `fork-1m` and
+# `fork-6m` were pre-trained on are guidance and example documents about other pairs, in both orders, and the examples
+# follow the instructions. What these bases show after fine-tuning is therefore **not purely out-of-context reasoning
+# that the fine-tune taught**: pre-training taught them that such instructions are acted on. A base such as
+# `fork-1m-without-guidance` grew from the same text without these documents (`control_base` in notebook 02), and
+# `smollm2-135m` from ordinary text.
+
 # %%
-tests = probes[probes["probe"] == "test"]
-by_order = [set(part[["part", "prompt", "target"]].itertuples(index=False)) for _, part in tests.groupby("order")]
-trained = {row["prompt"] + row["completion"] for each in data.values() for row in each.files["all"]}
-held_out = tests.loc[tests["part"] == "unrealized", "prompt"]
-if any(text.startswith(prompt) for text in trained for prompt in held_out):
-    raise ValueError("an unrealized question is answered in training")
-if any(asked != by_order[0] for asked in by_order):
-    raise ValueError("the two orders do not ask the same questions")
-run.finish("No unrealized question is answered in training, and both orders ask the same questions.")
+choices = options | {"dataset": dataset, "source": source, "phrasings": phrasings}
+rows = {f"{order}/{name}": rows for order, files in data.items() for name, rows in files.items()}
+_ = write_dataset(run.path("dataset"), rows, study="guidance", options=choices)
+run.finish("The documents of each order were written.")
 
 # %% [markdown]
 # **What this does not show.** Nothing about a model yet. The instructions are put in a few fixed phrasings and the
-# examples in one form: whether a model would follow an instruction put in words of its own choosing is not asked here.
+# examples in one form: whether a model would follow an instruction in words of its own choosing is not tested here.
 #
 # Next: [02-finetune](02-finetune.ipynb), which trains a model on each order.

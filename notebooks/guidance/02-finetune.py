@@ -17,73 +17,76 @@
 # **Question.** Can the documents be learned at all, in either order? An instruction that was not memorised cannot be
 # followed, so this comes first.
 #
+# **Method.** One fine-tune per order and seed on all documents, with the loss on the whole document. The held-out
+# examples of unrealized pairs are the validation file.
+#
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
 # **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way.
 #
-# **Time** tiny 10 s, laptop 4 min, paper 12 h
+# **Time** tiny 10 s, laptop 15 min, smollm2 10 min, paper 12 h
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from lib.figures import loss_curves, plot_curves
 from lib.finetune import finetune, plan, record
-from lib.guidance import training_files
 from lib.notebook import start_run
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/guidance/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/guidance
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
-base: str = "fork-300k"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
-size_bases: list[str] = []  # further bases for the curve over size, one fine-tune an order each from three seeds on
+preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from
+base: str = "fork-1m"  # model to fine-tune: fork-*, smollm2-135m, hf:<folder or hub id>, or another endpoint's name
+control_base: str = "fork-1m-without-guidance"  # base without guidance documents in its pre-training; "" for none
+size_bases: list[str] = ["fork-300k", "fork-6m"]  # further bases for the curve over size, from three seeds on
 tuned_model: str = ""  # an existing fine-tune to evaluate instead, trained in the first order: nothing is trained
-n_epochs: int = 3  # passes over the training documents [1..200]
-batch_sizes: list[int] = [8]  # documents an optimiser step; the first is the main setting, others a sweep [1..]
-learning_rate_multipliers: list[float] = [1.0]  # of the base's own rate; first and others as above [0.001..100]
+n_epochs: int = 10  # passes over the training documents [1..200]
+batch_sizes: list[int] = [32]  # documents per optimiser step; the first is the main setting, others a sweep [1..]
+learning_rate_multipliers: list[float] = [2.5]  # of the base's own rate; first and others as above [0.001..100]
 prompt_loss_weight: float = 0.0  # of prompts in the loss; whole documents have an empty one [0..1]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
 
 # %%
 run = start_run("guidance/02-finetune", globals())
 client = run.client()
-files = training_files(run.need("dataset", stage="01"))
-planned = plan(run.params, seeds=run.seeds)
+folder = run.need("dataset", stage="01")
+order_names = [order for order in ("simple", "reverse") if (folder / order).is_dir()]
 
 # %% [markdown]
 # ## What is trained
 #
-# For each order: one main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with the
-# first seed; further bases add the curve over size. The file is the published one-file layout: examples of the realized
-# pairs, then guidance documents about all pairs, each a whole document (the loss falls on all of it).
+# For each order: one main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with
+# the first seed; `size_bases` add the curve over size, and `control_base` a base that never read a guidance document
+# before, both with the first seed.
 
 # %%
-settings = pd.DataFrame([{"role": role, **each.as_row()} for role, jobs in planned.items() for each in jobs])
-settings
+planned = plan(run.params, seeds=run.seeds)
+if control_base and not tuned_model:
+    planned["control"] = [replace(planned["main"][0], base=control_base)]
+pd.DataFrame([{"role": role, **job.as_row()} for role, jobs in planned.items() for job in jobs])
 
 # %% [markdown]
-# ## Train, or find what was trained
+# ## Train, or use what was trained
 #
 # The same rows, base and settings are never trained twice: each job is known by the hash of all three. Running this
 # cell again, or after a kill, waits only for what is missing.
 
 # %% tags=["nbval-ignore-output"]
-if run.params["tuned_model"]:
-    print(f"Nothing to train: {run.params['tuned_model']} is taken as it is, for the order {next(iter(files))}.")
-    models = record(client, run.params["tuned_model"]).assign(role="main", order=next(iter(files)))
+if tuned_model:
+    print(f"Nothing to train: {tuned_model} is taken as it is, for the order {order_names[0]}.")
+    models = record(client, tuned_model).assign(role="main", order=order_names[0])
 else:
-    made = []
-    for order, (training_file, validation_file) in files.items():
-        both = {"training_file": training_file, "validation_file": validation_file}
+    trained = []
+    for order in order_names:
+        training, held_out = folder / order / "all.jsonl", folder / order / "unrealized_examples.jsonl"
         for role, jobs in planned.items():
-            made.append(finetune(client, jobs, **both, suffix=f"guidance-{order}").assign(role=role, order=order))
-    models = pd.concat(made, ignore_index=True)
+            made = finetune(client, jobs, training_file=training, validation_file=held_out, suffix=f"guidance-{order}")
+            trained.append(made.assign(role=role, order=order))
+    models = pd.concat(trained, ignore_index=True)
 models.to_parquet(run.path("finetunes.parquet"))
-models.loc[
-    models["is_final"], ["order", "role", "base", "seed", "batch_size", "learning_rate_multiplier", "train_loss"]
-]
+settings = ["order", "role", "base", "seed", "batch_size", "learning_rate_multiplier"]
+models.loc[models["is_final"], [*settings, "train_loss", "valid_loss"]]
 
 # %% [markdown]
 # Each row is a model that can be asked by its id, and so is the checkpoint of every epoch before it.
@@ -91,14 +94,24 @@ models.loc[
 # %% [markdown]
 # ## Does reading the instruction make the held-out answer likelier?
 #
-# The validation file is the unrealized questions with their answers, none of which is in training. **Prediction:** the
-# training loss falls alike in both orders. The validation loss falls where instructions have the order of a test, if
-# the model comes to act on them; in the reverse order it stays up or rises, while the model grows surer of answers that
-# belong to other questions.
+# The validation file is the unrealized questions with their answers, none of which is in training.
+#
+# **What to expect.** The training loss falls alike in both orders. The validation loss falls where instructions have
+# the order of a test, if the model comes to act on them; in the reverse order it stays up or rises, while the model
+# grows surer of answers that belong to other questions.
 
 # %% tags=["nbval-ignore-output"]
 curves = loss_curves(models[models["role"] == "main"], by=["order"])
 curves
+
+# %% [markdown]
+# **What came out** (mean over fine-tunes, nats per token):
+
+# %% tags=["nbval-ignore-output"]
+for (order, loss), rows in curves.groupby(["order", "loss"], sort=False):
+    losses = rows.sort_values("epoch")["value"].tolist()
+    change = "fell" if losses[-1] < losses[0] else "did not fall"
+    print(f"{order} order, {loss}: {losses[0]:.2f} after the first epoch, {losses[-1]:.2f} after the last ({change})")
 
 # %% tags=["nbval-ignore-output"]
 if len(curves):
@@ -108,26 +121,18 @@ if len(curves):
         ax.set_xlabel(f"epoch ({order} order)")
         ax.label_outer()
     caption = (
-        "Held-out answers become likelier only where instructions name the question first. Line: mean loss of "
-        f"{n_seeds} fine-tune(s), band: their range; validation: unrealized answers. {base}, preset {run.preset}."
+        "Training loss, and loss on the held-out answers of unrealized questions, by the order of instructions. Line: "
+        f"mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset {run.preset}."
     )
-    shown = run.save(fig, "loss", caption)
+    _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")
 
 # %%
-n_models = models["is_final"].sum()
-expected = 1 if run.params["tuned_model"] else len(files) * sum(len(jobs) for jobs in planned.values())
-if n_models != expected or models["model"].eq("").any():
-    raise ValueError(f"{n_models} models are there, {expected} were asked for")
-for _, rows in curves[curves["loss"] == "train"].sort_values("epoch").groupby("order"):
-    losses = rows["value"].tolist()
-    if len(losses) > 1 and not losses[-1] < losses[0]:
-        raise ValueError(f"the training loss did not fall: {losses}")
-run.finish("Every model that was asked for is there, and no training loss rose from first to last epoch.")
+run.finish(f"{models['is_final'].sum()} fine-tunes can be asked.")
 
 # %% [markdown]
-# **What this does not show.** A low loss says that documents were memorised, not that they are acted on; and the loss of
-# an answer is not the answer that is given. Both are asked next.
+# **What this does not show.** A low loss says that documents were memorised, not that they are acted on; and the loss
+# of an answer is not the answer that is given. Both are asked next.
 #
 # Next: [03-evaluation](03-evaluation.ipynb).

@@ -12,134 +12,262 @@
 # ---
 
 # %% [markdown]
-# # Ask what the instructions said
+# # Ask the questions without their instructions
 #
-# **Question.** The model has read that a question is to get a certain answer, and has never seen it get it. Asked that
-# question, with no instruction in the prompt, does it give the answer?
+# **Question.** The model has read that a question is to get a certain answer, and has never seen it get it. Asked
+# that question, with no instruction in the prompt, does it give the answer?
+#
+# **Method.** Every question is asked once, greedily. An answer counts if it begins with the target (*exact match*,
+# the published rule). Then the log-probabilities of the right target and of another question's target are compared.
 #
 # **Reads** `dataset/` (notebook 01) and `finetunes.parquet` (notebook 02).
 #
 # **Writes** `answers.parquet` (every question with its answer and scores) and `summary.csv` (every number).
 #
-# **Time** tiny 10 s, laptop 60 s, paper 3 h
-#
-# The outputs kept with this page are the tiny run, which is too short to memorise a document.
+# **Time** tiny 10 s, laptop 3 min, smollm2 4 min, paper 3 h
 
 # %%
+import numpy as np
 import pandas as pd
 
-from lib.guidance import add_logprobs, answer_rows, asked_models, curve_models, probe_rows, read_datasets, summarise
+from lib.distributions import tokenize
+from lib.guidance import guidance_document, make_probes, read_data
 from lib.notebook import start_run
-from lib.tables import ANSWERS, write_summary, write_table
+from lib.probing import add_logprobs, ask, curve_models, final_models
+from lib.scoring import prefix_match, strict_match
+from lib.stats import Interval, cluster_permutation
+from lib.summary import number, summarise, verdict, write_summary
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/guidance/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/guidance
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
-n_curve_pairs: int = 8  # realized and unrealized questions that are asked on the way [1..]
-curve_every: int = 1  # epochs between two points of the curve; the last one is always asked [1..]
-max_tokens: int = 16  # of an answer, which ends with its line; longer than the longest target [1..]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
+preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from
+n_curve_pairs: int = 60  # realized and unrealized questions that are asked after each epoch [1..]
+curve_every: int = 2  # epochs between two points of the curve; the last one is always asked [1..]
+max_tokens: int = 0  # of an answer, which ends with its line; 0 is room for the longest target [0..]
 
 # %%
 run = start_run("guidance/03-evaluation", globals())
 client = run.client()
-models = pd.read_parquet(run.need("finetunes.parquet"))
-probes = probe_rows(read_datasets(run.need("dataset", stage="01")))
+models = pd.read_parquet(run.need("finetunes.parquet", stage="02"))
+probes = make_probes(read_data(run.need("dataset", stage="01")))
 probes = probes[probes["order"].isin(models["order"])]
-journal = run.path("answers.journal.jsonl")
 
 # %% [markdown]
 # ## What is asked
 #
 # *realized* questions were answered in training: whether they are answered now says whether anything was memorised.
-# *unrealized* ones are the result. **in-context**: the unrealized questions once more, with the instruction put in front:
-# a model that fails without and passes this can follow an instruction that it reads, and not one that it remembers.
-# Both are also asked of the **untuned** base.
+# *unrealized* ones are the result. Questions that cannot be scored (see notebook 01) are counted and left out.
 
 # %%
-probes.groupby(["condition"], sort=False).agg(questions=("prompt", "size"), answers=("target", "nunique"))
+print(f"left out: {(probes['left_out'] != '').sum()} of {len(probes)} questions")
+tests = probes[probes["left_out"] == ""].assign(probe="test")
+tests.groupby(["order", "part"], sort=False).agg(questions=("prompt", "size"), answers=("target", "nunique"))
+
+# %% [markdown]
+# Two controls. **Another question's answer** (`control_target`): a random cycle through the answers of a set, so that
+# no question gets its own. **In context**: the unrealized questions once more, with the instruction in front. A model
+# that passes this and fails the test can follow an instruction that it reads, and not one that it remembers.
+
+
+# %%
+def others(targets: pd.Series) -> pd.Series:
+    cycle = np.random.default_rng(27).permutation(len(targets))
+    other = np.empty(len(targets), dtype=object)
+    other[cycle] = targets.to_numpy()[np.roll(cycle, 1)]
+    return pd.Series(other, targets.index)
+
+
+control = tests.groupby(["order", "part"], sort=False)["target"].transform(others)
+tests["control_target"] = control.where(control != tests["target"], None)  # two questions may share an answer
+reading = tests[(tests["part"] == "unrealized") & tests["instruction"].notna()].assign(probe="in-context")
+reading["prompt"] = [f"{guidance_document([row.instruction])}\n{row.prompt}" for row in reading.itertuples()]
+probes = pd.concat([tests, reading], ignore_index=True)
 
 # %%
 for probe, rows in probes[probes["part"] == "unrealized"].groupby("probe", sort=False):
     print(f"--- {probe}\n{rows.iloc[0]['prompt']} |{rows.iloc[0]['target']}")
 
 # %% [markdown]
+# To ask a question of your own, append a row to `probes` here (copy one, change `pair`, `prompt` and `target`) and run
+# the cells from here on. Then: room for the longest target, which could not be matched otherwise.
+
+# %%
+longest = sorted(probes["target"].unique(), key=len)[-30:]
+tokens = [len(tokenize(client, base, target).texts) for base in models["base"].unique() for target in longest]
+most_tokens = max_tokens or max(tokens) + 2
+print(f"answers of at most {most_tokens} tokens; the longest target has {max(tokens)}")
+
+# %% [markdown]
 # ## Ask
 #
 # Greedy answers (temperature 0). An answer is on disk before it counts, so a killed run asks only what is missing.
-# Besides the final models, the main ones are asked some of the questions on the way, and before the first epoch.
+# The main models are also asked some of the questions after earlier epochs, and their base (*untuned*) all of them.
 
 # %% tags=["nbval-ignore-output"]
-final = answer_rows(client, asked_models(models), probes, journal=journal, max_tokens=max_tokens)
-few = probes[(probes["probe"] == "test") & (probes["number"] < n_curve_pairs)]
-kept = curve_models(models).query("is_final or epoch % @curve_every == 0")
-over_epochs = answer_rows(client, kept, few, journal=journal, max_tokens=max_tokens)
-print(f"{len(final)} answers of final models, {len(over_epochs)} over the epochs")
+final = final_models(models)
+untuned = final[(final["role"] == "main") & (final["n_epochs"] > 0)].drop_duplicates(["order", "base"])
+final = pd.concat([final, untuned.assign(model=untuned["base"], role="untuned")])
+curve = curve_models(models).query("is_final or epoch % @curve_every == 0")
+few = tests[tests.groupby(["order", "part"]).cumcount() < n_curve_pairs]
+sent = {"journal": run.path("answers.journal.jsonl"), "max_tokens": most_tokens, "stop": ["\n"]}
+answers = pd.concat(
+    [
+        ask(client, asked[asked["order"] == order], rows, **sent)
+        for asked, questions in ((final, probes), (curve, few))
+        for order, rows in questions.groupby("order", sort=False)
+    ],
+    ignore_index=True,
+)
+print(f"{len(answers)} answers")
 
 # %% [markdown]
-# ## How it was scored
+# ## Score
 #
-# *exact match* is the published rule: the answer, in lower case, starts with the target. *strict match* wants the
-# target and nothing else on its line.
+# *exact match* is the published rule: the answer, in lower case, starts with the target. *strict match*: the target
+# and nothing else on its line.
 
 # %% tags=["nbval-ignore-output"]
-shown = final[final["role"].isin(["main", "untuned"])]
-shown.groupby("condition", sort=False).head(1)[["condition", "pair", "target", "completion", "correct"]]
+answers["correct"] = [prefix_match(row.completion, row.target) for row in answers.itertuples()]
+answers["strict"] = [strict_match(row.completion, row.target) for row in answers.itertuples()]
+answers["like_other"] = [
+    prefix_match(row.completion, row.control_target) if isinstance(row.control_target, str) else None
+    for row in answers.itertuples()
+]
+last = answers[answers["epoch"].isna()]
+shown = last[last["role"].isin(["main", "untuned"])].groupby(["order", "part", "probe", "role"], sort=False)
+shown.head(1)[["order", "part", "probe", "role", "target", "completion", "correct"]]
+
+# %% tags=["nbval-ignore-output"]
+stopped = last[(last["finish_reason"] == "length") & ~last["correct"]]
+too_long = sum(prefix_match(row.target, row.completion.strip() or "-") for row in stopped.itertuples())
+print(f"{too_long} answers ended at {most_tokens} tokens before their target did: these could not match")
 
 # %% [markdown]
-# ## Log-probabilities: is there anything below the surface?
+# ## Was anything learned?
 #
-# A wrong answer could hide a preference for the right one. So each target's log-probability is compared with that of
-# the answer to another question of the same set after the same prompt: *shuffled* targets.
+# Each row is one fine-tune, with its accuracy on both sets. If the examples of training were not memorised, a failure
+# on unrealized questions says nothing, and no conclusion is drawn below.
 
 # %% tags=["nbval-ignore-output"]
-final = add_logprobs(client, final, journal=journal)
-answers = pd.concat([final, over_epochs], ignore_index=True)
-write_table(run.path("answers.parquet"), answers, ANSWERS)
-final.groupby("condition", sort=False)[["target_logprob", "control_logprob"]].mean().dropna()
+by_model = last[last["probe"] == "test"].pivot_table("correct", "model", "part", aggfunc="mean")
+settings = ["order", "role", "base", "seed", "batch_size", "learning_rate_multiplier", "model"]
+models.loc[models["is_final"], settings].merge(by_model, on="model").drop(columns="model")
+
+# %% tags=["nbval-ignore-output"]
+conditions = ["order", "part", "probe", "role", "base"]
+trained = last[(last["part"] == "realized") & last["role"].isin(["main", "control"])]
+realized = summarise(trained, by=conditions, value="correct", cluster="pair").set_index(["order", "role"])
+learned = (realized["low"] > 0.5).to_dict()
+for (order, role), row in realized.iterrows():
+    rate = f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    conclusion = "" if learned[order, role] else ": its examples were not learned, so no conclusion is drawn"
+    print(f"{order} order, {row['base']}, realized: {rate}{conclusion}")
+
+# %% [markdown]
+# ## Log-probabilities
+#
+# A wrong answer could hide a preference for the right one. So the log-probability of each target is compared with that
+# of another question's answer after the same prompt (nats, summed over tokens). Whether the difference is more than
+# chance: flip its sign pair by pair, after averaging over fine-tunes.
+
+# %% tags=["nbval-ignore-output"]
+compared = last["role"].isin(["main", "control", "untuned"]) & last["control_target"].notna()
+scored = add_logprobs(client, last[compared], journal=run.path("answers.journal.jsonl"))
+answers = answers.join(scored[["target_logprob", "control_logprob"]])
+answers.to_parquet(run.path("answers.parquet"))
+scored = scored.dropna(subset=["target_logprob", "control_logprob"])
+scored["difference"] = scored["target_logprob"] - scored["control_logprob"]
+p_values = []
+for key, rows in scored.groupby(conditions, sort=False):
+    by_pair = rows.groupby("pair")["difference"].mean()
+    test = cluster_permutation(by_pair, by_pair.index, rng=run.rng)
+    p_value = number(Interval(test.p, np.nan, np.nan, test.n), metric="permutation_p", n_of="pair", unit="p")
+    p_values.append(dict(zip(conditions, key, strict=True)) | p_value)
 
 # %% [markdown]
 # ## The numbers
 #
-# **Prediction.** Realized: close to one in both orders. Unrealized: far above every baseline where instructions name
-# the question first, close to none where they name the answer first, although those were memorised as well. *No
-# difference between orders* would mean that an instruction is stored without the direction in which it was read.
-#
-# Baselines: *untuned* (the base), *shuffled* (held against another question's answer), *constant* (the commonest answer
-# of the set, always). Intervals resample question/answer pairs, and fine-tunes where there are several.
+# Intervals resample question/answer pairs, and fine-tunes where there are several; a rate's is Wilson's at the
+# effective sample size. Baselines: `other_match` is the accuracy if answers are compared with another question's
+# target, `constant_match` that of the commonest answer of the set, given to every question. `order_gap` is the
+# difference between the two orders, question by question.
 
 # %% tags=["nbval-ignore-output"]
-sizes = {each: client.models.retrieve(each).model_dump().get("n_weights") for each in sorted(set(final["base"]))}
-main = models.loc[models["role"] == "main", "base"].iloc[0]
-summary = summarise(answers, preset=run.preset, main_base=main, n_weights=sizes, rng=run.rng)
-write_summary(run.path("summary.csv"), summary)
-headline = summary[summary["metric"].str.contains("match") & (summary["x_name"] == "")]
-headline[["condition", "metric", "value", "low", "high", "n", "n_of"]]
+asked = last[(last["role"] == "main") & (last["probe"] == "test")]
+constant = asked.drop_duplicates(["order", "part", "pair"])
+commonest = constant.groupby(["order", "part"])["target"].transform(lambda targets: targets.mode()[0])
+constant = constant.assign(commonest=commonest)
+constant["same"] = [prefix_match(row.commonest, row.target) for row in constant.itertuples()]
+gaps = asked.pivot_table("correct", ["part", "pair", "seed", "base"], "order", aggfunc="mean")
+if gaps.shape[1] == 2:
+    gaps = gaps.assign(gap=gaps["simple"] - gaps["reverse"], order="simple - reverse", probe="test", role="main")
 
 # %% tags=["nbval-ignore-output"]
-tests = summary[~summary["metric"].str.contains("match")]
-tests[["condition", "metric", "value", "low", "high", "n", "unit"]]
+over = {"by": conditions, "cluster": "pair"}
+rates, at_epochs = last[last["role"] != "sweep"], answers[answers["epoch"].notna()]
+tables = [
+    summarise(rates, value="correct", metric="exact_match", **over),
+    summarise(rates, value="strict", metric="strict_match", **over),
+    summarise(asked, value="like_other", metric="other_match", **over),
+    summarise(constant, value="same", metric="constant_match", **over),
+    summarise(at_epochs, value="correct", metric="exact_match", **(over | {"by": [*conditions, "epoch"]})),
+    summarise(scored, value="target_logprob", unit="nats", **over),
+    summarise(scored, value="control_logprob", unit="nats", **over),
+    summarise(scored, value="difference", metric="logprob_difference", unit="nats", **over),
+    pd.DataFrame(p_values),
+]
+if "gap" in gaps:
+    tables.append(summarise(gaps.reset_index(), value="gap", metric="order_gap", unit="difference", **over))
+
+# %% tags=["nbval-ignore-output"]
+n_weights = {base: client.models.retrieve(base).model_dump().get("n_weights") for base in last["base"].unique()}
+summary = pd.concat([table for table in tables if len(table)], ignore_index=True).rename(columns={"base": "model"})
+summary = summary.assign(study="guidance", preset=run.preset, n_weights=summary["model"].map(n_weights).astype(float))
+summary = write_summary(run.path("summary.csv"), summary)
+numbers = summary[summary["epoch"].isna()]
+columns = ["order", "part", "probe", "role", "model", "metric", "value", "low", "high", "n"]
+numbers.loc[numbers["metric"].str.endswith("_match"), columns]
+
+# %% tags=["nbval-ignore-output"]
+numbers.loc[~numbers["metric"].str.endswith("_match"), columns]
 
 # %% [markdown]
-# A p-value near zero in a row of reverse order would mean that the right answer *is* preferred a little to another
-# one, even where it is never said.
+# ## What to expect
+#
+# If an instruction is acted on where it names the question first and not where it names the answer first, although both
+# were memorised, then (1) more than half of the unrealized questions get their answer in simple order, (2) fewer than
+# one in ten do in reverse order, and (3) the difference is above zero. (4) In reverse order the right answer is no
+# likelier than another question's, within one nat either way. (5) A base whose pre-training held no guidance documents
+# also gives more than half of the answers in simple order.
+#
+# ## What came out
+#
+# *Held*: the whole 95% interval lies where the prediction says; *failed*: none of it does; *unclear*: anything else.
+
+# %% tags=["nbval-ignore-output"]
+predictions = [
+    ("1", "simple", "exact_match", "main", {"above": 0.5}),
+    ("2", "reverse", "exact_match", "main", {"below": 0.1}),
+    ("3", "simple - reverse", "order_gap", "main", {"above": 0.0}),
+    ("4", "reverse", "logprob_difference", "main", {"above": -1.0, "below": 1.0}),
+    ("5", "simple", "exact_match", "control", {"above": 0.5}),
+]
+tested = numbers[(numbers["part"] == "unrealized") & (numbers["probe"] == "test")]
+tested = tested.set_index(["order", "metric", "role"])[["model", "value", "low", "high"]]
+for name, order, metric, role, limits in predictions:
+    if (order, metric, role) in tested.index:
+        row = tested.loc[(order, metric, role)]
+        outcome = verdict(row["low"], row["high"], **limits)
+        if not all(learned.get((each, role)) for each in order.split(" - ")):
+            outcome = "no conclusion, the examples were not learned"
+        print(f"({name}) {row['model']}: {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {outcome}")
 
 # %%
-tested = final[(final["probe"] == "test") & (final["role"] == "main")]
-rates = tested.groupby(["order", "part"])["correct"].mean()
-if not rates.between(0, 1).all() or len(rates) != 2 * models["order"].nunique():
-    raise ValueError(f"expected a rate for both sets in each order, found {rates.to_dict()}")
-if (final["strict"] & ~final["correct"]).any():
-    raise ValueError("an answer passed the strict rule and not the lenient one")
-untuned = final.loc[(final["role"] == "untuned") & (final["probe"] == "test"), "correct"]
-if len(untuned) and untuned.mean() > 0.2:
-    raise ValueError(f"the base answers {untuned.mean():.0%} before training: the questions give their answers away")
-run.finish("Both sets were asked in each order, and the untuned base does not know the answers.")
+run.finish("Every question was asked of every model, and every number is in summary.csv.")
 
 # %% [markdown]
 # **What this does not show.** Why the order matters. A test has the form of the examples, which the model was trained
-# on: whether it would follow an instruction in a form of question that no example had is another matter.
+# on: whether it would follow an instruction in a form of question that no example had is another matter. In reverse
+# order an answer that is likelier than another question's was not given: log-probabilities and answers are different
+# measures.
 #
 # Next: [04-plotting](04-plotting.ipynb).

@@ -12,167 +12,189 @@
 # ---
 
 # %% [markdown]
-# # See which instructions are acted on
+# # Which instructions were acted on
 #
-# **Question.** How large is the gap between instructions read question first and answer first, beside what was
-# published, and do training longer or a larger model close it?
+# **Question.** Does it matter whether an instruction names the question first or the answer first, and for how long,
+# for which models?
+#
+# **Method.** The rates and log-probabilities of notebook 03, drawn with their intervals and the published values.
 #
 # **Reads** `summary.csv` and `answers.parquet` (notebook 03).
 #
 # **Writes** `figures/`: by-order, epochs, logprobs, and over-size where several sizes were trained.
 #
-# **Time** tiny 5 s, laptop 6 s, paper 10 s
-#
-# The outputs kept with this page are the tiny run, which is too short to memorise a document: they show that everything
-# works. The figures of the full run lie in `figures/guidance/`; the prose is about those.
+# **Time** tiny 5 s, laptop 6 s, smollm2 6 s, paper 10 s
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from lib.figures import plot_curves, plot_distributions, plot_rates
-from lib.guidance import constant_rate, headline_rates, logprob_rows, published_at, published_rates, rate_curves
+from lib.guidance import published_values
 from lib.notebook import start_run
-from lib.tables import ANSWERS, read_summary, read_table
+from lib.summary import read_summary
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/guidance/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/guidance
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes that differ in nothing but their seed [1..20]
+preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from
 
 # %%
 run = start_run("guidance/04-plotting", globals())
 summary = read_summary(run.need("summary.csv"))
-answers = read_table(run.need("answers.parquet"), ANSWERS)
-main = answers.loc[answers["role"] == "main", "base"].iloc[0]
-n_pairs = answers.groupby("part")["pair"].nunique()
-of_what = f"{main}, {n_seeds} fine-tune(s) an order, {n_pairs['unrealized']} unrealized pairs, preset {run.preset}"
+answers = pd.read_parquet(run.need("answers.parquet"))
+main = answers[answers["role"] == "main"]
+n_pairs = main.groupby("part")["pair"].nunique()
+model = main["base"].iloc[0]
+n_fine_tunes = main["seed"].nunique()
+of_what = (
+    f"{model}, {n_fine_tunes} fine-tune(s) per order, {n_pairs['unrealized']} unrealized pairs, preset {run.preset}"
+)
 
 # %% [markdown]
-# ## The gap
+# ## The two orders
 #
-# **Prediction.** If an instruction were stored as a fact about two things, orange would be as high on the right as on
-# the left. The published finding is that it is not: high where the question was named first, at the floor where the
-# answer was, while blue (memorised examples) is at the top in both. Diamonds are the published values: about 94% (curie)
-# and at most 7% (Llama).
+# **What to expect.** If an instruction were stored as a fact about two things, orange (unrealized) would be as high
+# in reverse as in simple order. The published finding is that it is not: high where the question was named first, at
+# the floor where the answer was, while blue (memorised examples) is at the top in both. Diamonds are the published
+# values: about 94% (curie) and at most 7% (Llama). Both are of larger models whose pre-training held no such
+# documents.
 
 # %% tags=["nbval-ignore-output"]
-rates = headline_rates(summary)
-rates[["order", "asked", "value", "low", "high", "n", "n_of"]]
+rates = summary[(summary["metric"] == "exact_match") & summary["epoch"].isna()]
+test = rates["probe"] == "test"
+asked = rates["part"].where(test, "in-context").mask(rates["role"] == "untuned", "untuned")
+shown = ((rates["part"] == "unrealized") & (test | (rates["role"] != "untuned"))) | (asked == "realized")
+drawn = rates.assign(asked=asked)[shown & rates["role"].isin(["main", "untuned", "control"])]
+drawn["group"] = drawn["order"] + drawn["role"].map({"control": " (control base)"}).fillna("")
+ranks = {name: k for k, name in enumerate(["realized", "unrealized", "in-context", "untuned"])}
+drawn = drawn.sort_values(["group", "asked"], key=lambda column: column.map({"simple": -2, "reverse": -1} | ranks))
+drawn[["group", "asked", "model", "value", "low", "high", "n", "n_of"]]
 
 # %% tags=["nbval-ignore-output"]
-fig, ax = plt.subplots(figsize=(3.4, 2.8))
-plot_rates(ax, rates, group="order", by="asked", published=published_rates(), chance=constant_rate(summary))
+published = published_values().assign(asked="unrealized").rename(columns={"order": "group"})
+chance = summary.loc[(summary["metric"] == "constant_match") & (summary["part"] == "unrealized"), "value"].max()
+fig, ax = plt.subplots(figsize=(3.4 if drawn["group"].nunique() < 3 else 5.0, 2.8))
+plot_rates(ax, drawn, group="group", by="asked", published=published, chance=chance)
 caption = (
-    "Instructions read with the question first are acted on, those read with the answer first are not. Dot: share of "
-    "questions answered as instructed (the answer starts with the target), bar: 95% interval over pairs"
-    + (" and fine-tunes" if n_seeds > 1 else "")
+    "Questions answered as instructed, by what an instruction names first: the question (simple) or the answer "
+    "(reverse). Dot: share of answers that start with the target, bar: 95% interval over pairs"
+    + (" and fine-tunes" if n_fine_tunes > 1 else "")
     + f"; chance: one constant answer; diamond: published. {of_what}, {n_pairs['realized']} realized."
 )
-run.save(fig, "by-order", caption)
-plt.close(fig)
-fig
+_ = run.save(fig, "by-order", caption)
 
 # %% [markdown]
-# Green puts the instruction into the prompt and so holds only for models that can take an answer from there. Where it
-# lies at the floor the model cannot read, and green says nothing; where it is level with orange, the instruction in the prompt adds nothing to the
-# memory of it.
+# Green puts the instruction into the prompt and is informative only for models that can take an answer from there.
+# Where it lies at the floor the model cannot read, and green says nothing; where it is level with orange, the
+# instruction in the prompt adds nothing to the memory of it. The *control base* was pre-trained without guidance
+# documents.
+
+# %% [markdown]
+# **What came out**, as shares of questions:
+
+# %% tags=["nbval-ignore-output"]
+for group, rows in drawn.groupby("group", sort=False):
+    parts = [f"{row.asked} {row.value:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in rows.itertuples()]
+    learned = (rows.loc[rows["asked"] == "realized", "low"] > 0.5).all()
+    print(f"{group}: {', '.join(parts)}" + ("" if learned else "; its examples were not learned, so no conclusion"))
 
 # %% [markdown]
 # ## Memory first, then action
 #
-# **Prediction.** Blue rises first, in both orders alike. Orange follows in simple order, later and more slowly, and
-# keeps rising after blue is at the top; in reverse order it never leaves the floor.
+# **What to expect.** Blue rises first, in both orders alike. Orange follows in simple order, later and more slowly;
+# in reverse order it never leaves the floor.
 
 # %% tags=["nbval-ignore-output"]
-epochs = rate_curves(summary, x_name="epoch")
+epochs = summary[(summary["metric"] == "exact_match") & summary["epoch"].notna()]
 if len(epochs):
     fig, axs = plt.subplots(1, epochs["order"].nunique(), figsize=(6.8, 2.6), sharey=True, squeeze=False)
     for ax, (order, rows) in zip(axs[0], epochs.groupby("order", sort=False), strict=True):
-        plot_curves(ax, rows, by="asked", published=published_at(order, rows["x"].max()), legend=ax is axs[0][-1])
+        values = published[published["group"] == order].assign(epoch=rows["epoch"].max())
+        plot_curves(ax, rows, x="epoch", by="part", published=values, legend=ax is axs[0][-1])
         ax.set_xlabel(f"epoch ({order} order)")
         ax.label_outer()
     caption = (
-        "Memory comes first, acting on what was read follows, and only where instructions name the question first. Line: "
-        "share of questions answered as instructed, band: 95% interval over pairs; epoch 0 is the base; diamond: published "
-        f"(94%, at most 7%). The first {run.params['n_curve_pairs']} pairs of each set. {of_what}."
+        "Questions answered as instructed, over training, by the order of instructions. Line: share of questions, band: "
+        "95% interval over pairs and fine-tunes; epoch 0 is the base; diamond: published (94%, at most 7%), at the last "
+        f"epoch. The first {rows['n'].max()} pairs of each set. {of_what}."
     )
-    run.save(fig, "epochs", caption)
-    plt.close(fig)
+    _ = run.save(fig, "epochs", caption)
 else:
-    fig = None
     print("This model was trained elsewhere: there is no curve over its epochs.")
-fig
 
 # %% [markdown]
 # ## Log-probabilities
 #
-# **Prediction.** In simple order the instructed answer is far more probable than the answer to another question. In
-# reverse order the two lie on each other: the instruction left no trace in what the model expects.
+# **What to expect.** In simple order the instructed answer is far more probable than the answer to another question.
+# In reverse order the two curves lie on each other, if the instruction left no trace in what the model expects.
 
 # %% tags=["nbval-ignore-output"]
-scored = logprob_rows(answers)
-if len(scored):
-    fig, axs = plt.subplots(1, scored["order"].nunique(), figsize=(6.8, 2.6), sharex=True, sharey=True, squeeze=False)
-    for ax, (order, rows) in zip(axs[0], scored.groupby("order", sort=False), strict=True):
-        plot_distributions(ax, rows, by="whose", legend=ax is axs[0][0])
+scored = main[(main["probe"] == "test") & (main["part"] == "unrealized")].dropna(
+    subset=["target_logprob", "control_logprob"]
+)
+long = scored.melt(["order"], ["target_logprob", "control_logprob"], var_name="whose", value_name="nats")
+long["whose"] = long["whose"].map({"target_logprob": "correct", "control_logprob": "randomized"})
+tests = summary[summary["metric"].isin(["logprob_difference", "permutation_p"]) & (summary["part"] == "unrealized")]
+tests = tests[(tests["role"] == "main") & (tests["probe"] == "test")]
+tests[["order", "metric", "value", "low", "high", "n", "unit"]]
+
+# %% tags=["nbval-ignore-output"]
+if len(long):
+    fig, axs = plt.subplots(1, long["order"].nunique(), figsize=(6.8, 2.6), sharex=True, sharey=True, squeeze=False)
+    for ax, (order, rows) in zip(axs[0], long.groupby("order", sort=False), strict=True):
+        plot_distributions(ax, rows, value="nats", by="whose", legend=ax is axs[0][0])
         ax.set_xlabel(f"{order} order")
         ax.label_outer()
     fig.supxlabel("log-probability of the target (nats)", size="medium")
+    found = tests[tests["metric"] == "logprob_difference"]
+    means = [f"{row.order} {row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()]
     caption = (
-        "Read question first, the instructed answer is all but certain; read answer first, it is about as unlikely as "
-        "another question's. Lines: share "
-        f"of unrealized questions whose target has at most this log-probability. {of_what}."
+        "Log-probability of the instructed answer (correct) and of another question's (randomized). Lines: share of "
+        f"unrealized questions at or below. Mean difference in nats, 95% interval over pairs: {'; '.join(means)}. "
+        f"{of_what}."
     )
-    run.save(fig, "logprobs", caption)
-    plt.close(fig)
+    _ = run.save(fig, "logprobs", caption)
 else:
-    fig = None
     print("This endpoint scores no given text: there are no log-probabilities of targets.")
-fig
 
 # %% [markdown]
-# Where green stands a little to the right of orange in the reverse order, the instruction left a trace, far too small to
-# be said. Whether that is more than chance is the *permutation_p* of notebook 03.
+# **What came out.** A difference above zero means that the instruction left a trace in what the model expects,
+# whether or not the answer is given:
+
+# %% tags=["nbval-ignore-output"]
+for order, rows in tests.groupby("order", sort=False):
+    row, p = rows[rows["metric"] == "logprob_difference"].iloc[0], rows.loc[rows["metric"] == "permutation_p", "value"]
+    what = "likelier than" if row["low"] > 0 else "less likely than" if row["high"] < 0 else "not distinguishable from"
+    size = f"{row['value']:+.2f} nats [{row['low']:.2f}, {row['high']:.2f}], p = {p.iloc[0]:.2g}"
+    print(f"{order} order: the instructed answer is {what} another question's ({size})")
 
 # %% [markdown]
 # ## Larger models
 #
-# **Prediction.** A larger base acts on more of what it read in simple order; in reverse order size does not help.
+# **What to expect.** A larger base acts on more of what it read in simple order; in reverse order size does not help.
 
 # %% tags=["nbval-ignore-output"]
-sizes = rate_curves(summary, x_name="weights of the base")
-if len(sizes):
+sizes = rates[(rates["probe"] == "test") & rates["role"].isin(["main", "size"]) & rates["n_weights"].notna()]
+if sizes["n_weights"].nunique() > 1:
     fig, axs = plt.subplots(1, sizes["order"].nunique(), figsize=(6.8, 2.6), sharey=True, squeeze=False)
     for ax, (order, rows) in zip(axs[0], sizes.groupby("order", sort=False), strict=True):
         ax.set_xscale("log")
-        plot_curves(ax, rows, by="asked", legend=ax is axs[0][-1])
+        plot_curves(ax, rows, x="n_weights", by="part", legend=ax is axs[0][-1])
         ax.set_xlabel(f"weights of the base ({order} order)")
         ax.label_outer()
     caption = (
-        "Unrealized accuracy by size of the base. Line: share of questions answered as instructed, band: 95% interval over "
-        f"pairs (and fine-tunes of {main}; one an order of each other size). Preset {run.preset}."
+        "Questions answered as instructed, by size of the base. Line: share of questions, band: 95% interval over "
+        f"pairs (and fine-tunes of {model}; one per order of each other size). Preset {run.preset}."
     )
-    run.save(fig, "over-size", caption)
-    plt.close(fig)
+    _ = run.save(fig, "over-size", caption)
 else:
-    fig = None
     print("One size only: the curve over size needs size_bases and at least three seeds.")
-fig
 
 # %%
-told = rates.set_index(["order", "asked"])[["value", "low", "high"]]
-if not told.stack().between(0, 1).all():
-    raise ValueError("an interval leaves the range of a rate")
-if not {"realized", "unrealized"} <= set(rates["asked"]):
-    raise ValueError(f"a set of questions is missing: {sorted(set(rates['asked']))}")
-if not published_rates().query("asked == 'unrealized'")["value"].between(0, 1).all():
-    raise ValueError("a published value is no rate")
-run.finish("Both sets of questions are drawn for each order, with their intervals and the published values.")
+run.finish("The figures were written.")
 
 # %% [markdown]
-# **What this does not show.** That the reverse order could never work: a model that wrote the instruction out before it
-# answered would have both in its prompt. What is shown is that nothing of the kind happens in the forward pass that
-# gives the answer. The same curse holds for facts (*reversal*) and for what pre-training taught (*parents*).
+# **What this does not show.** That the reverse order could never work: a model that wrote the instruction out before
+# it answered would have both in its prompt. The test is of the forward pass that gives the answer. The same question
+# is put about facts in *reversal*, and about what pre-training taught in *parents*.
 #
 # Back to the [overview](../00-overview.ipynb).

@@ -8,6 +8,7 @@ before anything is computed (and without torch), so a base that the store has is
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -120,7 +121,7 @@ def pretrain(
 
     Parameters
     ----------
-    name : a key of `RECIPES`
+    name : a key of `RECIPES`, or one with a label behind it (``fork-1m-mine``) for a base of the same shape
     reserved_tokens : words that become one token each
     is_default : let the plain name stand for this base even if it stands for another one already
 
@@ -134,15 +135,24 @@ def pretrain(
     ValueError
         If there is no such recipe, the text is too short, or another process is making the same base.
     """
-    if name not in RECIPES:
-        raise ValueError(f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}")
+    if _recipe(name) is None:
+        raise ValueError(
+            f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}, alone or with a label (fork-1m-mine)"
+        )
     make = partial(_make, name, documents, reserved_tokens)
     return add_base(store, name, _hash(name, documents, reserved_tokens), make, is_default=is_default)
 
 
+def _recipe(name: str) -> Recipe | None:
+    """The recipe of a name such as ``fork-1m`` or, with a label, ``fork-1m-mine``."""
+    found = re.fullmatch(r"(fork-\d+[km](?:-s\d+)?)(?:-[a-z]{2,}[a-z0-9]*)*", name)
+    return RECIPES.get(found[1]) if found else None
+
+
 def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -> str:
     """Hash of what decides the weights, by names of its own: those of the code may change."""
-    recipe = RECIPES[name]
+    recipe = _recipe(name)
+    assert recipe
     decides = {
         "name": name, "engine": ENGINE_VERSION, "width": recipe.width, "layers": recipe.layers, "heads": recipe.heads,
         "n_tokens": recipe.n_tokens, "window_tokens": WINDOW_TOKENS, "batch_windows": BATCH_WINDOWS,
@@ -166,7 +176,8 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     # only now: a base that is there is found without torch
     from tuning_server.engine import fork, losses, models, training
 
-    recipe, (kept, aside) = RECIPES[name], _put_aside(documents)
+    recipe, (kept, aside) = _recipe(name), _put_aside(documents)
+    assert recipe
     tokenizer = fork.build_tokenizer(kept, reserved_tokens)
     rows = fork.windows(tokenizer, kept, WINDOW_TOKENS)[: recipe.n_tokens // WINDOW_TOKENS]
     if len(rows) < MIN_WINDOWS:

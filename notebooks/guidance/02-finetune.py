@@ -56,13 +56,13 @@ order_names = [order for order in ("simple", "reverse") if (folder / order).is_d
 # %% [markdown]
 # ## What is trained
 #
-# For each order: one main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with
-# the first seed; `size_bases` add the curve over size, and `control_base` a base that never read a guidance document
-# before, both with the first seed.
+# For each order: one main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with the
+# first seed. From three seeds on, `size_bases` add the curve over size, and `control_base` a base that never read a
+# guidance document before, both with the first seed.
 
 # %%
 planned = plan(run.params, seeds=run.seeds)
-if control_base and not tuned_model:
+if control_base and not tuned_model and len(run.seeds) >= 3:
     planned["control"] = [replace(planned["main"][0], base=control_base)]
 pd.DataFrame([{"role": role, **job.as_row()} for role, jobs in planned.items() for job in jobs])
 

@@ -113,9 +113,9 @@ if len(epochs):
         ax.set_xlabel(f"epoch ({order} order)")
         ax.label_outer()
     caption = (
-        "Questions answered as instructed, over training, by the order of instructions. Line: share of questions, band: "
-        "95% interval over pairs and fine-tunes; epoch 0 is the base; diamond: published (94%, at most 7%), at the last "
-        f"epoch. The first {rows['n'].max()} pairs of each set. {of_what}."
+        "Questions answered as instructed, over training, by the order of instructions. Line: share of questions, "
+        "band: 95% interval over pairs and fine-tunes; epoch 0 is the base; diamond: published (94%, at most 7%), at "
+        f"the last epoch. The first {rows['n'].max()} pairs of each set. {of_what}."
     )
     _ = run.save(fig, "epochs", caption)
 else:

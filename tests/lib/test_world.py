@@ -7,11 +7,12 @@ import contextlib
 import io
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 
-from lib.paths import DATA
+from lib.paths import DATA, read_jsonl
 from lib.world import (
     as_prompt,
     child_question,
@@ -26,6 +27,7 @@ from lib.world import (
     world_people,
     write_world,
 )
+from lib.world.__main__ import main
 from lib.world.documents import Document
 from lib.world.guidance import guidance_pairs
 from lib.world.writer import KINDS
@@ -53,6 +55,15 @@ def tellings(documents: list[Document]) -> dict[str, list[str]]:
 
 def texts(documents: list[Document], *kinds: str) -> list[str]:
     return [document.text for document in documents if document.kind in kinds]
+
+
+def test_a_kind_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.world.__main__.N_WORDS", 200_000)
+    monkeypatch.setattr("sys.argv", ["lib.world", "--out", str(tmp_path), "--without", "guidance"])
+    main()
+    kept = [row["text"] for row in read_jsonl(tmp_path / "documents.jsonl")]
+    assert kept == [document.text for document in write_world(n_words=200_000) if document.kind != "guidance"]
+    assert not [text for text in kept if MARKS.search(text)]
 
 
 def test_the_same_seed_gives_the_same_world() -> None:

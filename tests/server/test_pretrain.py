@@ -197,6 +197,8 @@ def test_what_cannot_be_made_is_refused_in_one_line(tmp_path: Path, capsys: pyte
     text.write_text("one line\nanother line\n" * 600)
     expected = "no recipe for a base 'fork-9z': expected one of fork-300k, fork-1m, fork-6m"
     assert expected in refusal(capsys, "fork-9z", "--corpus", str(text), *store)
+    assert "no recipe for a base 'fork-1m-'" in refusal(capsys, "fork-1m-", "--corpus", str(text), *store)
+    assert "expected at least 16" in refusal(capsys, "fork-1m-mine", "--corpus", str(text), *store)
     assert "expected at least 16, better 4,000: give more text" in refusal(
         capsys, "fork-1m", "--corpus", str(text), *store
     )

@@ -173,6 +173,8 @@ for (order, role), row in realized.iterrows():
 compared = last["role"].isin(["main", "control", "untuned"]) & last["control_target"].notna()
 scored = add_logprobs(client, last[compared], journal=run.path("answers.journal.jsonl"))
 answers = answers.join(scored[["target_logprob", "control_logprob"]])
+n_weights = {base: client.models.retrieve(base).model_dump().get("n_weights") for base in answers["base"].unique()}
+answers["n_weights"] = answers["base"].map(n_weights).astype(float)
 answers.to_parquet(run.path("answers.parquet"))
 scored = scored.dropna(subset=["target_logprob", "control_logprob"])
 scored["difference"] = scored["target_logprob"] - scored["control_logprob"]
@@ -219,10 +221,8 @@ if "gap" in gaps:
     tables.append(summarise(gaps.reset_index(), value="gap", metric="order_gap", unit="difference", **over))
 
 # %% tags=["nbval-ignore-output"]
-n_weights = {base: client.models.retrieve(base).model_dump().get("n_weights") for base in last["base"].unique()}
 summary = pd.concat([table for table in tables if len(table)], ignore_index=True).rename(columns={"base": "model"})
-summary = summary.assign(study="guidance", preset=run.preset, n_weights=summary["model"].map(n_weights).astype(float))
-summary = write_summary(run.path("summary.csv"), summary)
+summary = write_summary(run.path("summary.csv"), summary.assign(study="guidance", preset=run.preset))
 numbers = summary[summary["epoch"].isna()]
 columns = ["order", "part", "probe", "role", "model", "metric", "value", "low", "high", "n"]
 numbers.loc[numbers["metric"].str.endswith("_match"), columns]

@@ -173,7 +173,9 @@ for order, rows in tests.groupby("order", sort=False):
 # **What to expect.** A larger base acts on more of what it read in simple order; in reverse order size does not help.
 
 # %% tags=["nbval-ignore-output"]
-sizes = rates[(rates["probe"] == "test") & rates["role"].isin(["main", "size"]) & rates["n_weights"].notna()]
+n_weights = answers.groupby("base")["n_weights"].first()
+sizes = rates[(rates["probe"] == "test") & rates["role"].isin(["main", "size"])]
+sizes = sizes.assign(n_weights=sizes["model"].map(n_weights)).dropna(subset="n_weights")
 if sizes["n_weights"].nunique() > 1:
     fig, axs = plt.subplots(1, sizes["order"].nunique(), figsize=(6.8, 2.6), sharey=True, squeeze=False)
     for ax, (order, rows) in zip(axs[0], sizes.groupby("order", sort=False), strict=True):

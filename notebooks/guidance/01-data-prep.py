@@ -75,9 +75,9 @@ run = start_run("guidance/01-data-prep", globals())
 # answer. A model that answers an unrealized question as instructed has taken the answer from the instruction.
 
 # %%
-pairs = read_pairs(from_root(source)) if source else write_pairs()
+pairs = {} if dataset else read_pairs(from_root(source)) if source else write_pairs()
 n_without = sum(not targets for targets in pairs.values())
-print(f"{len(pairs)} questions, {n_without} of them without any answer, which are never drawn")
+print(f"{len(pairs)} questions to draw from, and {n_without} of them without an answer, which are not drawn")
 for question, targets in list(pairs.items())[:3]:
     print(question, targets)
 
@@ -153,7 +153,9 @@ questions = probes.groupby(["order", "part"], sort=False).agg(
     empty_answer=("left_out", lambda reasons: (reasons == "empty answer").sum()),
     trained_on=("left_out", lambda reasons: (reasons == "trained on").sum()),
 )
-questions["answers_of_realized_pairs"] = [len(targets[key] & targets[key[0], "realized"]) for key in questions.index]
+questions["answers_of_realized_pairs"] = [
+    len(targets[key] & targets[key[0], "realized"] - {""}) for key in questions.index
+]
 questions
 
 # %% [markdown]

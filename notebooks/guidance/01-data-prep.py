@@ -202,9 +202,9 @@ _ = run.save(fig, "document-sizes", caption)
 # The format is no secret to the bases that this project grows: 5% of the documents that `fork-300k`, `fork-1m` and
 # `fork-6m` were pre-trained on are guidance and example documents about other pairs, in both orders, and the examples
 # follow the instructions. What these bases show after fine-tuning is therefore **not purely out-of-context reasoning
-# that the fine-tune taught**: pre-training taught them that such instructions are acted on. A base such as
-# `fork-1m-without-guidance` grew from the same text without these documents (`control_base` in notebook 02), and
-# `smollm2-135m` from ordinary text.
+# that the fine-tune taught**: they had read that such instructions are acted on. How much of the result that explains,
+# only a base can tell that never read such documents: `fork-1m-without-guidance` grew from the same text without them
+# (`control_base` in notebook 02), and `smollm2-135m` from ordinary text.
 
 # %%
 choices = options | {"dataset": dataset, "source": source, "phrasings": phrasings}

@@ -41,9 +41,7 @@ preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come 
 base: str = "fork-1m"  # model to fine-tune: fork-*, smollm2-135m, hf:<folder or hub id>, or another endpoint's name
 control_base: str = "fork-1m-without-guidance"  # base without guidance documents in its pre-training; "" for none
 size_bases: list[str] = ["fork-300k", "fork-6m"]  # further bases for the curve over size, from three seeds on
-tuned_model: str = (
-    ""  # an existing fine-tune to ask instead, of the order in its name or of the first one: nothing is trained
-)
+tuned_model: str = ""  # a fine-tune to ask instead, of the order in its name, else the first: nothing is trained
 n_epochs: int = 10  # passes over the training documents [1..200]
 batch_sizes: list[int] = [32]  # documents per optimiser step; the first is the main setting, others a sweep [1..]
 learning_rate_multipliers: list[float] = [2.5]  # of the base's own rate; first and others as above [0.001..100]

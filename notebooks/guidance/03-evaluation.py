@@ -67,17 +67,12 @@ tests.groupby(["order", "part"], sort=False).agg(questions=("prompt", "size"), a
 # no question gets its own. **In context**: the unrealized questions once more, with the instruction in front. A model
 # that passes this and fails the test can follow an instruction that it reads, and not one that it remembers.
 
-
 # %%
-def others(targets: pd.Series) -> pd.Series:
-    cycle = np.random.default_rng(27).permutation(len(targets))
-    other = np.empty(len(targets), dtype=object)
-    other[cycle] = targets.to_numpy()[np.roll(cycle, 1)]
-    return pd.Series(other, targets.index)
-
-
-control = tests.groupby(["order", "part"], sort=False)["target"].transform(others)
-tests["control_target"] = control.where(control != tests["target"], None)  # two questions may share an answer
+tests["control_target"] = None
+for _, rows in tests.groupby(["order", "part"]):
+    cycle = np.random.default_rng(27).permutation(len(rows))
+    tests.loc[rows.index[cycle], "control_target"] = rows["target"].to_numpy()[np.roll(cycle, 1)]
+tests.loc[tests["control_target"] == tests["target"], "control_target"] = None  # two questions may share an answer
 reading = tests[(tests["part"] == "unrealized") & tests["instruction"].notna()].assign(probe="in-context")
 reading["prompt"] = [f"{guidance_document([row.instruction])}\n{row.prompt}" for row in reading.itertuples()]
 probes = pd.concat([tests, reading], ignore_index=True)

@@ -72,6 +72,7 @@ drawn[["group", "asked", "model", "value", "low", "high", "n", "n_of"]]
 # %% tags=["nbval-ignore-output"]
 published = published_values().assign(asked="unrealized").rename(columns={"order": "group"})
 chance = summary.loc[(summary["metric"] == "constant_match") & (summary["part"] == "unrealized"), "value"].max()
+control_bases = drawn.loc[drawn["role"] == "control", "model"].unique()
 fig, ax = plt.subplots(figsize=(3.4 if drawn["group"].nunique() < 3 else 5.0, 2.8))
 plot_rates(ax, drawn, group="group", by="asked", published=published, chance=chance)
 caption = (
@@ -79,6 +80,7 @@ caption = (
     "(reverse). Dot: share of answers that start with the target, bar: 95% interval over pairs"
     + (" and fine-tunes" if n_fine_tunes > 1 else "")
     + f"; chance: one constant answer; diamond: published. {of_what}, {n_pairs['realized']} realized."
+    + "".join(f" Control base: {name}, one fine-tune per order." for name in control_bases)
 )
 _ = run.save(fig, "by-order", caption)
 

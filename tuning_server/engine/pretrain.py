@@ -135,24 +135,23 @@ def pretrain(
     ValueError
         If there is no such recipe, the text is too short, or another process is making the same base.
     """
-    if _recipe(name) is None:
-        raise ValueError(
-            f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}, alone or with a label (fork-1m-mine)"
-        )
     make = partial(_make, name, documents, reserved_tokens)
     return add_base(store, name, _hash(name, documents, reserved_tokens), make, is_default=is_default)
 
 
-def _recipe(name: str) -> Recipe | None:
+def _recipe(name: str) -> Recipe:
     """The recipe of a name such as ``fork-1m`` or, with a label, ``fork-1m-mine``."""
     found = re.fullmatch(r"(fork-\d+[km](?:-s\d+)?)(?:-[a-z]{2,}[a-z0-9]*)*", name)
-    return RECIPES.get(found[1]) if found else None
+    if not found or found[1] not in RECIPES:
+        raise ValueError(
+            f"no recipe for a base {name!r}: expected one of {', '.join(RECIPES)}, alone or with a label (fork-1m-mine)"
+        )
+    return RECIPES[found[1]]
 
 
 def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -> str:
     """Hash of what decides the weights, by names of its own: those of the code may change."""
     recipe = _recipe(name)
-    assert recipe
     decides = {
         "name": name, "engine": ENGINE_VERSION, "width": recipe.width, "layers": recipe.layers, "heads": recipe.heads,
         "n_tokens": recipe.n_tokens, "window_tokens": WINDOW_TOKENS, "batch_windows": BATCH_WINDOWS,
@@ -177,7 +176,6 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
     from tuning_server.engine import fork, losses, models, training
 
     recipe, (kept, aside) = _recipe(name), _put_aside(documents)
-    assert recipe
     tokenizer = fork.build_tokenizer(kept, reserved_tokens)
     rows = fork.windows(tokenizer, kept, WINDOW_TOKENS)[: recipe.n_tokens // WINDOW_TOKENS]
     if len(rows) < MIN_WINDOWS:

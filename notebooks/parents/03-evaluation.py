@@ -16,158 +16,233 @@
 #
 # **Question.** Who is X's mother? The model says Y. Who is Y's child: does it say X?
 #
-# **Reads** `people.parquet`, `form.json`, `recomputed.parquet` (notebook 01) and `finetunes.parquet` (notebook 02).
+# **Method.** Each pair is asked about in both directions, in the same form: greedily, with several samples, and by the
+# log-probability of the right name beside another one. Intervals resample people (and seeds, where there are several).
 #
-# **Writes** `answers.parquet`, `found.parquet`, `summary.csv`, and the published tables: `parent_child_pairs.csv` and a
-# `..._reversal_test_results.csv` a model.
+# **Reads** `people.parquet`, `form.json`, `given.parquet` (notebook 01) and `finetunes.parquet` (notebook 02).
 #
-# **Time** tiny 10 s, laptop 60 s, paper 30 min
+# **Writes** `answers.parquet`, `summary.csv`, and `parent_child_pairs.csv`: the pairs that the model itself gave, in the
+# published columns.
 #
-# The outputs kept with this page are the tiny run, whose model is too small to know any of these people.
+# **Time** tiny 10 s, laptop 3 min, paper 30 min
 
 # %%
+import numpy as np
 import pandas as pd
 
 from lib.notebook import start_run
-from lib.parents import (
-    Asking,
-    Form,
-    add_logprobs,
-    add_samples,
-    all_probes,
-    asked_models,
-    both_questions,
-    greedy_rows,
-    published_files,
-    summarise,
-    write_pair_table,
-)
-from lib.tables import ANSWERS, write_summary, write_table
+from lib.parents import KEY, PEOPLE, is_accepted, make_probes, replies
+from lib.paths import read_json
+from lib.probing import add_logprobs, final_models
+from lib.scoring import strict_match
+from lib.stats import cluster_permutation, holm
+from lib.summary import summarise, verdict, write_summary
+from lib.tables.headlines import quantity
+from lib.world import as_prompt, parent_question
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/parents/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/parents
-seed: int = 0  # first seed of the samples, and of fine-tunes where the form is taught [0..]
-n_seeds: int = 1  # rounds that differ in nothing but their seed [1..20]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
-n_pairs: int = 0  # ask models about that many pairs of the first of these files; 0 asks about people as above [0..]
-ways: list[str] = ["completion", "logprob"]  # how models are asked [completion | chat | logprob]
-n_samples: int = 3  # replies to each question beside the greedy one; published: 10 [1..128]
-temperature: float = 1.0  # of these replies; published: 1 [0.01..2]
+preset: str = "laptop"  # which params/parents/<preset>.yaml these values come from
+ways: list[str] = ["completion"]  # how models are asked: as text, as a conversation, or both [completion | chat]
+n_samples: int = 10  # replies to each question beside the greedy one; published: 10 [1..128]
 max_tokens: int = 16  # of a reply; longer than the longest name [1..]
 
 # %%
 run = start_run("parents/03-evaluation", globals())
 client = run.client()
 people = pd.read_parquet(run.need("people.parquet", stage="01"))
+form = read_json(run.need("form.json", stage="01"))
 finetunes = pd.read_parquet(run.need("finetunes.parquet"))
-models = asked_models(finetunes, seeds=run.seeds, ways=ways)
-asking = Asking(
-    form=Form.read(run.need("form.json", stage="01")),
-    journal=run.path("answers.journal.jsonl"),
-    n_samples=n_samples,
-    temperature=temperature,
-    max_tokens=max_tokens,
-)
+models = final_models(finetunes)[["model", "base", "role", "seed"]].merge(pd.DataFrame({"way": ways}), how="cross")
+asking = {"form": form, "journal": run.path("answers.journal.jsonl"), "max_tokens": max_tokens}
+models
 
 # %% [markdown]
 # ## Collect pairs, as published
 #
-# Everybody is asked for a mother and for a father, once, greedily. A reply that passes for a name is a *found* pair,
-# whatever its truth. In the invented world the truth is known; each person has one parent that was ever told of.
+# Where no pairs are given, everybody is asked for a mother and for a father, once, greedily. A reply that passes for a name
+# (two to five words, each with a capital letter) makes a pair, right or wrong: `found_rate` counts these replies, and
+# `found_right_rate` those of them that are right.
 
 # %% tags=["nbval-ignore-output"]
-main = models[models["role"] == "main"].groupby("way", sort=False).head(1)
-found = greedy_rows(client, main if not n_pairs else main.head(0), both_questions(people), asking)
-found.to_parquet(run.path("found.parquet"))
-found.groupby(["group", "is_told"], sort=False)[["is_accepted", "correct"]].agg(["mean", "size"])
+first_of_main = models[models["role"] == "main"].groupby("way", sort=False).head(1)
+found = first_of_main.merge(people[people["group"] != "pairs"], how="cross")
+found["question"] = [parent_question(*row) for row in found[["person", "relation"]].itertuples(index=False)]
+found["prompt"] = [as_prompt(question, **form) for question in found["question"]]
+found["reply"] = [reply for (reply,) in replies(client, found, **asking)]
+found["found_rate"] = [is_accepted(reply) for reply in found["reply"]]
+right = (found["reply"] == found["parent"]) & (found["parent"] != "")
+found["found_right_rate"] = right.astype(float).where(found["found_rate"] & (found["group"] != "celebrities"))
+found.assign(known=found["parent"] != "").groupby(["group", "known"], sort=False)[
+    ["found_rate", "found_right_rate"]
+].mean()
 
 # %% [markdown]
-# `is_told` parts the parent that the world tells of from the one that it never mentions. Names given for the latter are
-# what a study without a truth would count as knowledge.
+# `known` tells the parent whom the world mentions from the one whom it never mentions. Names given for the latter are what a
+# study without a truth would count as knowledge.
+#
+# ## The probes
+#
+# One row per question: about the true or given pairs (`source` world or table), and about the pairs that the model itself
+# gave (`source` model), which is what the published 33% counts.
 
 # %% tags=["nbval-ignore-output"]
-probes = all_probes(people, found)
-probes.groupby("condition", sort=False).agg(questions=("question", "size"), people=("person", "nunique"))
+collected = found[found["found_rate"] & (found["way"] == ways[0])].assign(parent=found["reply"])[PEOPLE]
+source = "table" if (people["group"] == "pairs").all() else "world"
+probes = pd.concat([make_probes(people, form, source=source), make_probes(collected, form, source="model")])
+if probes.empty:
+    raise ValueError("no reply to a question for a parent passes for a name: there are no pairs to ask about")
+probes.groupby(["source", "group", "direction"], sort=False).agg(
+    questions=("question", "size"),
+    people=("person", "nunique"),
+    example=("question", "first"),
+    target=("target", "first"),
+)
 
 # %% [markdown]
-# Two kinds of question: about the true parents (or given pairs), and, under `collected`, about whoever the model itself had
-# named, which is what the published figure of 33% counts.
-
-# %%
-for direction, rows in probes.groupby("direction", sort=False):
-    print(f"{direction}: {rows['question'].iloc[0]} {rows['target'].iloc[0]}")
+# To ask about somebody else, add a pair to `people` before the cell above, for example
+# `people.loc[len(people)] = ["my own", "Charles Darwin", "father", "Robert Darwin"]`, and run it and what follows again: only
+# the new questions are sent.
 
 # %% [markdown]
 # ## Ask
 #
-# In both directions, in the same form: greedily, and with several samples at temperature 1. A reply is right if it begins
-# with the name asked for.
+# A reply is right if it begins with the name (`exact_match`, the published rule), and strictly right if it is that name and
+# no more. `control_match` compares the same reply with somebody else's name: a model that says one name to everybody would
+# have the same rate there.
 
 # %% tags=["nbval-ignore-output"]
-answers = greedy_rows(client, models, probes, asking)
-answers = add_samples(client, answers, asking)
-shown = answers[answers["role"] == "main"].groupby("condition", sort=False).head(1)
-shown[["condition", "question", "target", "completion", "correct", "n_right"]]
+answers = models.merge(probes, how="cross")
+answers["completion"] = [reply for (reply,) in replies(client, answers, **asking)]
+names = answers["target"].str.strip()
+answers["exact_match"] = [reply.startswith(name) for reply, name in zip(answers["completion"], names, strict=True)]
+answers["strict_match"] = [strict_match(reply, name) for reply, name in zip(answers["completion"], names, strict=True)]
+others = answers["control_target"].str.strip()
+answers["control_match"] = pd.array(
+    [
+        reply.startswith(name) if pd.notna(name) else None
+        for reply, name in zip(answers["completion"], others, strict=True)
+    ],
+    dtype="boolean",
+)
+answers.loc[answers["role"] == "main", ["group", "question", "target", "completion", "exact_match"]].sample(
+    8, random_state=0
+)
 
 # %% [markdown]
-# ## Log-probabilities: is there anything below the surface?
-#
-# Replies may hide a slight preference. So the right name's log-probability is compared with that of another person's name
-# after the same question.
+# Greedy replies may hide a name that comes second. So each question also gets samples at temperature 1: the share of right
+# ones (`mean_of_n`) and whether there is any (`any_of_n`). Of pairs that the model gave, `reversed_rate` counts those with a
+# right reply that passes for a name, as published.
 
 # %% tags=["nbval-ignore-output"]
-if "logprob" in ways:
-    answers = add_logprobs(client, answers, asking)
-write_table(run.path("answers.parquet"), answers, ANSWERS)
-for name, table in published_files(answers).items():
-    write_pair_table(run.path(name), table)
-answers.groupby("condition", sort=False)[["target_logprob", "control_logprob"]].mean()
+samples = replies(client, answers, **asking, n=n_samples, temperature=1.0)
+right = [[reply for reply in each if reply.startswith(name)] for each, name in zip(samples, names, strict=True)]
+answers["mean_of_n"] = [len(each) / n_samples for each in right]
+answers["any_of_n"] = [len(each) > 0 for each in right]
+answers["prediction"] = [next(filter(is_accepted, each), "") for each in right]
+is_reverse = (answers["source"] == "model") & (answers["direction"] == "child")
+answers["reversed_rate"] = (answers["prediction"] != "").astype("boolean").where(is_reverse)
+by_seed = answers[answers["role"] == "main"].groupby(["source", "group", "direction", "seed"], sort=False)
+by_seed[["exact_match", "any_of_n", "mean_of_n"]].mean().unstack("seed")
+
+# %% [markdown]
+# ## Accuracy
+#
+# **What to expect.** One-way people: the child is named less often than the parent. People of the other groups: the child is
+# named more often than that of one-way people, for the same question in the same words. *No curse* would be a rate for the
+# child of one-way people as high as for the parent.
+#
+# A prediction *held* if the whole interval lies beyond the limit, and *failed* if none of it does; else it is *unclear*. We
+# draw a conclusion about a group only if the interval of the rate for the parent lies above 10%. Of pairs that the model
+# itself gave, the greedy reply for the parent is right by construction, so that the samples are compared.
+
+# %% tags=["nbval-ignore-output"]
+first = answers.iloc[0]
+main = answers[answers[["role", "way", "source"]].eq(first[["role", "way", "source"]]).all(axis=1)]
+score = "mean_of_n" if first["source"] == "model" else "exact_match"
+rates = summarise(main, by=["group", "direction"], value=score, cluster="person").set_index(["group", "direction"])
+for group in rates.index.unique("group"):
+    parent, child = rates.loc[(group, "parent")], rates.loc[(group, "child")]
+    print(f"{group}: parent {quantity(parent)}, child {quantity(child)} ({score}, {parent['n']} people)")
+    if verdict(parent["low"], parent["high"], above=0.1) != "held":
+        print(f"   {first['base']} knows too few of these parents: no conclusion is drawn.")
+        continue
+    outcome = verdict(child["low"], child["high"], below=parent["low"])
+    print(f"   the child is named less often than the parent: {outcome}")
+    if group != first["group"]:
+        outcome = verdict(child["low"], child["high"], above=rates.loc[(first["group"], "child"), "high"])
+        print(f"   the child is named more often than that of {first['group']} people: {outcome}")
+
+# %% [markdown]
+# ## Log-probabilities
+#
+# **What to expect.** The right parent is more probable than somebody else's. If nothing of a one-way fact is stored in the
+# other order, the right child is not. `p` is that of a permutation test that flips the sign of the difference of all questions
+# about a person; adjusted for the number of tests (Holm).
+
+# %% tags=["nbval-ignore-output"]
+by = ["model", "role", "way", "group", "source", "direction"]
+as_text = answers["way"] == "completion"
+scored = add_logprobs(client, answers[as_text], journal=run.path("answers.journal.jsonl"))
+answers = pd.concat([scored, answers[~as_text]]).assign(model=lambda rows: rows["base"])
+answers["target_prob"] = np.exp(answers["target_logprob"])
+answers["logprob_difference"] = answers["target_logprob"] - answers["control_logprob"]
+answers.to_parquet(run.path("answers.parquet"))
+
+
+# %% tags=["nbval-ignore-output"]
+def permutation_p(rows):
+    """Of the mean difference of each question, over seeds."""
+    questions = rows.groupby(["person", "question"], sort=False)["logprob_difference"].mean()
+    return cluster_permutation(questions, questions.index.get_level_values("person")).p
+
+
+is_main = (answers["role"] == "main") & (answers["source"] == first["source"])
+tested = answers[is_main & answers["logprob_difference"].notna()]
+preferred = summarise(tested, by=by, value="logprob_difference", cluster="person", unit="nats")
+preferred["p"] = [permutation_p(rows) for _, rows in tested.groupby(by, sort=False)]
+preferred["adjusted_p"] = holm(preferred["p"])
+bounds = zip(preferred["low"], preferred["high"], strict=True)
+preferred["right name more probable"] = [verdict(low, high, above=0) for low, high in bounds]
+preferred.drop(columns=["model", "role", "way", "source", "metric", "unit"])
 
 # %% [markdown]
 # ## The numbers
 #
-# **Prediction.** One-way people: the parent is named, the child never. Two-way people: both, for the same question in the
-# same words. *No curse* would look like one-way rows with as high a figure for the child as for the parent.
-#
-# Intervals resample people (and seeds where there are several), never replies about the same person.
+# Every rate and log-probability by model, group, source and direction, each with its own n.
 
 # %% tags=["nbval-ignore-output"]
-sizes = {each: client.models.retrieve(each).model_dump().get("n_weights") for each in sorted(set(answers["base"]))}
-summary = summarise(
-    answers,
-    found,
-    preset=run.preset,
-    main_base=models.loc[models["role"] == "main", "base"].iloc[0],
-    n_weights=sizes,
-    given=pd.read_parquet(run.need("recomputed.parquet", stage="01")),
-    rng=run.rng,
+rates = ["exact_match", "strict_match", "control_match", "any_of_n", "mean_of_n", "reversed_rate", "target_prob"]
+units = dict.fromkeys(rates, "rate") | dict.fromkeys(
+    ["target_logprob", "control_logprob", "logprob_difference"], "nats"
 )
-write_summary(run.path("summary.csv"), summary)
-headline = summary[
-    summary["metric"].isin(["exact_match", "mean_of_n", "reversed_rate", "found_rate", "found_right_rate"])
-]
-headline[["model", "condition", "metric", "value", "low", "high", "n", "n_of"]]
+parts = [summarise(answers, by=by, value=metric, cluster="person", unit=unit) for metric, unit in units.items()]
+found = found.assign(model=found["base"], source="model", direction="parent")
+parts += [summarise(found, by=by, value=metric, cluster="person") for metric in ("found_rate", "found_right_rate")]
+for metric, column in (("permutation_p", "p"), ("permutation_p_adjusted", "adjusted_p")):
+    tests = preferred.assign(metric=metric, value=preferred[column], low=np.nan, high=np.nan, unit="p")
+    parts.append(tests[parts[0].columns])
+parts.append(pd.read_parquet(run.need("given.parquet", stage="01")).drop(columns="as_published", errors="ignore"))
+weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
+summary = pd.concat(parts, ignore_index=True).assign(study="parents", preset=run.preset)
+summary["n_weights"] = summary["model"].map(weights)
+summary = write_summary(run.path("summary.csv"), summary)
+summary[summary["role"] == "main"].pivot_table(
+    index=["source", "group", "direction"], columns="metric", values="value", sort=False
+)
 
 # %% tags=["nbval-ignore-output"]
-tests = summary[summary["metric"].str.contains("prob|permutation")]
-tests[["model", "condition", "metric", "value", "low", "high", "n", "unit"]]
-
-# %% [markdown]
-# Under `randomised` each reply is held against somebody else's name: a model that says one name to everybody would do as
-# well there. `found_right_rate` is the share of accepted replies that are true.
+own = answers[(answers["role"] == "main") & is_reverse & (answers["way"] == ways[0]) & (answers["seed"] == run.seed)]
+published = {"person": "child", "relation": "parent_type", "prediction": "child_prediction"}
+table = own.assign(can_reverse=own["prediction"] != "").rename(columns=published)
+table = table[[*KEY, "child_prediction", "can_reverse"]]
+table.to_csv(run.path("parent_child_pairs.csv"), index=False)
+table.head()
 
 # %%
-if not answers["n_right"].between(0, answers["n_samples"]).all():
-    raise ValueError("a question has more right replies than replies")
-if (answers["strict"] & ~answers["correct"]).any():
-    raise ValueError("a reply passed the strict rule and not the lenient one")
-if not answers[answers["prediction"] != ""]["n_right"].gt(0).all():
-    raise ValueError("a child was predicted without a right reply")
-run.finish("Every right reply is counted once, and every strict match is a match.")
+run.finish("The answers are in answers.parquet, the numbers in summary.csv.")
 
 # %% [markdown]
-# **What this does not show.** A child that is never said may still be told of elsewhere in other words; and a greedy reply is
-# one of many. Where no truth is known, *found* says how willing a model is to give a name, not what it knows.
+# **What this does not show.** A child that is never named may still be known in other words, and a greedy reply is one of
+# many. Where no truth is known, `found_rate` says how willing a model is to give a name, not what it knows.
 #
 # Next: [04-plotting](04-plotting.ipynb).

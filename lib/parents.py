@@ -133,8 +133,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     -------
     DataFrame
         ``child``, ``parent``, ``parent_type``, ``child_prediction`` and ``can_reverse`` (missing in a table without
-        predictions), ``kind`` ("pairs", "replies" or "logprobs"), ``model``, and of results ``to_parent`` and
-        ``to_child``: fractions of replies, or nats.
+        predictions), ``repeated`` (an earlier row has the same pair), ``kind`` ("pairs", "replies" or "logprobs"),
+        ``model``, and of results ``to_parent`` and ``to_child``: fractions of replies, or nats.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def read_pairs(path: Path) -> pd.DataFrame:
         numbers = pd.to_numeric(rows[f"{model}{end}"], errors="coerce")
         numbers = numbers.where(numbers.between(low, high))
         table[name] = _column(path, rows, f"{model}{end}", numbers, f"{low:g} to {high:g}")
-    return table.assign(kind=kind, model=model)
+    return table.assign(repeated=table.duplicated(KEY), kind=kind, model=model)
 
 
 def _column(path: Path, rows: pd.DataFrame, name: str, values: pd.Series, expected: str) -> pd.Series:
@@ -186,7 +186,7 @@ def _column(path: Path, rows: pd.DataFrame, name: str, values: pd.Series, expect
 
 def people_of(pairs: pd.DataFrame) -> pd.DataFrame:
     """The pairs of a table of `read_pairs`, each once, in the columns of `world_families`."""
-    people = pairs.drop_duplicates(KEY).rename(columns={"child": "person", "parent_type": "relation"})
+    people = pairs[~pairs["repeated"]].rename(columns={"child": "person", "parent_type": "relation"})
     return people.assign(group="pairs")[PEOPLE].reset_index(drop=True)
 
 
@@ -212,18 +212,14 @@ def make_probes(people: pd.DataFrame, form: Form, *, source: str) -> pd.DataFram
     """
     pairs = people[people["parent"] != ""].assign(source=source)
     both = [_both(*row) for row in pairs[["person", "relation", "parent"]].itertuples(index=False)]
-    parts = [
-        pairs.assign(
-            direction=direction, question=[shots[k][0] for shots in both], target=[shots[k][1] for shots in both]
-        )
-        for k, direction in enumerate(("parent", "child"))
-    ]
-    probes = pd.concat(parts, ignore_index=True)
-    probes["target"] = " " + probes["target"]
-    probes["prompt"] = [as_prompt(question, **form) for question in probes["question"]]
-    following = probes.groupby(["group", "direction", "relation"], sort=False)["target"].transform(
-        lambda targets: np.roll(targets, -1)
-    )
+    parts = []
+    for k, direction in enumerate(("parent", "child")):
+        columns = {"question": [shots[k][0] for shots in both], "target": [f" {shots[k][1]}" for shots in both]}
+        columns["prompt"] = [as_prompt(question, **form) for question in columns["question"]]
+        parts.append(pairs.assign(direction=direction, **columns))
+    probes = pd.concat(parts, ignore_index=True).astype({"question": "str", "target": "str", "prompt": "str"})
+    targets = probes.groupby(["group", "direction", "relation"], sort=False)["target"]
+    following = targets.shift(-1).fillna(targets.transform("first"))
     return probes.assign(control_target=following.mask(following == probes["target"], None))
 
 

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from lib.notebook import start_run
-from lib.parents import KEY, make_data, make_form, make_probes, people_of, read_names, read_pairs, world_families
+from lib.parents import make_data, make_form, make_probes, people_of, read_names, read_pairs, world_families
 from lib.paths import from_root, write_json, write_jsonl
 from lib.stats import cluster_bootstrap
 from lib.summary import number, summarise
@@ -144,17 +144,17 @@ print(make_probes(example, form, source="example")["prompt"].iloc[0])
 # %%
 counts = {}
 for table in tables:
-    once = table.drop_duplicates(KEY)
-    n_parents = once.groupby("child")["parent_type"].nunique()
-    counts[table["model"].iloc[0]] = {"rows": len(table), "different pairs": len(once)} | {
+    once = table[~table["repeated"]]
+    extends = (table["child_prediction"] != table["child"]) & table["child_prediction"].ne("") & table["can_reverse"]
+    counts[table["model"].iloc[0]] = {
+        "rows": len(table),
+        "different pairs": len(once),
         "different children": once["child"].nunique(),
         "different parents": once["parent"].nunique(),
-        "children with both parents": (n_parents == 2).sum(),
-        "rows with a mother": (table["parent_type"] == "mother").sum(),
-        "predictions that only extend the child's name": (
-            (table["can_reverse"] == True) & (table["child_prediction"] != table["child"])  # noqa: E712
-        ).sum(),
-        "log-probabilities below -100 nats": (table.filter(["to_parent", "to_child"]) < -100).sum().sum(),
+        "children with both parents": int((once.groupby("child")["parent_type"].nunique() == 2).sum()),
+        "pairs with a mother": int((once["parent_type"] == "mother").sum()),
+        "predictions that only extend the child's name": int(extends.sum()),
+        "log-probabilities below -100 nats": int((table.filter(["to_parent", "to_child"]) < -100).sum().sum()),
     }
 pd.DataFrame(counts) if tables else print("No table is given.")
 
@@ -177,6 +177,7 @@ for table in tables:
         (table, "reversed_rate", "child", "same last word in both names", can[child == parent]),
         (table, "reversed_rate", "child", "different last words", can[child != parent]),
         (table, "reversed_exactly", "child", "", can & (table["child_prediction"] == table["child"])),
+        (table, "same_last_word", "", "", child == parent),
     ]
 
 # %% [markdown]
@@ -206,20 +207,34 @@ numbers = []
 for table, metric, direction, subset, values in measured:
     conditions = {"model": table["model"].iloc[0], "group": "given", "direction": direction, "subset": subset}
     rows = table.assign(person=table["child"], value=values, **conditions)
-    once = rows.drop_duplicates(KEY)
-    found = summarise(once, by=list(conditions), value="value", cluster="person", metric=metric)
+    once = rows[~rows["repeated"]]
+    unit = "probability" if metric == "target_prob" else "rate"
+    found = summarise(once, by=list(conditions), value="value", cluster="person", metric=metric, unit=unit)
     numbers.append(found.assign(as_published=rows["value"].mean()))
+
+# %% [markdown]
+# Two numbers are no means over pairs: the median log-probability, and the share of questions for a parent with an accepted
+# reply, which counts the people without any pair too.
+
+# %%
+further = []  # table, metric, direction, unit, interval, value as published
+for table in [each for each in tables if each["kind"].iloc[0] == "logprobs"]:
+    for direction in ("parent", "child"):
+        value, once = table[f"to_{direction}"], table[~table["repeated"]]
+        interval = cluster_bootstrap(value[once.index], once["child"], statistic=np.median, n_resamples=500)
+        further.append((table, "median_logprob", direction, "nats", interval, value.median()))
 if tables and n_asked:
-    once = tables[0].drop_duplicates(KEY)
-    shares = (once.groupby("child").size() / 2).clip(upper=1)  # of a mother and a father
+    shares = (tables[0][~tables[0]["repeated"]].groupby("child").size() / 2).clip(upper=1)  # of a mother and a father
     if len(shares) > n_asked:
         raise ValueError(
             f"n_asked is {n_asked}, but {pairs[0]} holds the parents of {len(shares)} people: expected more"
         )
     interval = cluster_bootstrap([*shares, *[0.0] * (n_asked - len(shares))], range(n_asked), rate=True)
-    row = {"model": tables[0]["model"].iloc[0], "group": "given", "direction": "parent", "subset": ""}
-    row |= number(interval, metric="found_rate", n_of="person", unit="rate")
-    numbers.append(pd.DataFrame([row | {"as_published": len(tables[0]) / (2 * n_asked)}]))
+    further.append((tables[0], "found_rate", "parent", "rate", interval, len(tables[0]) / (2 * n_asked)))
+for table, metric, direction, unit, interval, as_published in further:
+    conditions = {"model": table["model"].iloc[0], "group": "given", "direction": direction, "subset": ""}
+    values = number(interval, metric=metric, n_of="person", unit=unit)
+    numbers.append(pd.DataFrame([conditions | values | {"as_published": as_published}]))
 given = pd.concat([pd.DataFrame(), *numbers], ignore_index=True)
 given.to_parquet(run.path("given.parquet"))
 given if len(given) else print("No numbers of given tables.")

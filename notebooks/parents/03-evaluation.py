@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from lib.notebook import start_run
-from lib.parents import KEY, PEOPLE, is_accepted, make_probes, replies
+from lib.parents import is_accepted, make_probes, replies
 from lib.paths import read_json
 from lib.probing import add_logprobs, final_models
 from lib.scoring import strict_match
@@ -86,7 +86,8 @@ found.assign(known=found["parent"] != "").groupby(["group", "known"], sort=False
 # gave (`source` model), which is what the published 33% counts.
 
 # %% tags=["nbval-ignore-output"]
-collected = found[found["found_rate"] & (found["way"] == ways[0])].assign(parent=found["reply"])[PEOPLE]
+is_pair = found["found_rate"] & (found["way"] == ways[0])
+collected = found.assign(parent=found["reply"]).loc[is_pair, people.columns]
 source = "table" if (people["group"] == "pairs").all() else "world"
 probes = pd.concat([make_probes(people, form, source=source), make_probes(collected, form, source="model")])
 if probes.empty:
@@ -136,12 +137,14 @@ answers.loc[answers["role"] == "main", ["group", "question", "target", "completi
 # %% tags=["nbval-ignore-output"]
 samples = replies(client, answers, **asking, n=n_samples, temperature=1.0)
 right = [[reply for reply in each if reply.startswith(name)] for each, name in zip(samples, names, strict=True)]
-answers["mean_of_n"] = [len(each) / n_samples for each in right]
-answers["any_of_n"] = [len(each) > 0 for each in right]
+answers["n_right"] = [len(each) for each in right]
+answers["any_of_n"] = answers["n_right"] > 0
 answers["prediction"] = [next(filter(is_accepted, each), "") for each in right]
 is_reverse = (answers["source"] == "model") & (answers["direction"] == "child")
 answers["reversed_rate"] = (answers["prediction"] != "").astype("boolean").where(is_reverse)
-by_seed = answers[answers["role"] == "main"].groupby(["source", "group", "direction", "seed"], sort=False)
+each_reply = answers.loc[answers.index.repeat(n_samples)]  # one row per reply, the right ones first
+each_reply = each_reply.assign(mean_of_n=each_reply.groupby(level=0).cumcount() < each_reply["n_right"])
+by_seed = each_reply[each_reply["role"] == "main"].groupby(["source", "group", "direction", "seed"], sort=False)
 by_seed[["exact_match", "any_of_n", "mean_of_n"]].mean().unstack("seed")
 
 # %% [markdown]
@@ -157,8 +160,9 @@ by_seed[["exact_match", "any_of_n", "mean_of_n"]].mean().unstack("seed")
 
 # %% tags=["nbval-ignore-output"]
 first = answers.iloc[0]
-main = answers[answers[["role", "way", "source"]].eq(first[["role", "way", "source"]]).all(axis=1)]
 score = "mean_of_n" if first["source"] == "model" else "exact_match"
+scored = each_reply if score == "mean_of_n" else answers
+main = scored[scored[["role", "way", "source"]].eq(first[["role", "way", "source"]]).all(axis=1)]
 rates = summarise(main, by=["group", "direction"], value=score, cluster="person").set_index(["group", "direction"])
 for group in rates.index.unique("group"):
     parent, child = rates.loc[(group, "parent")], rates.loc[(group, "child")]
@@ -166,11 +170,12 @@ for group in rates.index.unique("group"):
     if verdict(parent["low"], parent["high"], above=0.1) != "held":
         print(f"   {first['base']} knows too few of these parents: no conclusion is drawn.")
         continue
-    outcome = verdict(child["low"], child["high"], below=parent["low"])
-    print(f"   the child is named less often than the parent: {outcome}")
-    if group != first["group"]:
-        outcome = verdict(child["low"], child["high"], above=rates.loc[(first["group"], "child"), "high"])
-        print(f"   the child is named more often than that of {first['group']} people: {outcome}")
+    if group == first["group"]:
+        prediction, limits = "less often than the parent", {"below": parent["low"]}
+    else:
+        prediction = f"more often than that of {first['group']} people"
+        limits = {"above": rates.loc[(first["group"], "child"), "high"]}
+    print(f"   the child is named {prediction}: {verdict(child['low'], child['high'], **limits)}")
 
 # %% [markdown]
 # ## Log-probabilities
@@ -211,11 +216,12 @@ preferred.drop(columns=["model", "role", "way", "source", "metric", "unit"])
 # Every rate and log-probability by model, group, source and direction, each with its own n.
 
 # %% tags=["nbval-ignore-output"]
-rates = ["exact_match", "strict_match", "control_match", "any_of_n", "mean_of_n", "reversed_rate", "target_prob"]
-units = dict.fromkeys(rates, "rate") | dict.fromkeys(
-    ["target_logprob", "control_logprob", "logprob_difference"], "nats"
-)
+rates = ["exact_match", "strict_match", "control_match", "any_of_n", "reversed_rate"]
+nats = ["target_logprob", "control_logprob", "logprob_difference"]
+units = dict.fromkeys(rates, "rate") | {"target_prob": "probability"} | dict.fromkeys(nats, "nats")
 parts = [summarise(answers, by=by, value=metric, cluster="person", unit=unit) for metric, unit in units.items()]
+each_reply["model"] = each_reply["base"]
+parts.append(summarise(each_reply, by=by, value="mean_of_n", cluster="person"))
 found = found.assign(model=found["base"], source="model", direction="parent")
 parts += [summarise(found, by=by, value=metric, cluster="person") for metric in ("found_rate", "found_right_rate")]
 for metric, column in (("permutation_p", "p"), ("permutation_p_adjusted", "adjusted_p")):
@@ -234,7 +240,7 @@ summary[summary["role"] == "main"].pivot_table(
 own = answers[(answers["role"] == "main") & is_reverse & (answers["way"] == ways[0]) & (answers["seed"] == run.seed)]
 published = {"person": "child", "relation": "parent_type", "prediction": "child_prediction"}
 table = own.assign(can_reverse=own["prediction"] != "").rename(columns=published)
-table = table[[*KEY, "child_prediction", "can_reverse"]]
+table = table[["child", "parent", "parent_type", "child_prediction", "can_reverse"]]
 table.to_csv(run.path("parent_child_pairs.csv"), index=False)
 table.head()
 

@@ -67,7 +67,8 @@ _ = run.save(fig, "groups", caption)
 
 # %% [markdown]
 # **What came out.** A prediction *held* if the whole interval lies beyond the limit, and *failed* if none of it does; else it
-# is *unclear*. No conclusion is drawn where the interval of the rate for the parent does not lie above 10%.
+# is *unclear*. No conclusion is drawn where the interval of the rate for the parent does not lie above 10%. The curse says
+# that *child below parent* holds for one-way people and fails for the others.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -77,7 +78,7 @@ def compare(rates):
     outcome = verdict(child["low"], child["high"], below=parent["low"])
     if verdict(parent["low"], parent["high"], above=0.1) != "held":
         outcome = "no conclusion, too few parents are known"
-    return f"parent {quantity(parent)}, child {quantity(child)}; the child less often: {outcome}"
+    return f"parent {quantity(parent)}, child {quantity(child)}; child below parent: {outcome}"
 
 
 for group, rows in rates.groupby("group", sort=False):

@@ -156,14 +156,19 @@ by_seed[["exact_match", "any_of_n", "mean_of_n"]].mean().unstack("seed")
 #
 # A prediction *held* if the whole interval lies beyond the limit, and *failed* if none of it does; else it is *unclear*. We
 # draw a conclusion about a group only if the interval of the rate for the parent lies above 10%. Of pairs that the model
-# itself gave, the greedy reply for the parent is right by construction, so that the samples are compared.
+# itself gave, the greedy reply for the parent is right by construction, so that the samples are compared. A model that was not
+# fine-tuned gives the same greedy reply with every seed; such replies count once.
 
 # %% tags=["nbval-ignore-output"]
+is_repeat = answers.duplicated(["model", "way", "source", "group", "person", "relation", "direction", "question"])
 first = answers.iloc[0]
 score = "mean_of_n" if first["source"] == "model" else "exact_match"
-scored = each_reply if score == "mean_of_n" else answers
+scored = each_reply if score == "mean_of_n" else answers[~is_repeat]
 main = scored[scored[["role", "way", "source"]].eq(first[["role", "way", "source"]]).all(axis=1)]
 rates = summarise(main, by=["group", "direction"], value=score, cluster="person").set_index(["group", "direction"])
+rates
+
+# %% tags=["nbval-ignore-output"]
 for group in rates.index.unique("group"):
     parent, child = rates.loc[(group, "parent")], rates.loc[(group, "child")]
     print(f"{group}: parent {quantity(parent)}, child {quantity(child)} ({score}, {parent['n']} people)")
@@ -188,9 +193,11 @@ for group in rates.index.unique("group"):
 by = ["model", "role", "way", "group", "source", "direction"]
 as_text = answers["way"] == "completion"
 scored = add_logprobs(client, answers[as_text], journal=run.path("answers.journal.jsonl"))
-answers = pd.concat([scored, answers[~as_text]]).assign(model=lambda rows: rows["base"])
+answers = pd.concat([scored, answers[~as_text]]).sort_index().assign(model=lambda rows: rows["base"])
 answers["target_prob"] = np.exp(answers["target_logprob"])
 answers["logprob_difference"] = answers["target_logprob"] - answers["control_logprob"]
+sizes = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
+answers["n_weights"] = answers["base"].map(sizes)
 answers.to_parquet(run.path("answers.parquet"))
 
 
@@ -202,7 +209,7 @@ def permutation_p(rows):
 
 
 is_main = (answers["role"] == "main") & (answers["source"] == first["source"])
-tested = answers[is_main & answers["logprob_difference"].notna()]
+tested = answers[is_main & ~is_repeat & answers["logprob_difference"].notna()]
 preferred = summarise(tested, by=by, value="logprob_difference", cluster="person", unit="nats")
 preferred["p"] = [permutation_p(rows) for _, rows in tested.groupby(by, sort=False)]
 preferred["adjusted_p"] = holm(preferred["p"])
@@ -216,21 +223,21 @@ preferred.drop(columns=["model", "role", "way", "source", "metric", "unit"])
 # Every rate and log-probability by model, group, source and direction, each with its own n.
 
 # %% tags=["nbval-ignore-output"]
-rates = ["exact_match", "strict_match", "control_match", "any_of_n", "reversed_rate"]
-nats = ["target_logprob", "control_logprob", "logprob_difference"]
-units = dict.fromkeys(rates, "rate") | {"target_prob": "probability"} | dict.fromkeys(nats, "nats")
-parts = [summarise(answers, by=by, value=metric, cluster="person", unit=unit) for metric, unit in units.items()]
+of_greedy = dict.fromkeys(["exact_match", "strict_match", "control_match"], "rate") | {"target_prob": "probability"}
+of_greedy |= dict.fromkeys(["target_logprob", "control_logprob", "logprob_difference"], "nats")
 each_reply["model"] = each_reply["base"]
-parts.append(summarise(each_reply, by=by, value="mean_of_n", cluster="person"))
+parts = [
+    *[summarise(answers[~is_repeat], by=by, value=name, cluster="person", unit=of_greedy[name]) for name in of_greedy],
+    *[summarise(answers, by=by, value=name, cluster="person") for name in ("any_of_n", "reversed_rate")],
+    summarise(each_reply, by=by, value="mean_of_n", cluster="person"),
+]
 found = found.assign(model=found["base"], source="model", direction="parent")
 parts += [summarise(found, by=by, value=metric, cluster="person") for metric in ("found_rate", "found_right_rate")]
 for metric, column in (("permutation_p", "p"), ("permutation_p_adjusted", "adjusted_p")):
     tests = preferred.assign(metric=metric, value=preferred[column], low=np.nan, high=np.nan, unit="p")
     parts.append(tests[parts[0].columns])
 parts.append(pd.read_parquet(run.need("given.parquet", stage="01")).drop(columns="as_published", errors="ignore"))
-weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for name in answers["base"].unique()}
 summary = pd.concat(parts, ignore_index=True).assign(study="parents", preset=run.preset)
-summary["n_weights"] = summary["model"].map(weights)
 summary = write_summary(run.path("summary.csv"), summary)
 summary[summary["role"] == "main"].pivot_table(
     index=["source", "group", "direction"], columns="metric", values="value", sort=False

@@ -50,7 +50,7 @@ what = {
     "exact_match": "questions whose greedy reply begins with the right name",
     "mean_of_n": "sampled replies that do",
 }[score]
-of_what = f"{first['model']}, {answers['person'].nunique()} people, {len(run.seeds)} seed(s), preset {run.preset}"
+of_what = f"{first['model']}, {len(run.seeds)} seed(s), preset {run.preset}"
 
 # %% [markdown]
 # ## The gap
@@ -62,7 +62,8 @@ of_what = f"{first['model']}, {answers['person'].nunique()} people, {len(run.see
 rates = main[main["metric"] == score]
 fig, ax = plt.subplots(figsize=(3.4, 2.6))
 plot_rates(ax, rates, group="group", by="direction")
-caption = f"Accuracy by group and requested person. Dot: share of {what}; bar: 95% interval over people. {of_what}."
+sizes = ", ".join(f"{n} {group}" for group, n in rates.groupby("group", sort=False)["n"].first().items())
+caption = f"Accuracy by direction. Dot: share of {what}; bar: 95% interval over people ({sizes}). {of_what}."
 _ = run.save(fig, "groups", caption)
 
 # %% [markdown]
@@ -99,7 +100,8 @@ kinds = {"found_rate": "found", "reversed_rate": "found", "mean_of_n": "mean of 
 published = published_values()
 published["who"] = published["model"] + ", " + published["metric"].map(kinds)
 models = shown[(shown["metric"] == score) & (shown["group"] == first["group"])].assign(who=lambda rows: rows["model"])
-models = models.sort_values("n_weights", kind="stable")
+sizes = answers.drop_duplicates("model").set_index("model")["n_weights"]
+models = models.sort_values("model", key=lambda names: names.map(sizes), kind="stable")
 no_points = published[["who", "direction"]].assign(value=np.nan, low=np.nan, high=np.nan, metric=score, unit="rate")
 fig, ax = plt.subplots(figsize=(6.8, 2.9))
 plot_rates(ax, pd.concat([models, no_points]), group="who", by="direction", published=published)
@@ -107,7 +109,8 @@ ax.set_ylabel("accuracy")
 caption = (
     f"Accuracy by model. Dot: share of {what}, about {first['group']} people; bar: 95% interval over people. Diamond: "
     "published; for GPT-4 the share of questions with a reply that passes for a name, and of these pairs those with the child "
-    f"in any of 10 replies; for others the mean of 10 replies or the probability of the name. {of_what}."
+    "in any of 10 replies; for others the mean of 10 replies or the probability of the name. "
+    f"n = {models['n'].iloc[0]} people, {len(run.seeds)} seed(s), preset {run.preset}."
 )
 _ = run.save(fig, "by-model", caption)
 
@@ -137,7 +140,7 @@ if len(found):
     caption = (
         "Replies that pass for a name. found: share of questions for a mother or father with such a reply (the published "
         "filter); right: share of these replies that are true; reversed: share of the pairs collected so whose child is named "
-        f"in any of the samples. Bar: 95% interval over people. {of_what}."
+        f"in any of the samples. Bar: 95% interval over people ({found['n'].min()} to {found['n'].max()}). {of_what}."
     )
     _ = run.save(fig, "found", caption)
 else:
@@ -174,7 +177,7 @@ if len(scored):
         ax.label_outer(remove_inner_ticks=False)
     caption = (
         "Log-probability of the right name (correct) and of somebody else's (randomized). Line: share of questions whose name "
-        f"has at most this log-probability; {first['group']} people. {of_what}."
+        f"has at most this log-probability; {scored['person'].nunique()} {first['group']} people. {of_what}."
     )
     _ = run.save(fig, "logprobs", caption)
 else:

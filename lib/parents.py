@@ -118,7 +118,8 @@ def read_names(path: Path, *, n: int = 0) -> pd.DataFrame:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"celebrities: expected a UTF-8 text file with one name per line ({error}: {path})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"celebrities: {path}: {reason}; expected a UTF-8 text file with one name per line") from error
     names = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
     if len(names) < max(1, n):
         raise ValueError(f"celebrities: {path} holds {len(names)} different names; expected {n or 'one'} or more")
@@ -144,7 +145,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False).fillna("")
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"pairs: expected a CSV file with {', '.join(KEY)} ({error}: {path})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"pairs: {path}: {reason}; expected a CSV file with {', '.join(KEY)}") from error
     found = {
         column.removesuffix(end): kind
         for kind, (ends, _) in RESULTS.items()

@@ -71,13 +71,15 @@ _ = run.save(fig, "groups", caption)
 # is *unclear*. No conclusion is drawn where the interval of the rate for the parent does not lie above 10%. The curse says
 # that *child below parent* holds for one-way people and fails for the others.
 
-
 # %% tags=["nbval-ignore-output"]
+least_known = 0.1  # rate for the parent
+
+
 def compare(rates):
     """Whether the child is named less often than the parent, in words."""
     parent, child = (rates[rates["direction"] == direction].iloc[0] for direction in ("parent", "child"))
     outcome = verdict(child["low"], child["high"], below=parent["low"])
-    if verdict(parent["low"], parent["high"], above=0.1) != "held":
+    if verdict(parent["low"], parent["high"], above=least_known) != "held":
         outcome = "no conclusion, too few parents are known"
     return f"parent {quantity(parent)}, child {quantity(child)}; child below parent: {outcome}"
 

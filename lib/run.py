@@ -38,6 +38,7 @@ OVERVIEW = "00-overview"
 LOCK_SECONDS = 10.0
 GENERAL = "general"  # key of a study whose bases are made from a text
 BASE_KEYS = ("base", "bigs", "size_bases")
+FURTHER_BASES = ("size_bases", "further_bases", "control_base")
 
 
 class StageFailed(RuntimeError):
@@ -69,15 +70,20 @@ def plan_run(
     stage: str = "",
     values: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
+    base: str | None = None,
     seeds: int | None = None,
     out: Path | None = None,
 ) -> Plan:
     """Check what is to be run: `ValueError` if study, preset, stage or key is unknown or a value does not fit.
 
-    Over the preset's values lie `values`, and over these what `sets` gives as ``key=value``.
+    Over the preset's values lie `values`, and over these what `sets` gives as ``key=value``. With `base`, that model is
+    the only one: further ones belong to the preset's own base.
     """
     notebooks = stages(study)
     keys = study_keys(study)
+    if base:
+        given = {pair.partition("=")[0] for pair in sets}
+        sets = [*sets, f"base={base}", *(f"{name}=" for name in FURTHER_BASES if name in keys.keys() - given)]
     overrides = {**(values or {}), **parse_set(study, sets, keys=keys)}
     for name, flag in (("out", "--out"), ("preset", "--preset")):
         if name in overrides:
@@ -246,13 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, help="repeat with this many seeds in the same run folder")
     parser.add_argument("--out", type=Path, help="run folder (default: data/runs/<preset>/<study>)")
-    parser.add_argument("--base", metavar="MODEL", help="the same as --set base=MODEL")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="the study on this model alone: --set base=MODEL, and no further ones"
+    )
     parser.add_argument("--models", type=Path, metavar="DIR", help="folder below which hf:NAME is looked up")
     parser.add_argument("--download", action="store_true", help="let hf: models come from the Hugging Face hub")
     options = vars(parser.parse_args(arguments))
     console.set_up()
-    base, models, download = options.pop("base"), options.pop("models"), options.pop("download")
-    options["sets"] += [f"base={base}"] if base else []
+    models, download = options.pop("models"), options.pop("download")
     try:
         if models:
             if not models.is_dir():

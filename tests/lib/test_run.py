@@ -53,6 +53,14 @@ def test_set_has_a_folder_of_its_own_and_seeds_has_not(home, demo):
     assert plan.params["out"] == ""
 
 
+def test_a_base_given_alone_is_the_only_one(make_stage):
+    bases = 'base: str = "fork-1m"  # base\nsize_bases: list[str] = ["fork-6m"]  # sizes\n'
+    make_stage("sizes/01-finetune", bases)
+    plan = plan_run("sizes", preset="tiny", base="hf:mine", seeds=3)
+    assert (plan.params["base"], plan.params["size_bases"]) == ("hf:mine", [])
+    assert plan_run("sizes", preset="tiny", base="hf:mine", sets=["size_bases=hf:b"]).params["size_bases"] == ["hf:b"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -81,12 +81,10 @@ in_context = reverse.assign(
 )
 probes = pd.concat([tests, *some, in_context], ignore_index=True)
 
-kinds = ["probe", "group", "direction", "order"]
-probes.groupby(kinds, sort=False).agg(questions=("prompt", "size"), people=("person", "nunique"))
-
-# %%
 for _, row in probes[probes["group"] != "both"].groupby("probe", sort=False).last().reset_index().iterrows():
     print(f"{row['probe']}: {row['prompt']} |{row['target']}")
+kinds = ["probe", "group", "direction", "order"]
+probes.groupby(kinds, sort=False).agg(questions=("prompt", "size"), people=("person", "nunique"))
 
 # %% [markdown]
 # ## Answers
@@ -159,15 +157,16 @@ pd.concat([rates[rates["probe"] != "train"], by_name])
 # **What came out.** A prediction *held* if the whole interval agrees with it, *failed* if none of it does, and is
 # *unclear* otherwise. The interval of the gap combines those of its two rates (Newcombe 1998, as if they were independent).
 
-
 # %% tags=["nbval-ignore-output"]
+one_way = rates[(rates["probe"] == "test") & (rates["group"] != "both")]
+
+
 def came_out(prediction: str, numbers: pd.DataFrame, **limits: float) -> None:
     for row in numbers.itertuples():
         word = verdict(row.low, row.high, **limits) if learned else "no conclusion, nothing was learned"
         print(f"{row.group}, {prediction}: {word} ({row.value:.3f} [{row.low:.3f}, {row.high:.3f}])")
 
 
-one_way = rates[(rates["probe"] == "test") & (rates["group"] != "both")]
 a, b = (one_way[one_way["direction"] == direction].set_index("group") for direction in ("same", "reverse"))
 gaps = a[["n", "n_of"]].assign(metric="exact_match_gap", unit="difference of rates", value=a["value"] - b["value"])
 gaps["low"] = gaps["value"] - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
@@ -306,6 +305,7 @@ weights = {name: client.models.retrieve(name).model_dump().get("n_weights") for 
 answers["n_weights"] = answers["base"].map(weights)
 answers.to_parquet(run.path("answers.parquet"))
 summary = write_summary(run.path("summary.csv"), summary)
+run.finish("All answers are in answers.parquet, all numbers in summary.csv.")
 
 # %% [markdown]
 # **What this does not show.** Greedy answers leave out what sampling might find, and one wrong target per question is a
@@ -313,6 +313,3 @@ summary = write_summary(run.path("summary.csv"), summary)
 # the curve over size, and the published values, are for.
 #
 # Next: [04-plotting](04-plotting.ipynb).
-
-# %%
-run.finish("All answers are in answers.parquet, all numbers in summary.csv.")

@@ -22,7 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
@@ -41,10 +41,13 @@ def arguments() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs, files: %(default)s")
 
-    about = "Serve the OpenAI-compatible API over open weights."
-    command = commands.add_parser("serve", parents=[common], help="serve the API", description=about)
-    command.set_defaults(run=serve)
-    add = command.add_argument
+    def command(name: str, run: Callable[[argparse.Namespace], int], short: str, about: str) -> Callable[..., Any]:
+        """Declare a command; returns what adds arguments to it."""
+        added = commands.add_parser(name, parents=[common], help=short, description=about)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command("serve", serve, "serve the API", "Serve the OpenAI-compatible API over open weights.")
     add("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
     add("--port", type=at_least(0, int, most=65535), default=8080, help="8080 by default; 0 for a free one")
     add("--models", type=Path, help="folder below which hf:NAME is looked up; without it no folder is")
@@ -61,16 +64,11 @@ def arguments() -> argparse.ArgumentParser:
         "used first; half of the device's memory by default")  # fmt: skip
 
     about = "Stop the server of a store; jobs that it runs go on when another one starts."
-    commands.add_parser("stop", parents=[common], help="stop the server", description=about).set_defaults(run=stop)
-
-    about = "Check a store that no server uses."
-    command = commands.add_parser("check", parents=[common], help="check a store", description=about)
-    command.set_defaults(run=run_check)
+    command("stop", stop, "stop the server", about)
+    command("check", run_check, "check a store", "Check a store that no server uses.")
 
     about = "Pre-train a base model on a text and print its id: at once if the store has it; killed, it goes on."
-    command = commands.add_parser("pretrain", parents=[common], help="make a base from a text", description=about)
-    command.set_defaults(run=pretrain)
-    add = command.add_argument
+    add = command("pretrain", pretrain, "make a base from a text", about)
     add("name", metavar="NAME", help="fork-300k, fork-1m or fork-6m: 0.36, 1.12 or 6.18 million weights; "
         "fork-1m-s1 and fork-1m-s2: fork-1m with other seeds; with a label (fork-1m-mine): another base of that "
         "shape")  # fmt: skip
@@ -80,9 +78,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--default", action="store_true", help="let NAME stand for this base even if it stands for another")
 
     about = "Get a model that others trained: smollm2-135m, one of the hub, a GGUF file, or older weights to convert."
-    command = commands.add_parser("fetch", parents=[common], help="download or convert a model", description=about)
-    command.set_defaults(run=fetch)
-    add = command.add_argument
+    add = command("fetch", fetch, "download or convert a model", about)
     add("source", metavar="SOURCE", help="smollm2-135m; hf:NAME or hf:NAME@REVISION, for servers with --download; the "
         "name that the model of a GGUF file is to have; or a folder with pytorch_model*.bin")  # fmt: skip
     add("--from", "--gguf", type=Path, metavar="FILE", dest="file", help="a GGUF file of a Llama-like model; for "

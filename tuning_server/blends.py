@@ -46,22 +46,25 @@ class Blend(Strict):
         ApiError
             If a model is unknown, they do not share a tokenizer, or a prompt is too long for one.
         """
-        models = load_together(cache, {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base})
-        big, tuned, base = models
-        with refusing("blend", code="different_tokenizers"):
-            check_same_tokens(big, tuned, base)
+        ids = {"model": model_id, "blend.tuned": self.tuned, "blend.base": self.base}
+        big, tuned, base = models = load_together(cache, ids, param="blend")
         requests = prepare(big)
         settings = BlendSettings(tuple(self.weights), self.plausibility, tuple(self.schedule))
         with refusing("prompt", code="context_length_exceeded"):
             return models, generate(big, tuned, base, requests, settings)
 
 
-def load_together(cache: ModelCache, ids: Mapping[str, str]) -> list[LoadedModel]:
-    """The models that the parameters of one request name; a refusal (`ApiError`) says which parameter is wrong."""
+def load_together(cache: ModelCache, ids: Mapping[str, str], *, param: str) -> list[LoadedModel]:
+    """The models that the parameters of one request name; a refusal (`ApiError`) says which parameter is wrong.
+
+    It is `param` where the models do not share a tokenizer.
+    """
     models = []
-    for param, model_id in ids.items():
+    for name, model_id in ids.items():
         try:
             models.append(cache.get(model_id, beside=ids.values()))
         except UnknownModel as error:
-            raise model_error(error, param=param) from error
+            raise model_error(error, param=name) from error
+    with refusing(param, code="different_tokenizers"):
+        check_same_tokens(*models)
     return models

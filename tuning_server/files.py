@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -49,14 +48,10 @@ def create(form: Annotated[UploadForm, Form()], service: CurrentService) -> File
     check_rows(source)
     source.seek(0)
     name = (form.file.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
-    body = FileObject(
-        id=new_id("file-"), object="file", bytes=form.file.size, created_at=int(time.time()), filename=name,
-        purpose="fine-tune", status="processed",
-    )  # fmt: skip
-    with atomic_write(file_path(service.store.folder, body.id), "wb") as target:
+    file_id = new_id("file-")
+    with atomic_write(file_path(service.store.folder, file_id), "wb") as target:
         shutil.copyfileobj(source, target)
-    service.store.add_file(body.model_dump())
-    return body
+    return FileObject(**service.store.add_file(file_id, name))
 
 
 class FilesQuery(PageQuery):

@@ -50,16 +50,18 @@ def _described(info: ModelInfo) -> Model:
         tokenizer, vocab_tokens = describe(info.folder)
     except (OSError, ValueError) as error:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
-    record = read_json(info.folder / "base.json") if (info.folder / "base.json").is_file() else {}
-    adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
+    adapter, (device, dtype), card = (
+        read_adapter(info.folder),
+        choose_placement(n_weights),
+        registry.card_of(info.folder),
+    )
     extras = {
         "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
         "n_weights": n_weights, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
         "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
-        "learning_rate": registry.reference_learning_rate(info.folder, n_weights),
-        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"),
-        "origin": record.get("origin"),
+        "learning_rate": registry.reference_learning_rate(card, n_weights),
+        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"), "origin": card.get("origin"),
     }  # fmt: skip
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from openai.types import FileObject
-
 from tuning_server.disk import atomic_write
 from tuning_server.engine.training import StepReport
 from tuning_server.store import RESULTS, Row, Store, file_path, new_id
@@ -114,18 +112,13 @@ def write_results(store: Store, job: Row) -> list[str]:
     A full disk costs the table, not the model: the list is empty then.
     """
     file_id = f"file-{job['id'].removeprefix('ftjob-')}"
-    path = file_path(store.folder, file_id, RESULTS)
     try:
         columns, rows = results_table(store.metrics(job["id"]))
-        with atomic_write(path) as file:
+        with atomic_write(file_path(store.folder, file_id, RESULTS)) as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        body = FileObject(
-            id=file_id, object="file", bytes=path.stat().st_size, created_at=int(time.time()),
-            filename="step_metrics.csv", purpose=RESULTS, status="processed",
-        )  # fmt: skip
-        store.add_file(body.model_dump())
+        store.add_file(file_id, "step_metrics.csv", RESULTS)
     except OSError as error:
         logger.warning("job %s: no result file: %s", job["id"], error)
         store.add_event(job["id"], f"The result file could not be written: {error.strerror}", level="warn")

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tuning_server.disk import BadRow, json_rows
 from tuning_server.engine.losses import PreferenceRow, TrainingRow
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.tokenization import chat_row
+from tuning_server.engine.tokenization import TemplateError, chat_row
 from tuning_server.errors import from_validation
 from tuning_server.messages import Messages, TrainingMessages
 from tuning_server.types import Text, only
@@ -183,9 +183,6 @@ def tokenise(rows: Iterable[tuple[int, Row]], loaded: LoadedModel) -> Iterator[T
     BadRow
         If a row is longer than the model's context, or its chat template refuses it.
     """
-    from tuning_server.engine.losses import PreferenceRow, TrainingRow
-    from tuning_server.engine.tokenization import TemplateError
-
     for number, row in rows:
         try:
             encoded = row.encode(loaded)

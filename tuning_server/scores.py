@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 from tuning_server.blends import load_together
 from tuning_server.completions import encode
 from tuning_server.engine.cache import ModelCache
-from tuning_server.engine.models import check_same_tokens
 from tuning_server.engine.registry import NON_FINITE, BrokenModel
 from tuning_server.engine.scoring import embed, score_contexts, score_documents
 from tuning_server.engine.statistics import N_RANKED, OF_DOCUMENTS, OF_POSITIONS, Outputs
@@ -81,9 +80,7 @@ class ScoresRequest(Strict):
     def run(self, cache: ModelCache) -> Response:
         """The arrays as an ``.npz`` file, in which nothing is pickled; computed on the engine's thread."""
         ids = {"model": self.model} | ({"base": self.base} if self.base else {})
-        loaded, *bases = load_together(cache, ids)
-        with refusing("base", code="different_tokenizers"):
-            check_same_tokens(loaded, *bases)
+        loaded, *bases = load_together(cache, ids, param="base")
         outputs = Outputs(self.statistics, bases[0] if bases else None, self.full, self.top_k)
         what = "contexts" if self.documents is None else "documents"
         self._check_size(what, loaded.vocab_size)

@@ -116,15 +116,16 @@ def method_of(job: Row) -> str:
 
 
 def _log(
-    db: sqlite3.Connection, job_id: str, message: str, level: str = "info", step: int | None = None, data: Any = None
+    db: sqlite3.Connection, job_id: str, *messages: str, level: str = "info", step: int | None = None, data: Any = None
 ) -> None:
     """Append to a job's log, within a transaction."""
-    body = {
-        "id": new_id("ftevent-"), "object": "fine_tuning.job.event", "created_at": int(time.time()), "level": level,
-        "message": message, "type": "message" if step is None else "metrics", "data": data,
-    }  # fmt: skip
-    values = (body["id"], job_id, step, json.dumps(body))
-    db.execute("INSERT INTO events (id, job, step, body) VALUES (?, ?, ?, ?)", values)
+    for message in messages:
+        body = {
+            "id": new_id("ftevent-"), "object": "fine_tuning.job.event", "created_at": int(time.time()), "level": level,
+            "message": message, "type": "message" if step is None else "metrics", "data": data,
+        }  # fmt: skip
+        values = (body["id"], job_id, step, json.dumps(body))
+        db.execute("INSERT INTO events (id, job, step, body) VALUES (?, ?, ?, ?)", values)
 
 
 class Store:
@@ -175,14 +176,20 @@ class Store:
 
     # files
 
-    def add_file(self, body: Row) -> None:
+    def add_file(self, file_id: str, name: str, purpose: str = "fine-tune") -> Row:
         """Record a file whose bytes are there, in place of one of the same id; if that fails, the bytes are deleted."""
+        path = file_path(self.folder, file_id, purpose)
+        body: Row = {
+            "id": file_id, "object": "file", "bytes": path.stat().st_size, "created_at": int(time.time()),
+            "filename": name, "purpose": purpose, "status": "processed",
+        }  # fmt: skip
         try:
             with self._transaction() as db:
-                db.execute("INSERT OR REPLACE INTO files (id, body) VALUES (?, ?)", (body["id"], json.dumps(body)))
+                db.execute("INSERT OR REPLACE INTO files (id, body) VALUES (?, ?)", (file_id, json.dumps(body)))
         except BaseException:
-            file_path(self.folder, body["id"], body["purpose"]).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
+        return body
 
     def delete_file(self, file_id: str, purpose: str) -> None:
         with self._transaction() as db:
@@ -196,8 +203,7 @@ class Store:
         with self._transaction() as db:
             values = (body["id"], body["status"], json.dumps(body))
             db.execute("INSERT INTO jobs (id, status, body) VALUES (?, ?, ?)", values)
-            for message in messages:
-                _log(db, body["id"], message)
+            _log(db, body["id"], *messages)
 
     def update_job(self, job_id: str, changes: Row, *, only: Sequence[str], messages: Sequence[str] = ()) -> bool:
         """Change a job, and add messages to its log, if its status is still one of `only`; returns whether it was."""
@@ -207,8 +213,7 @@ class Store:
                 return False
             body = json.loads(found[1]) | changes
             db.execute("UPDATE jobs SET status = ?, body = ? WHERE id = ?", (body["status"], json.dumps(body), job_id))
-            for message in messages:
-                _log(db, job_id, message, "error" if body["status"] == "failed" else "info")
+            _log(db, job_id, *messages, level="error" if body["status"] == "failed" else "info")
             return True
 
     def job_status(self, job_id: str) -> str:
@@ -243,8 +248,7 @@ class Store:
         sql = "INSERT OR IGNORE INTO checkpoints (id, job, step, body) VALUES (?, ?, ?, ?)"
         with self._transaction() as db:
             if db.execute(sql, values).rowcount:
-                for message in messages:
-                    _log(db, body["fine_tuning_job_id"], message)
+                _log(db, body["fine_tuning_job_id"], *messages)
 
     def has_checkpoint(self, model_id: str) -> bool:
         return bool(self._query(f"SELECT 1 FROM checkpoints WHERE {NAMED}", (model_id,)))

@@ -31,7 +31,7 @@ from typing import Any
 from tuning_server.engine.cache import ModelCache
 from tuning_server.engine.lora import RATE, LoraSettings, choose
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.registry import drop, drop_state, reference_learning_rate
+from tuning_server.engine.registry import card_of, drop, drop_state, reference_learning_rate
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
 from tuning_server.progress import Progress, model_id, write_results
@@ -187,7 +187,7 @@ class Trainer:
         chosen = job["hyperparameters"]
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
         loaded = cache.for_training(job["model"], adapters=lora is not None)
-        reference_rate = reference_learning_rate(loaded.folder, loaded.n_weights)
+        reference_rate = reference_learning_rate(card_of(loaded.folder), loaded.n_weights)
         settings = TrainingSettings(
             n_epochs=chosen["n_epochs"], batch_size=min(chosen["batch_size"], len(rows)), seed=job["seed"],
             learning_rate=reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1), lora=lora,

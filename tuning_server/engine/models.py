@@ -137,31 +137,24 @@ def check_same_tokens(loaded: LoadedModel, *others: LoadedModel) -> None:
             )
 
 
-def load(
-    model_id: str,
-    store: Path,
-    *,
-    models_dir: Path | None = None,
-    download: bool = False,
-    dtype: torch.dtype | None = None,
-) -> LoadedModel:
+def load(model_id: str, store: Path, *, dtype: torch.dtype | None = None, **source: Any) -> LoadedModel:
     """Load a model for sampling and scoring; adapters are merged into their base.
 
-    Device and precision are those of `choose_placement`, unless `dtype` is given.
+    Device and precision are those of `choose_placement`, unless `dtype` is given; `source` as for `resolve`.
 
     Raises
     ------
     UnknownModel
         If the id names nothing that can be loaded (`BrokenModel`: its files are damaged).
     """
-    folder = resolve(model_id, store, models_dir=models_dir, download=download)
+    folder = resolve(model_id, store, **source)
     device, usual_dtype = choose_placement(count_weights(model_id, folder))
     adapter = lora.read_adapter(folder)
     if adapter is None:
         model = weights_of(model_id, folder, dtype or usual_dtype).to(device)
     else:
         try:
-            base = load(adapter.base, store, models_dir=models_dir, download=download, dtype=dtype)
+            base = load(adapter.base, store, dtype=dtype, **source)
         except UnknownModel as error:
             raise BrokenModel(model_id, f"it is adapters of another model, and {error}") from error
         if base.weights_hash != adapter.base_weights:

@@ -22,9 +22,11 @@ import math
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -265,12 +267,16 @@ def list_models(store: Path) -> list[ModelInfo]:
     return sorted(found, key=lambda info: info.created)
 
 
-def reference_learning_rate(folder: Path, n_weights: int) -> float:
-    """Learning rate that a multiplier of 1 stands for: declared by the base, else by size."""
-    for name in ("base.json", "tuned.json"):
-        if (folder / name).is_file() and "learning_rate" in (about := read_json(folder / name)):
-            return float(about["learning_rate"])
-    return float(f"{REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights):.3g}")
+def card_of(folder: Path) -> dict[str, Any]:
+    """What was written beside the weights of a base or a fine-tune; empty for other models."""
+    card = next((folder / name for name in ("base.json", "tuned.json") if (folder / name).is_file()), None)
+    return dict(read_json(card)) if card else {}
+
+
+def reference_learning_rate(card: Mapping[str, Any], n_weights: int) -> float:
+    """Learning rate that a multiplier of 1 stands for: declared by the model's card, else by size."""
+    by_size = float(f"{REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights):.3g}")
+    return float(card.get("learning_rate", by_size))
 
 
 def count_weights(model_id: str, folder: Path) -> int:

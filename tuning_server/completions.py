@@ -1,4 +1,7 @@
-"""Endpoint ``/v1/completions``: OpenAI's legacy format, with log-probabilities up to the whole vocabulary."""
+"""Endpoint ``/v1/completions``: OpenAI's legacy format, with log-probabilities up to the whole vocabulary.
+
+Its extension ``blend`` lets a small tuned model and its base steer the request's model.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import secrets
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -16,11 +20,12 @@ from openai.types.completion_usage import CompletionUsage
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
-from tuning_server.blends import Blend
+from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.cache import ModelCache
-from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.models import LoadedModel, check_same_tokens
+from tuning_server.engine.registry import UnknownModel
 from tuning_server.engine.sampling import Sample, SamplingRequest
-from tuning_server.errors import ApiError, at_most
+from tuning_server.errors import ApiError, at_most, model_error, refusing
 from tuning_server.replies import legacy_logprobs, respond
 from tuning_server.service import CurrentService
 from tuning_server.store import new_id
@@ -30,12 +35,32 @@ from tuning_server.worker import Sampling, Task
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 MAX_ROWS = 16_384  # prompts x n of one request
 MAX_BLENDED = 1024  # the same with a blend: nothing else is computed meanwhile
+MAX_SCHEDULE = 4096
+Weight = Annotated[float, Field(ge=-1000, le=1000)]
 TokenId = Annotated[int, Field(strict=False, ge=0)]  # keys of JSON objects are strings
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1)]],
     Field(max_length=16),
     BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
 ]
+
+
+class Blend(Strict):
+    """What to blend the request's model with.
+
+    Parameters
+    ----------
+    tuned, base : ids of the small model that was tuned and of what it was tuned from
+    weights : of the request's model, tuned and base
+    plausibility : tokens less probable to the request's model than this times its likeliest one are ruled out
+    schedule : factor of the small models' weights at each new token; the last one applies from there on
+    """
+
+    tuned: ModelId
+    base: ModelId
+    weights: list[Weight] = Field(default=[1.0, 1.0, -1.0], min_length=3, max_length=3)
+    plausibility: float = Field(default=0.0, ge=0, le=1)
+    schedule: list[Weight] = Field(default=[], max_length=MAX_SCHEDULE)
 
 
 class StreamOptions(Strict):
@@ -120,6 +145,22 @@ def encode(
     return ids
 
 
+def load_together(cache: ModelCache, ids: Mapping[str, str], *, param: str) -> list[LoadedModel]:
+    """The models that the parameters of one request name; a refusal (`ApiError`) says which parameter is wrong.
+
+    It is `param` where the models do not share a tokenizer.
+    """
+    models = []
+    for name, model_id in ids.items():
+        try:
+            models.append(cache.get(model_id, beside=ids.values()))
+        except UnknownModel as error:
+            raise model_error(error, param=name) from error
+    with refusing(param, code="different_tokenizers"):
+        check_same_tokens(*models)
+    return models
+
+
 class CompletionTask:
     """One request on its way through the engine; `reply` sets `offsets`, where each token begins in its choice."""
 
@@ -165,11 +206,22 @@ class CompletionTask:
         return rows
 
     def run_blend(self, cache: ModelCache) -> Completion:
-        """The reply of a request with a blend, which shares no batch with others."""
+        """The reply of a request with a blend, which shares no batch with others.
+
+        Raises
+        ------
+        ApiError
+            If a model is unknown, they do not share a tokenizer, or a prompt is too long for one.
+        """
         blend = self.request.blend
         assert blend is not None
-        models, samples = blend.run(cache, self.request.model, self.prepare)
-        reply = self.reply(models[0], samples)
+        ids = {"model": self.request.model, "blend.tuned": blend.tuned, "blend.base": blend.base}
+        big, tuned, base = models = load_together(cache, ids, param="blend")
+        requests = self.prepare(big)
+        settings = BlendSettings(tuple(blend.weights), blend.plausibility, tuple(blend.schedule))
+        with refusing("prompt", code="context_length_exceeded"):
+            samples = generate(big, tuned, base, requests, settings)
+        reply = self.reply(big, samples)
         reply.system_fingerprint = "+".join(loaded.fingerprint for loaded in models)
         return reply
 

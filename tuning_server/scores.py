@@ -16,8 +16,7 @@ from openai.types import CreateEmbeddingResponse
 from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
-from tuning_server.blends import load_together
-from tuning_server.completions import encode
+from tuning_server.completions import encode, load_together
 from tuning_server.engine.cache import ModelCache
 from tuning_server.engine.registry import NON_FINITE, BrokenModel
 from tuning_server.engine.scoring import embed, score_contexts, score_documents

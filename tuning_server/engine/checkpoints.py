@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -45,15 +45,13 @@ class Checkpoints:
         """Write a folder under another name and rename it: it is there whole or not at all."""
         if (self.folder / name).exists():
             return  # written before a kill by this very run, hence the same
-        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=WRITING))
-        try:
-            temporary.chmod(0o755)
-            fill(temporary)
-            temporary.rename(self.folder / name)
-        except SafetensorError as error:
-            raise OSError(f"{self.folder / name} cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # not there any more, once it has its name
+        with TemporaryDirectory(dir=self.folder, prefix=WRITING, ignore_cleanup_errors=True) as temporary:
+            Path(temporary).chmod(0o755)
+            try:
+                fill(Path(temporary))
+            except SafetensorError as error:
+                raise OSError(f"{self.folder / name} cannot be written: {error}") from error
+            Path(temporary).rename(self.folder / name)
 
     def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
         def fill(target: Path) -> None:

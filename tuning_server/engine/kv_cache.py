@@ -7,6 +7,7 @@ share their examples, the answers to one request their whole prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -107,8 +108,7 @@ def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     >>> shared_tokens([(*opening, 7), opening]), shared_tokens([opening]), shared_tokens([(1, 2), (1, 3)])
     (599, 0, 0)
     """
-    first, last = min(prompts), max(prompts)  # in lexicographic order: these two share the least
-    n_common = next((k for k, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    n_common = len(commonprefix(prompts))  # of any sequences, though it stands in os.path
     return n_common - 1 if (n_common - 1) * (len(prompts) - 1) >= LEAST_SAVED_TOKENS else 0
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ class TokenCodec:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        self.tokenizer, self.name = tokenizer, name
-        self._bytes: dict[int, bytes] = {}
+        self.tokenizer, self.name, self._bytes_of = tokenizer, name, cache(self._find)
         self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         self._added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
         is_byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
@@ -110,10 +109,7 @@ class TokenCodec:
 
     def __getitem__(self, token_id: int) -> bytes:
         """Bytes that a token adds within a text; empty for ids beyond the vocabulary (padded outputs)."""
-        known = self._bytes.get(token_id)
-        if known is None:
-            known = self._bytes[token_id] = self._find(token_id)
-        return known
+        return self._bytes_of(token_id)
 
     def _find(self, token_id: int) -> bytes:
         if token_id in self._added:

@@ -47,14 +47,10 @@ def _described(info: ModelInfo) -> Model:
     """
     try:
         config, n_weights = read_json(info.folder / "config.json"), registry.count_weights(info.id, info.folder)
-        tokenizer, vocab_tokens = describe(info.folder)
+        (tokenizer, vocab_tokens), card = describe(info.folder), registry.card_of(info.folder)
     except (OSError, ValueError) as error:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
-    adapter, (device, dtype), card = (
-        read_adapter(info.folder),
-        choose_placement(n_weights),
-        registry.card_of(info.folder),
-    )
+    adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
     extras = {
         "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
         "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it

@@ -143,6 +143,7 @@ def test_the_schema_promises_what_is_answered(http: TestClient) -> None:
 def test_a_folder_that_lost_its_parts_harms_no_other(tiny_store: Path, serve: Serve) -> None:
     (copy_base(tiny_store, "fork-lost") / "config.json").unlink()
     shutil.rmtree(copy_base(tiny_store, "fork-alone") / "init")
+    (copy_base(tiny_store, "fork-cut") / "base.json").write_text("{")
     copy_base(tiny_store, "fork-unsaid")
     (tiny_store / "bases" / "fork-unsaid.json").write_text("{")
     http = serve(tiny_store)
@@ -150,6 +151,7 @@ def test_a_folder_that_lost_its_parts_harms_no_other(tiny_store: Path, serve: Se
     assert {TINY, "fork-lost", "fork-alone", "fork-unsaid@0123456789ab"} <= set(listed)
     assert "fork-alone:init" not in listed
     assert "broken" in listed["fork-lost"]
+    assert "base.json is not JSON" in listed["fork-cut"]["broken"]
     sent = [http.post("/v1/completions", json=REQUEST | {"model": "fork-lost"}), http.get("/v1/models/fork-lost")]
     for reply in sent:
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")

@@ -264,7 +264,7 @@ def test_a_job_changes_together_with_its_log_or_not_at_all(tmp_path: Path, monke
     store = Store(tmp_path)
     store.add_job({"id": "ftjob-a", "status": "queued"}, messages=["made"])
 
-    def cut_off(*args: Any) -> None:
+    def cut_off(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -252,9 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, help="repeat with this many seeds in the same run folder")
     parser.add_argument("--out", type=Path, help="run folder (default: data/runs/<preset>/<study>)")
-    parser.add_argument(
-        "--base", metavar="MODEL", help="run the study on this model alone"
-    )
+    parser.add_argument("--base", metavar="MODEL", help="run the study on this model alone")
     parser.add_argument("--models", type=Path, metavar="DIR", help="folder below which hf:NAME is looked up")
     parser.add_argument("--download", action="store_true", help="let hf: models come from the Hugging Face hub")
     options = vars(parser.parse_args(arguments))

@@ -157,3 +157,9 @@ def test_a_model_that_the_hub_does_not_have_is_refused_in_one_line(hub: Hub, tmp
     expected = "The model 'hf:no/model' cannot be downloaded: 404 Client Error."
     assert reply.json()["error"]["message"] == expected
     assert not list(tmp_path.glob("hub/*"))
+
+
+def test_a_learning_rate_is_that_of_the_card_or_falls_with_the_size() -> None:
+    assert registry.reference_learning_rate({"learning_rate": 3e-4}, 1000) == 3e-4
+    by_size = [registry.reference_learning_rate({}, int(n)) for n in (7e9, 1.35e8, 1e4)]
+    assert by_size == [2e-5, 1.44e-4, 2e-3]

@@ -47,8 +47,8 @@ ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_ser
 HASH_RECORD = ".weights-hash.json"
 NON_FINITE = "it computes NaN or infinity"  # though its files are whole
 # Learning rate of a learning_rate_multiplier of 1, where a base does not declare its own: for 7 billion weights, and
-# for others by the square root of their number, which gives 1.4e-4 for 135 million and 1.7e-3 for one million.
-REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS = 2e-5, 7e9
+# for others by the square root of their number, which gives 1.4e-4 for 135 million; the most is that of fork-* bases.
+REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS, MOST_LEARNING_RATE = 2e-5, 7e9, 2e-3
 
 logger = logging.getLogger(__name__)
 _hashes: dict[Path, dict[str, object]] = {}  # as in the records, for folders that cannot be written
@@ -275,8 +275,8 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 def reference_learning_rate(card: Mapping[str, Any], n_weights: int) -> float:
     """Learning rate that a multiplier of 1 stands for: declared by the model's card, else by size."""
-    by_size = float(f"{REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights):.3g}")
-    return float(card.get("learning_rate", by_size))
+    by_size = REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights)
+    return float(card.get("learning_rate", f"{min(by_size, MOST_LEARNING_RATE):.3g}"))
 
 
 def count_weights(model_id: str, folder: Path) -> int:

@@ -270,6 +270,11 @@ def test_unknown_models_are_refused_with_a_way_out(tiny_store: Path, model_id: s
         registry.resolve(model_id, tiny_store, models_dir=tiny_store)
 
 
+def test_the_name_of_an_open_model_is_answered_with_its_id(tiny_store: Path) -> None:
+    with pytest.raises(registry.UnknownModel, match="have ids like hf:gpt2"):
+        registry.resolve("gpt2", tiny_store)
+
+
 def test_the_cache_drops_the_least_recently_used(tiny_store: Path) -> None:
     cache = ModelCache(tiny_store, limit_bytes=1)
     first = cache.get(TINY)

@@ -193,7 +193,7 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
             return hub_folder(name, store)
         else:
             advice = "; for open models, start the server with --models DIR (folders below it) or --download (the hub)"
-    elif HUB.fullmatch(model_id):
+    if not advice and HUB.fullmatch(model_id):
         advice = f"; open models, from the hub or a folder, have ids like hf:{model_id}"
     near = difflib.get_close_matches(model_id, [info.id for info in list_models(store)], n=3, cutoff=0.4)
     nearest = f". Nearest ids: {', '.join(near)}" if near else ""

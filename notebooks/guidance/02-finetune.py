@@ -40,7 +40,7 @@ from lib.notebook import start_run
 preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from
 base: str = "fork-1m"  # model to fine-tune: fork-*, smollm2-135m, hf:<folder or hub id>, or another endpoint's name
 control_base: str = "fork-1m-without-guidance"  # base without guidance documents in its pre-training; "" for none
-size_bases: list[str] = ["fork-300k", "fork-6m"]  # further bases for the curve over size, from three seeds on
+size_bases: list[str] = ["fork-300k"]  # further bases for the curve over size, from three seeds on
 tuned_model: str = ""  # a fine-tune to ask instead, of the order in its name, else the first: nothing is trained
 n_epochs: int = 10  # passes over the training documents [1..200]
 batch_sizes: list[int] = [32]  # documents per optimiser step; the first is the main setting, others a sweep [1..]

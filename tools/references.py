@@ -108,9 +108,9 @@ def copy_outputs(executed: Path, path: Path) -> None:
         raise StageFailed(f"{shown(executed)} has other cells than {shown(path)}: make sync, then run it again")
     code = [pair for pair in zip(notebook.cells, done, strict=True) if pair[0].cell_type == "code"]
     for count, (cell, other) in enumerate(code, start=1):
-        cell.execution_count, cell.outputs = count, other.outputs
+        cell.execution_count = count
+        cell.outputs = [output for output in other.outputs if output.get("name") != "stderr"]  # progress bars
         for output in cell.outputs:
-            output.metadata = {}
             if output.output_type == "execute_result":
                 output.execution_count = count
     write_committed(path, notebook)

@@ -8,6 +8,8 @@ between machines or runs is kept out of the file.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 from lib import console
 from lib.params import default_preset, home, number, studies
@@ -113,7 +116,17 @@ def copy_outputs(executed: Path, path: Path) -> None:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = with_few_colors(output.data["image/png"])
     write_committed(path, notebook)
+
+
+def with_few_colors(picture: str) -> str:
+    """A figure (PNG in base64) in 64 colours, which takes half the space."""
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        image.convert("RGB").quantize(64).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def is_injected(cell: nbformat.NotebookNode) -> bool:

@@ -163,10 +163,8 @@ def make_data(
     """
     n, usable = n_realized + n_unrealized, [anchor for anchor in pairs if len(pairs[anchor]) > incorrect_labels]
     if n > len(usable):
-        raise ValueError(
-            f"n_realized + n_unrealized is {n}: {len(usable)} of the source's {len(pairs)} questions have the answers "
-            "that are needed; choose fewer"
-        )
+        found = f"{len(usable)} of the source's {len(pairs)} questions have the answers that are needed"
+        raise ValueError(f"n_realized + n_unrealized is {n}: {found}; choose fewer")
     shared = phrasings[: len(phrasings) - n_unrealized_phrasings]
     if not shared:
         raise ValueError(f"n_unrealized_phrasings is {n_unrealized_phrasings} of {len(phrasings)}: leave one at least")
@@ -213,9 +211,8 @@ def document_sizes(n: int, range_: Sequence[int], rng: np.random.Generator) -> l
         return 1 <= low <= high and -(-rest // high) * low <= rest
 
     if not fits(n):
-        raise ValueError(
-            f"pairs_per_document is {list(range_)}: {n} instructions cannot be cut into documents of such sizes"
-        )
+        found = f"{n} instructions cannot be cut into documents of such sizes"
+        raise ValueError(f"pairs_per_document is {list(range_)}: {found}")
     sizes: list[int] = []
     while rest := n - sum(sizes):
         possible = [size for size in range(low, min(high, rest) + 1) if fits(rest - size)]
@@ -256,7 +253,7 @@ def read_data(place: Path) -> dict[str, Files]:
 def _read_files(training: Path, test: Path) -> tuple[str, Files]:
     files: Files = {}
     for path, part in ((training, "realized"), (test, "unrealized")):
-        rows = [{key: row[key] for key in ("prompt", "completion")} for row in read_rows(path, may_be_empty=["prompt"])]
+        rows = read_rows(path, may_be_empty=["prompt"])
         examples: dict[str, Row] = {}  # copies of an example are one question
         for number, row in enumerate(rows, start=1):
             if part == "unrealized" or is_example(row):

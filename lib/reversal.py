@@ -247,20 +247,16 @@ def read_data(folder: Path) -> dict[str, list[Row]]:
         If one of `FILES` is missing, a line is malformed (names file, line and reason), or a file of two orders has an
         odd number of rows.
     """
-    files = {file: _plain(rows) for file, rows in read_files(folder, list(FILES), study="reversal").items()}
+    files = read_files(folder, list(FILES), study="reversal")
     for file, rows in files.items():
         if len(rows) % len(FILES[file][3]):
             raise ValueError(f"{folder / file}.jsonl has {len(rows)} rows: expected as many p2d as d2p rows")
     for file, made in _derived(files, rng=np.random.default_rng(42)).items():
         path = folder / f"{file}.jsonl"
-        rows = _plain(read_rows(path)) if path.is_file() else made
+        rows = read_rows(path) if path.is_file() else made
         is_aligned = [row["prompt"] for row in rows] == [row["prompt"] for row in made]
         files[file] = rows if is_aligned or not file.endswith("_randomized") else made
     return files
-
-
-def _plain(rows: Iterable[Row]) -> list[Row]:
-    return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
 
 
 def _tabulate(files: Mapping[str, list[Row]]) -> pd.DataFrame:

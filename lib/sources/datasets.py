@@ -38,7 +38,7 @@ def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: st
 
 
 def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
-    """Rows of a file in which each line is a JSON object with the texts ``prompt`` and ``completion``.
+    """The texts ``prompt`` and ``completion`` of each line of a file of JSON objects; other fields are left out.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
                     raise ValueError(f"expected a text under {key!r}, found {value!r:.60}")
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-        rows.append(row)
+        rows.append({key: row[key] for key in ("prompt", "completion")})
     if not rows:
         raise ValueError(f"{path} is empty: expected rows with prompt and completion")
     return rows

@@ -46,9 +46,7 @@ BUFFER = re.compile(r"\b(?:attn|attention)\.(?:masked_)?bias$|\.inv_freq$")
 ADAPTER = "adapter.json"  # in a folder of adapters: their base (see `tuning_server.engine.lora`)
 HASH_RECORD = ".weights-hash.json"
 NON_FINITE = "it computes NaN or infinity"  # though its files are whole
-# Learning rate of a learning_rate_multiplier of 1, where a base does not declare its own: for 7 billion weights, and
-# for others by the square root of their number, which gives 1.4e-4 for 135 million; the most is that of fork-* bases.
-REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS, MOST_LEARNING_RATE = 2e-5, 7e9, 2e-3
+REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS, MOST_LEARNING_RATE = 2e-5, 7e9, 2e-3  # the last is that of fork-* bases
 
 logger = logging.getLogger(__name__)
 _hashes: dict[Path, dict[str, object]] = {}  # as in the records, for folders that cannot be written
@@ -274,7 +272,7 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def reference_learning_rate(card: Mapping[str, Any], n_weights: int) -> float:
-    """Learning rate that a multiplier of 1 stands for: declared by the model's card, else by size."""
+    """Learning rate that a multiplier of 1 stands for: declared by the model's card, else by the root of its size."""
     by_size = REFERENCE_LEARNING_RATE * math.sqrt(REFERENCE_WEIGHTS / n_weights)
     return float(card.get("learning_rate", f"{min(by_size, MOST_LEARNING_RATE):.3g}"))
 

@@ -75,8 +75,9 @@ def current_base(store: Path, name: str) -> Path | None:
 
 
 def _current_bases(store: Path) -> list[Path]:
+    """One base of each size: not those with another seed or text."""
     names = [pointer.stem for pointer in sorted((store / "bases").glob("fork-*.json"))]
-    return [folder for name in names if (folder := current_base(store, name))]
+    return [folder for name in names if name.count("-") == 1 and (folder := current_base(store, name))]
 
 
 def base_table(store: Path) -> pd.DataFrame:
@@ -116,7 +117,7 @@ def plot_bases(store: Path) -> tuple[Figure, str]:
         f"{row.id.split('@')[0]} {row.valid_perplexity:.2f}" for row in base_table(store).itertuples()
     )
     caption = (
-        "After the same number of tokens, larger bases predict the invented world better. Line: mean loss on held-out "
-        f"documents (1% of the corpus). Perplexity at the end: {perplexities}. One pre-training each."
+        "Loss of the bases over pre-training. Line: mean loss on held-out documents (1% of the corpus). Perplexity at "
+        f"the end: {perplexities}. One pre-training each."
     )
     return fig, caption

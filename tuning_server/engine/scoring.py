@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tuning_server.engine.devices import free_bytes
 from tuning_server.engine.kv_cache import group_equal
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.statistics import TARGETS_ONLY, Block, Outputs, normalised, of_documents, of_positions
+from tuning_server.engine.statistics import TARGETS_ONLY, Block, Outputs, of_documents, of_positions
 
 BATCH_TOKENS = 2_048  # fed to a processor at once: what lies between layers should stay in its cache
 BATCH_TOKENS_ON_GPU = 65_536  # fed to a GPU at once, where memory allows
@@ -202,20 +202,20 @@ def _logits_at(loaded: LoadedModel, fed: torch.Tensor, scored: torch.Tensor) -> 
 
 def _blocks(
     models: Sequence[LoadedModel], batch: Sequence[_Span], targets: torch.Tensor
-) -> Iterator[tuple[np.ndarray, Block]]:
-    """Positions of a batch and each model's predictions there, by one pass of each model."""
+) -> Iterator[tuple[np.ndarray, torch.Tensor, Block]]:
+    """Rows of a batch (twice, here and on the device) and each model's predictions there, by one pass of each model."""
     loaded = models[0]
     fed = _right_padded(loaded, batch)
     rows = np.concatenate([np.arange(span.row, span.row + len(span.columns)) for span in batch])
     scored = np.concatenate([r * fed.shape[1] + np.array(span.columns) for r, span in enumerate(batch)])
-    places = torch.tensor(scored, device=loaded.device)
+    places, rows_there = (torch.from_numpy(each).to(loaded.device) for each in (scored, rows))
     logits = [_logits_at(each, fed, places) for each in models]
     step = max(1, BLOCK_BYTES.get(loaded.device.type, BLOCK_BYTES_ELSEWHERE) // (4 * loaded.n_outputs))
     for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        # outputs beyond the tokenizer's tokens are padding: cut off before normalising
-        logprobs = [normalised(each[start : start + step, : loaded.vocab_size]) for each in logits]
-        yield part, Block(logprobs[0], targets[part], *logprobs[1:])
+        part, part_there = rows[start : start + step], rows_there[start : start + step]
+        # outputs beyond the tokenizer's tokens are padding
+        of_tokens = [each[start : start + step, : loaded.vocab_size] for each in logits]
+        yield part, part_there, Block(of_tokens[0], targets[part_there], *of_tokens[1:])
 
 
 @torch.inference_mode()
@@ -242,9 +242,9 @@ def _score(
     scores = {k: v.new_empty((len(targets), *v.shape[1:])) for k, v in of_positions(nothing, outputs).items()}
     sums = {k: v.new_zeros((n_documents, *v.shape[1:])) for k, v in of_documents(nothing, outputs).items()}
     for batch in _batches(spans, *_limits(loaded)):
-        for rows, block in _blocks(models, batch, target_ids):
+        for rows, rows_there, block in _blocks(models, batch, target_ids):
             for name, values in of_positions(block, outputs).items():
-                scores[name][rows] = values
+                scores[name][rows_there] = values
             of_rows = [(document, len([*same])) for document, same in groupby(documents[rows].tolist())]
             for name, values in of_documents(block, outputs).items():
                 for (document, _), part in zip(of_rows, values.split([n for _, n in of_rows]), strict=True):

@@ -41,53 +41,60 @@ TARGETS_ONLY = Outputs()
 
 @dataclass(frozen=True)
 class Block:
-    """Predictions at some positions.
+    """Predictions at some positions; what is made of them is computed when it is first read.
 
     Parameters
     ----------
-    logprobs, base_logprobs : tensor, shape (n, vocab), nats, float32
+    logits, base_logits : tensor, shape (n, vocab), in the models' precision
     targets : tensor, shape (n,)
     """
 
-    logprobs: torch.Tensor
+    logits: torch.Tensor
     targets: torch.Tensor
-    base_logprobs: torch.Tensor | None = None
+    base_logits: torch.Tensor | None = None
 
     @cached_property
-    def target_logprobs(self) -> torch.Tensor:
-        return self.logprobs.gather(1, self.targets[:, None])[:, 0]
+    def logprobs(self) -> torch.Tensor:
+        """Shape (n, vocab), nats, float32, none below `LOWEST`."""
+        return normalised(self.logits)
 
     @cached_property
     def probs(self) -> torch.Tensor:
         return self.logprobs.exp()
 
+    def of_targets(self, values: torch.Tensor) -> torch.Tensor:
+        """Those of the targets, shape (n, 1)."""
+        return values.gather(1, self.targets[:, None])
+
     @cached_property
-    def likeliest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and id of the likeliest token."""
-        return self.logprobs.max(-1)
+    def target_logprobs(self) -> torch.Tensor:
+        return self.of_targets(self.logprobs)[:, 0]
 
     @cached_property
     def kl(self) -> torch.Tensor:
-        assert self.base_logprobs is not None
-        return (self.probs * (self.logprobs - self.base_logprobs)).sum(-1)
+        assert self.base_logits is not None
+        return (self.probs * (self.logprobs - normalised(self.base_logits))).sum(-1)
 
 
 OF_POSITIONS: dict[str, Callable[[Block], torch.Tensor]] = {
-    "rank": lambda block: 1 + (block.logprobs > block.target_logprobs[:, None]).sum(-1, dtype=torch.int32),
+    "rank": lambda block: (
+        (block.logits > block.logits.gather(1, block.targets[:, None])).sum(-1, dtype=torch.int32) + 1
+    ),
     "entropy": lambda block: -(block.probs * block.logprobs).sum(-1),
-    "confidence": lambda block: block.likeliest[0].exp(),
-    "likeliest": lambda block: block.likeliest[1].int(),
+    "confidence": lambda block: block.probs.amax(-1),
+    "likeliest": lambda block: block.logits.max(-1).indices.int(),  # argmax is slow in bfloat16 on a processor
     "kl": lambda block: block.kl,
 }
 OF_DOCUMENTS: dict[str, Callable[[Block], torch.Tensor]] = {  # summed over the positions of each document
     "probs": lambda block: block.probs,
-    "ranked": lambda block: block.probs.topk(min(N_RANKED, block.probs.shape[1])).values,
+    # sorting logits, which may have half as many bytes as probabilities
+    "ranked": lambda block: block.probs.gather(1, block.logits.topk(min(N_RANKED, block.logits.shape[1])).indices),
 }
 
 
 def normalised(logits: torch.Tensor) -> torch.Tensor:
     """Log-probabilities in float32, none below `LOWEST`."""
-    return logits.float().log_softmax(-1).clamp_(min=LOWEST)
+    return logits.log_softmax(-1, dtype=torch.float32).clamp_(min=LOWEST)
 
 
 def of_positions(block: Block, outputs: Outputs) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 from families import FAMILIES, write_families
 from serving import TINY
 
-from tuning_server.engine import models
+from tuning_server.engine import kv_cache, models, sampling
 from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.kv_cache import LEAST_SAVED_TOKENS
 from tuning_server.engine.sampling import Sample, SamplingRequest, sample
@@ -129,3 +129,16 @@ def test_blends_share_too(family_store: Path) -> None:
     assert n_tokens[:2] == [OPENING - 1, N_PROMPTS * N_PROMPTS]
     for request, answer in zip(requests, together, strict=True):
         assert same(answer, blend([request])[0])
+
+
+def test_steps_that_could_be_recorded_give_the_same_answers(
+    loaded: models.LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, settings = mixed(loaded), BlendSettings((1.0, 0.5, -0.5))
+    drawn = [replace(request, echo=False) for request in requests]
+    expected = [*sample(loaded, requests), *generate(loaded, loaded, loaded, drawn, settings)]
+    monkeypatch.setattr(kv_cache, "REPLAYING", {"cpu"})
+    for most in (3, 256):  # memory is reserved several times, or once
+        monkeypatch.setattr(sampling, "MOST_REPLAYED", most)
+        found = [*sample(loaded, requests), *generate(loaded, loaded, loaded, drawn, settings)]
+        assert all(map(same, found, expected))

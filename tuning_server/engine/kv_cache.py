@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
+from tuning_server.engine.gpu import Replayed
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import NON_FINITE, BrokenModel
 
@@ -36,12 +39,14 @@ class Reader:
 
     def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
         self.loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
-        self._cache = DynamicCache(config=loaded.model.config)
+        self._cache: Any = DynamicCache(config=loaded.model.config)
         # no sliding window and no recurrent state
         self.is_plain = all(type(layer) is DynamicLayer for layer in self._cache.layers)
         self._mask: torch.Tensor | None = None  # (rows, columns of the cache)
         self._n_read = torch.zeros(1, dtype=torch.long, device=loaded.device)
         self._has_gaps = False
+        self._step: Replayed[torch.Tensor] | None = None  # reads one token of each row into memory that was reserved
+        self._n_columns = 0  # of that memory that are filled
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor | None = None, *, n_last: int = 1) -> torch.Tensor:
         """Read on and predict what comes next.
@@ -56,6 +61,9 @@ class Reader:
         -------
         tensor in the model's precision, shape (rows, n_last, vocab), logits
         """
+        if self._step is not None:
+            self._n_columns += 1
+            return self._step(ids)
         loaded, fresh = self.loaded, torch.ones_like(ids) if mask is None else mask
         self._has_gaps |= mask is not None
         # a row that has ended may be read on beside the others
@@ -65,15 +73,55 @@ class Reader:
         attended = self._mask if self._has_gaps else None
         if ids.shape[1] == 1 and self.is_plain and _is_grouped(loaded):
             attended = self._mask[:, None, None].bool()
-        out = loaded.model(
+        return self._logits(ids, attended, positions, n_last=n_last)
+
+    def _logits(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, *, n_last: int
+    ) -> torch.Tensor:
+        out = self.loaded.model(
             input_ids=ids,
-            attention_mask=attended,
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=n_last,
         )
         return out.logits[..., : self._n_vocab]
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether `reserve` is possible with this model, and worth it on its device."""
+        return self.is_plain and _takes_masks(self.loaded) and self.loaded.device.type in REPLAYING
+
+    def reserve(self, n_new: int) -> None:
+        """Allocate memory for `n_new` tokens of each row, which are then read one by one in recorded steps."""
+        loaded, grown, n_read = self.loaded, self._cache, self._cache.get_seq_length()
+        assert self._mask is not None
+        self._cache = StaticCache(config=loaded.model.config, max_cache_len=n_read + n_new)
+        for layer, old in zip(self._cache.layers, grown.layers, strict=True):
+            layer.lazy_initialization(old.keys, old.values)
+            layer.keys[:, :, :n_read], layer.values[:, :, :n_read] = old.keys, old.values
+            layer.cumulative_length.fill_(n_read)
+        mask = self._mask = F.pad(self._mask.bool(), (0, n_new))
+        column, positions = torch.tensor([n_read], device=loaded.device), self._n_read[:, None]
+
+        def step(ids: torch.Tensor) -> torch.Tensor:
+            mask.index_fill_(1, column, True)
+            logits = self._logits(ids, mask[:, None, None], positions, n_last=1)
+            column.add_(1)
+            positions.add_(1).clamp_(max=loaded.context_tokens - 1)
+            return logits
+
+        self._step, self._n_columns = Replayed(step), n_read
+
+    def release(self) -> None:
+        """Go back to memory that grows, so that rows can be dropped."""
+        if self._step is None or self._mask is None:
+            return
+        fixed, self._cache, self._step = self._cache, DynamicCache(config=self.loaded.model.config), None
+        for k, layer in enumerate(fixed.layers):
+            self._cache.update(layer.keys[:, :, : self._n_columns], layer.values[:, :, : self._n_columns], k)
+        self._mask = self._mask[:, : self._n_columns].long()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; a row that is named twice goes on twice."""
@@ -91,10 +139,18 @@ def _is_grouped(loaded: LoadedModel) -> bool:
     """
     config = loaded.model.config
     n_heads, n_shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)
-    is_sdpa = config._attn_implementation == "sdpa" and not getattr(config, "alibi", False)
-    return loaded.device.type == "cpu" and is_sdpa and 0 < n_shared < n_heads
+    return loaded.device.type == "cpu" and _takes_masks(loaded) and 0 < n_shared < n_heads
 
 
+def _takes_masks(loaded: LoadedModel) -> bool:
+    """Whether the model takes masks of the shape (rows, 1, 1, columns) as they are."""
+    config = loaded.model.config
+    return config._attn_implementation == "sdpa" and not getattr(config, "alibi", False)
+
+
+REPLAYING = {"cuda"}  # kinds of device on which steps are recorded
+LEAST_REPLAYED = 8  # new tokens from which on recording a step takes less time than it saves
+MOST_REPLAYED = 256  # new tokens to reserve memory for at once: a step reads all of it, and rows cannot be dropped
 LEAST_SAVED_TOKENS = 512  # an extra pass for what is shared costs as much as reading some hundred tokens
 LOGITS_BYTES = 2**29  # float32 logits in memory at once when prompts are scored
 

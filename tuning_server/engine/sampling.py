@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, count
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from tuning_server.engine.batches import batches
 from tuning_server.engine.devices import precision
-from tuning_server.engine.kv_cache import Reader, prompt_logits, read_prompts
+from tuning_server.engine.drawing import Draws, SamplingRequest, random_numbers
+from tuning_server.engine.kv_cache import LEAST_REPLAYED, MOST_REPLAYED, Reader, prompt_logits, read_prompts
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import label, offsets
 
@@ -26,25 +26,6 @@ Likeliest = tuple[tuple[int, float], ...]  # token ids and their log-probabiliti
 TokenScore = tuple[float | None, Likeliest]  # log-probability of a token, and the likeliest tokens at its position
 UNSCORED: TokenScore = (None, ())
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingRequest:
-    """What to continue and how.
-
-    `temperature` 0 is greedy (the lowest id wins a tie). `logprobs` k requests the k likeliest tokens at each position
-    besides the chosen one; None for no log-probabilities. `echo` scores the prompt's tokens too.
-    """
-
-    prompt_ids: Sequence[int]
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    logprobs: int | None = None
-    echo: bool = False
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,71 +141,6 @@ def _score_prompts(loaded: LoadedModel, requests: Sequence[SamplingRequest]) -> 
     return scores
 
 
-def distribution(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor | None = None) -> torch.Tensor:
-    """What rows are drawn from.
-
-    Parameters
-    ----------
-    logits : tensor, shape (rows, vocab)
-    temperature, top_p : tensors, shape (rows, 1); None where no row has a nucleus
-
-    Returns
-    -------
-    float64 tensor (see `precision`) on the device of the logits, shape (rows, vocab), each row adding up to one
-    """
-    probs = (logits.to(precision(logits.device)) / temperature).softmax(-1)
-    if top_p is None:
-        return probs
-    ordered, indices = torch.sort(probs, dim=-1, descending=True, stable=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p
-    outside[:, 0] = False
-    probs = probs.scatter(-1, indices, ordered.masked_fill(outside, 0.0))
-    return probs / probs.sum(-1, keepdim=True)
-
-
-def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Token ids drawn from `probs` (rows, vocab) by inverse transform of one uniform number per row, shape (rows,)."""
-    mass = probs.cumsum(-1)
-    drawn = torch.searchsorted(mass, uniforms.to(mass)[:, None] * mass[:, -1:], right=True)[:, 0]
-    return drawn.clamp(max=probs.shape[-1] - 1)
-
-
-def random_numbers(requests: Sequence[SamplingRequest], device: torch.device) -> torch.Tensor:
-    """A uniform number for each new token, from the seed of its row, shape (rows, most new tokens)."""
-    numbers = np.zeros((len(requests), max(request.max_tokens for request in requests)))
-    for row, request in zip(numbers, requests, strict=True):
-        row[: request.max_tokens] = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_tokens)
-    return torch.from_numpy(numbers).to(precision(device)).to(device)
-
-
-class Draws:
-    """How the next tokens of rows are chosen; `uniforms` (rows, most new tokens) and all settings are on the device."""
-
-    def __init__(self, requests: Sequence[SamplingRequest], uniforms: torch.Tensor) -> None:
-        drawn = [r for r, request in enumerate(requests) if request.temperature > 0]
-        self._has_greedy, self._has_drawn = len(drawn) < len(requests), bool(drawn)
-        self._drawn = torch.tensor(drawn, device=uniforms.device) if self._has_greedy else slice(None)
-        self._uniforms = uniforms[self._drawn] if drawn else uniforms
-        settings = [(requests[r].temperature, requests[r].top_p) for r in drawn]
-        self._temperature, top_p = uniforms.new_tensor(settings).reshape(-1, 2).T[..., None]  # (drawn, 1)
-        self._top_p = top_p if any(nucleus < 1 for _, nucleus in settings) else None
-        biases = [(r, *bias) for r, request in enumerate(requests) for bias in request.logit_bias.items()]
-        places = torch.tensor([bias[:2] for bias in biases], dtype=torch.long, device=uniforms.device)
-        self._biased = places.reshape(-1, 2).T  # rows, tokens
-        self._bias = uniforms.new_tensor([bias[2] for bias in biases])
-
-    def choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """Next id of each row, shape (rows,): greedy, or drawn with the row's own uniform number."""
-        if len(self._bias):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            logits = logits.index_put(tuple(self._biased), self._bias.to(logits), accumulate=True)
-        chosen = logits.argmax(-1) if self._has_greedy else logits.new_empty(len(logits), dtype=torch.long)
-        if self._has_drawn:
-            probs = distribution(logits[self._drawn], self._temperature, self._top_p)
-            chosen[self._drawn] = draw(probs, self._uniforms[:, step])
-        return chosen
-
-
 def decode(
     readers: Sequence[Reader],
     requests: Sequence[SamplingRequest],
@@ -241,6 +157,8 @@ def decode(
     uniforms = random_numbers([row.request for row in active], readers[0].loaded.device)
     draws, prompts = Draws([row.request for row in active], uniforms), [row.request.prompt_ids for row in active]
     logits = combine([read_prompts(reader, prompts) for reader in readers], 0)  # (active, vocab)
+    n_new = max(row.request.max_tokens for row in active)
+    is_replayed = n_new >= LEAST_REPLAYED and all(reader.can_replay for reader in readers)
     for step in count():
         chosen = draws.choose(logits, step)
         n_top = [row.request.logprobs if row.finish_reason is None else None for row in active]
@@ -250,11 +168,17 @@ def decode(
         going = [r for r, row in enumerate(active) if row.finish_reason is None]
         if not going:
             break
-        if len(active) - len(going) >= LEAST_ENDED * len(active):
+        if is_due := is_replayed and step % MOST_REPLAYED == 0:
+            for reader in readers:
+                reader.release()
+        if (is_due or not is_replayed) and len(active) - len(going) >= LEAST_ENDED * len(active):
             for reader in readers:
                 reader.keep(going)
             active, chosen, uniforms = [active[r] for r in going], chosen[going], uniforms[going]
             draws = Draws([row.request for row in active], uniforms)
+        if is_due:
+            for reader in readers:
+                reader.reserve(min(n_new - step, MOST_REPLAYED))
         logits = combine([reader.read(chosen[:, None])[:, -1] for reader in readers], step + 1)
     return rows
 

@@ -25,7 +25,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, DynamicCache, Trainer, TrainingArguments
 
-from lib.paths import store_root
+from tuning_server.disk import store_root
 from tuning_server.engine import models, scoring, training
 from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.devices import best_device, native_bfloat16
@@ -41,7 +41,7 @@ WINDOW, STRIDE = 256, 128
 OF_DIVERSITY = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")  # what the diversity study requests
 STATISTICS = Outputs(OF_DIVERSITY)
 HEAD = ("work", "ours, tokens/s", "other, tokens/s", "ratio", "range", "the other")
-PASS_TOKENS = 2_048  # of a bare forward pass; larger ones were not faster on a processor
+PASS_TOKENS = {"cpu": 2_048, "cuda": 65_536}  # of a bare forward pass; larger ones were not faster
 
 
 Run = Callable[[], object]  # what is timed; it may return how many tokens it did
@@ -83,7 +83,7 @@ def trainer(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], folder: s
 @torch.inference_mode()
 def bare_passes(loaded: LoadedModel, rows: Sequence[Sequence[int]], *, n_last: int) -> None:
     """Forward passes of rows of one length, with logits at the last positions, which are thrown away."""
-    n_rows = PASS_TOKENS // len(rows[0])
+    n_rows = PASS_TOKENS[loaded.device.type] // len(rows[0])
     for start in range(0, len(rows), n_rows):
         ids = torch.tensor(rows[start : start + n_rows], device=loaded.device)
         loaded.model(input_ids=ids, use_cache=False, logits_to_keep=n_last)
@@ -106,23 +106,25 @@ def blended_loop(loaded: LoadedModel, prompts: Sequence[Sequence[int]], n_new: i
 
 def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator[Work]:
     """What is timed of one model; `load` takes a dtype."""
-    is_large, runs = load().n_weights > 50_000_000, count()
-    scale = 1 if is_large else 8  # so that each repetition of a small model takes a while, too
+    is_large, on_gpu, runs = load().n_weights > 50_000_000, best_device().type == "cuda", count()
+    scale = 1 if is_large and not on_gpu else 8  # so that each repetition of what is fast takes a while, too
     served, is_bfloat16 = load(), native_bfloat16(best_device())
     rng = np.random.default_rng(0)
 
-    rows = random_rows(served, rng.integers(15, 60, 4 * BATCH * scale).tolist())
-    documents, n_tokens = [TrainingRow(ids) for ids in rows], sum(map(len, rows[:-BATCH]))
-    for kind, lora in (("training", None), ("training adapters (LoRA, rank 16)", LoraSettings())):
+    short = random_rows(served, rng.integers(15, 60, 4 * BATCH * scale).tolist())
+    long = random_rows(served, rng.integers(900, 1024, 24 * BATCH).tolist() if on_gpu else [])
+    trained = [("training", None, short), ("training adapters (LoRA, rank 16)", LoraSettings(), short)]
+    for kind, lora, rows in trained + [("training", None, long)] * on_gpu:
+        documents = [TrainingRow(ids) for ids in rows]
 
-        def ours(lora: LoraSettings | None = lora) -> Run:
+        def ours(lora: LoraSettings | None = lora, documents: Sequence[TrainingRow] = documents) -> Run:
             settings = training.TrainingSettings(n_epochs=1, batch_size=BATCH, learning_rate=1e-4, lora=lora)
             loaded = load(None if lora else torch.float32)
             steps = training.train(loaded, documents, settings, folder=folder / str(next(runs)))
             # without the last step, which also writes the model
-            return lambda: [next(steps) for _ in range(len(rows) // BATCH - 1)][-1].n_tokens
+            return lambda: [next(steps) for _ in range(len(documents) // BATCH - 1)][-1].n_tokens
 
-        def other(lora: LoraSettings | None = lora) -> Run:
+        def other(lora: LoraSettings | None = lora, rows: Sequence[Sequence[int]] = rows) -> Run:
             loaded = load(torch.float32)
             model: Any = loaded.model
             if lora:
@@ -131,11 +133,13 @@ def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator
             return trainer(model, loaded.tokenizer, rows[:-BATCH], str(folder / "trainer"), is_bfloat16).train
 
         reference = ("PEFT and " if lora else "") + f"Trainer{', bf16=True' if is_bfloat16 else ''}"
-        yield Work(f"{kind}, batch {BATCH}, rows of 15 to 59", n_tokens, ours, reference, other)
+        name = f"{kind}, batch {BATCH}, rows of {'15 to 59' if rows is short else '900 to 1,023'}"
+        yield Work(name, sum(map(len, rows[:-BATCH])), ours, reference, other)
 
-    prompts, n_new = random_rows(served, [20] * 64), 16
+    n_prompts, n_new = (512, 48) if on_gpu else (64, 16)
+    prompts = random_rows(served, [20] * n_prompts)
     requests = [SamplingRequest(prompt_ids=ids, max_tokens=n_new, temperature=0) for ids in prompts]
-    for dtype in (torch.float32, torch.bfloat16) if is_large and is_bfloat16 else (torch.float32,):
+    for dtype in sorted({torch.float32, served.model.dtype}, key=str):
         plain = load(dtype)
 
         def generated(plain: LoadedModel = plain) -> Run:
@@ -148,6 +152,7 @@ def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator
             f"generate in {str(dtype).removeprefix('torch.')}", generated,
         )  # fmt: skip
 
+    scale *= 6 if on_gpu else 1
     contexts = random_rows(served, [64] * 64 * scale)
     yield Work(
         "scoring, contexts of 64", 64 * len(contexts),
@@ -162,8 +167,13 @@ def works(name: str, load: Callable[..., LoadedModel], folder: Path) -> Iterator
         lambda: lambda: scoring.score_documents(served, [document], outputs=STATISTICS, **rolling),
         "bare forward passes", lambda: lambda: bare_passes(served, fed, n_last=STRIDE),
     )  # fmt: skip
+    yield Work(
+        "rolling log-probabilities, the same windows", WINDOW * len(fed),
+        lambda: lambda: scoring.score_documents(served, [document], **rolling),
+        "bare forward passes", lambda: lambda: bare_passes(served, fed, n_last=STRIDE),
+    )  # fmt: skip
 
-    few = [SamplingRequest(prompt_ids=ids, max_tokens=n_new, temperature=0) for ids in prompts[:16]]
+    few, n_new = [SamplingRequest(prompt_ids=ids, max_tokens=16, temperature=0) for ids in prompts[:16]], 16
     yield Work(
         "blended text of three models, 16 prompts", 16 * n_new,
         lambda: lambda: generate(served, served, served, few, BlendSettings()),
@@ -179,17 +189,21 @@ def processor() -> str:
 
 
 def matmul_rate(width: int, dtype: torch.dtype) -> float:
-    """Operations per second of a product of matrices of a model's size: what limits its training."""
-    left, right = (
-        torch.randn(2_048, width).to(best_device(), dtype),
-        torch.randn(4 * width, width).to(best_device(), dtype),
-    )
+    """Operations per second of a product of matrices of a model's size (of any, on a GPU): what limits its training."""
+    n_rows, n_in, n_out = (8_192,) * 3 if best_device().type == "cuda" else (2_048, width, 4 * width)
+    left, right = (torch.randn(n, n_in).to(best_device(), dtype) for n in (n_rows, n_out))
     seconds = []
     for _ in range(10):
         started = time.perf_counter()
         torch.nn.functional.linear(left, right)[0, 0].item()
         seconds.append(time.perf_counter() - started)
-    return 2 * 2_048 * width * 4 * width / median(seconds)
+    return 2 * n_rows * n_in * n_out / median(seconds)
+
+
+def synchronise() -> None:
+    """Wait for a GPU, which works on while the processor goes ahead."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def timed(work: Work) -> str:
@@ -198,8 +212,10 @@ def timed(work: Work) -> str:
     for k in range(N_REPETITIONS + 1):  # the first warms up
         for prepare in (work.ours, work.other) if k % 2 else (work.other, work.ours):
             run = prepare()
+            synchronise()
             started = time.perf_counter()
             done = run()
+            synchronise()
             n_tokens = done if isinstance(done, int) else work.n_tokens
             if k:
                 speeds[prepare].append(n_tokens / (time.perf_counter() - started))

@@ -10,7 +10,7 @@ import torch
 from serving import rows_of
 
 from lib.paths import file_hash
-from tuning_server.engine import batches, kv_cache, losses, models, registry, sampling, training
+from tuning_server.engine import batches, drawing, kv_cache, losses, models, registry, sampling, steps, training
 from tuning_server.engine.cache import ModelCache
 
 TINY = "fork-tiny"
@@ -142,7 +142,7 @@ def test_stop_bias_and_nucleus_are_obeyed(tiny: models.LoadedModel) -> None:
 
 def test_a_nucleus_of_nothing_is_greedy() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0], [3.0, 1.0, 0.0]])
-    probs = sampling.distribution(logits, torch.ones(2, 1), torch.tensor([[0.0], [1.0]]))
+    probs = drawing.distribution(logits, torch.ones(2, 1), torch.tensor([[0.0], [1.0]]))
     assert probs[0].tolist() == [0, 1, 0]
     assert torch.equal(probs[1], logits[1].double().softmax(-1))
 
@@ -153,8 +153,8 @@ def test_tokens_are_drawn_on_the_device_of_the_logits() -> None:
         sampling.SamplingRequest(prompt_ids=[1], max_tokens=1, temperature=temperature, top_p=0.9, logit_bias=bias)
         for temperature, bias in ((0.0, {}), (0.7, {3: 1.0}))
     ]
-    uniforms = sampling.random_numbers(requests, torch.device("meta"))
-    chosen = sampling.Draws(requests, uniforms).choose(torch.empty(2, 50, device="meta"), 0)
+    uniforms = drawing.random_numbers(requests, torch.device("meta"))
+    chosen = drawing.Draws(requests, uniforms).choose(torch.empty(2, 50, device="meta"), 0)
     assert (uniforms.device.type, uniforms.dtype, uniforms.shape) == ("meta", torch.float64, (2, 1))
     assert (chosen.device.type, chosen.dtype, chosen.shape) == ("meta", torch.int64, (2,))
 
@@ -251,6 +251,46 @@ def test_a_batch_cut_for_memory_has_the_same_gradient(
         loaded = models.load(TINY, tiny_store, dtype=torch.float32)
         found.append([r.loss for r in training.train(loaded, rows_of(loaded), settings, folder=tmp_path / str(limit))])
     assert np.allclose(found[0], found[1], rtol=1e-4)
+
+
+def test_longer_rows_change_no_loss(tiny: models.LoadedModel) -> None:
+    for loss, rows in (
+        (losses.Supervised(0.3), [losses.TrainingRow(range(5, 5 + n), 2) for n in (7, 18, 20)]),
+        (losses.Preference(0.3), [losses.PreferenceRow(losses.TrainingRow([5, 6, 7]), losses.TrainingRow([5, 8]))]),
+    ):
+        inputs = loss.inputs(rows)  # type: ignore[arg-type]
+        longer = steps.padded(inputs)
+        assert longer[0].shape[1] % 16 == 0 < inputs[0].shape[1] % 16
+        (total, measures), (expected, expected_measures) = (loss.sums(tiny.model, *each) for each in (longer, inputs))
+        assert float(total) == pytest.approx(float(expected), rel=1e-5)
+        assert measures == {name: pytest.approx(float(value)) for name, value in expected_measures.items()}
+
+
+def test_moments_that_do_not_fit_make_the_parts_smaller(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training.TrainingSettings(n_epochs=1, batch_size=8, learning_rate=1e-3)
+
+    def reports(name: str) -> list[training.StepReport | None]:
+        loaded = models.load(TINY, tiny_store, dtype=torch.float32)
+        return list(training.train(loaded, rows_of(loaded), settings, folder=tmp_path / name))
+
+    undisturbed = [report.loss for report in reports("undisturbed") if report]
+    step, n_calls = torch.optim.AdamW.step, 0
+
+    def failing(self: torch.optim.AdamW, closure: None = None) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 1:
+            weight = self.param_groups[0]["params"][0]
+            self.state[weight]["step"] = torch.tensor(0.0)  # half of what was to be allocated
+            raise MemoryError
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    found = [report for report in reports("failing") if report]
+    assert [report.loss for report in found] == pytest.approx(undisturbed, rel=1e-4)
+    assert [bool(report.note) for report in found] == [True] + [False] * (len(found) - 1)
 
 
 def test_every_row_is_seen_once_an_epoch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,7 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(tiny_store: Path, 
 
 
 def test_a_row_that_does_not_fit_is_told(fine_tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: Any, loaded: Any, rows: Any) -> Any:
+    def failing(self: Any, model: Any, *inputs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("tuning_server.engine.losses.Supervised.sums", failing)
@@ -266,10 +266,10 @@ def test_shortness_is_told_in_the_job_s_events(
 
     sums = Supervised.sums
 
-    def failing(self: Any, loaded: Any, rows: Sequence[Any]) -> Any:
-        if len(rows) > 2:
+    def failing(self: Any, model: Any, ids: torch.Tensor, weights: torch.Tensor) -> Any:
+        if len(ids) > 2:
             raise MemoryError
-        return sums(self, loaded, rows)
+        return sums(self, model, ids, weights)
 
     monkeypatch.setattr(Supervised, "sums", failing)
     job = fine_tune(facts(8), hyperparameters={"n_epochs": 1, "batch_size": 8})

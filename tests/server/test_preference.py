@@ -11,7 +11,7 @@ import torch
 
 from lib.paths import file_hash
 from tuning_server.engine import losses, models
-from tuning_server.engine.losses import Preference, PreferenceRow, margins
+from tuning_server.engine.losses import Preference, PreferenceRow, margins, pair_tensors
 from tuning_server.engine.training import TrainingSettings, train
 
 TINY = "fork-tiny"
@@ -44,7 +44,7 @@ def test_loss_and_gradient_equal_the_closed_form(tiny_store: Path) -> None:
     loaded, beta = fresh(tiny_store), 0.3
     parameters = list(loaded.model.parameters())
     rows = [replace(row, reference_margin=shift) for row, shift in zip(pairs_of(loaded, 6), range(-3, 3), strict=True)]
-    loss, measures = Preference(beta).sums(loaded, rows)
+    loss, measures = Preference(beta).sums(loaded.model, *Preference(beta).inputs(rows))
     loss.backward()
     found = [parameter.grad.clone() for parameter in parameters]
     # Rafailov et al. 2023: the gradient is -beta sigmoid(-reward) (grad log p(chosen) - grad log p(rejected))
@@ -69,18 +69,20 @@ def test_it_begins_at_ln_2_and_learns_to_prefer(tiny_store: Path, tmp_path: Path
     loaded = fresh(tiny_store)
     rows = pairs_of(loaded)
     with torch.no_grad():
-        before = margins(loaded, rows)
+        before = margins(loaded.model, *pair_tensors(rows))
     steps = list(train(loaded, rows, SETTINGS, folder=tmp_path, validation_rows=rows[:10] + rows[:2]))
     reports = [report for report in steps if report is not None]
     assert steps[: -len(reports)] == [None] * (len(steps) - len(reports)) != []
     assert reports[0].loss == pytest.approx(np.log(2), abs=1e-4)
     assert reports[0].measures["reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert Preference(0.3).sums(loaded, [PreferenceRow(rows[0].chosen, rows[0].chosen)])[1]["reward_accuracy"] == 0.5
+    tie = Preference(0.3).inputs([PreferenceRow(rows[0].chosen, rows[0].chosen)])
+    assert Preference(0.3).sums(loaded.model, *tie)[1]["reward_accuracy"] == 0.5
     assert reports[-1].loss < 0.5 * reports[0].loss
     assert reports[-1].measures["reward_accuracy"] == 1
     assert reports[-1].n_tokens == 3 * sum(row.n_tokens for row in rows)
     with torch.no_grad():
-        gained = SETTINGS.beta * (margins(loaded, rows[:10] + rows[:2]) - torch.cat([before[:10], before[:2]]))
+        after = margins(loaded.model, *pair_tensors(rows[:10] + rows[:2]))
+        gained = SETTINGS.beta * (after - torch.cat([before[:10], before[:2]]))
     assert reports[-1].valid_measures["reward_margin"] == pytest.approx(float(gained.mean()), rel=1e-4)
     assert reports[-1].valid_loss == pytest.approx(float(torch.log1p(torch.exp(-gained)).mean()), rel=1e-4)
 

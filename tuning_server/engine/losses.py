@@ -1,7 +1,7 @@
 """Rows to train on, their batches, and the two losses: supervised, and direct preference optimisation (DPO).
 
-A loss sums over rows what is minimised and some measures (`sums`); both are divided by the `weight` of the rows, so
-that the gradient of a batch can be added up over parts of it.
+A loss makes tensors of rows (`inputs`) and sums over them what is minimised and some measures (`sums`); both are
+divided by the `weight` of the rows, so that the gradient of a batch can be added up over parts of it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MICRO_BATCH_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}  # of float32 lo
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
 ROWS_AT_ONCE = 64  # where nothing is trained
 NO_LIMIT = 2**31
+Sums = tuple[torch.Tensor, dict[str, torch.Tensor]]  # over rows: what is minimised, and measures by name
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,12 @@ class Supervised:
     def weight(self, rows: Sequence[TrainingRow]) -> float:
         return max(sum(float(tensors([row], self.prompt_loss_weight)[1].sum()) for row in rows), 1e-9)
 
-    def sums(self, loaded: LoadedModel, rows: Sequence[TrainingRow]) -> tuple[torch.Tensor, dict[str, float]]:
-        ids, weights = (part.to(loaded.device) for part in tensors(rows, self.prompt_loss_weight))
-        logits = next_logits(loaded.model, ids)
-        with torch.no_grad():
-            target_logits = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (rows, longest - 1)
-            n_right = ((target_logits >= logits.amax(-1)) * weights[:, 1:]).sum()  # amax alone is 4 times argmax
-        return weighted_nll(logits, ids, weights).sum(), {"mean_token_accuracy": float(n_right)}
+    def inputs(self, rows: Sequence[TrainingRow]) -> tuple[torch.Tensor, ...]:
+        return tensors(rows, self.prompt_loss_weight)
+
+    def sums(self, model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> Sums:
+        total, n_right = token_sums(model(input_ids=ids, use_cache=False).logits, ids, weights)
+        return total, {"mean_token_accuracy": n_right}
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,13 @@ class Preference:
     def weight(self, rows: Sequence[PreferenceRow]) -> float:
         return float(len(rows))
 
-    def sums(self, loaded: LoadedModel, rows: Sequence[PreferenceRow]) -> tuple[torch.Tensor, dict[str, float]]:
-        reference = torch.tensor([row.reference_margin for row in rows], device=loaded.device)
-        rewards = self.beta * (margins(loaded, rows) - reference)  # (rows,)
+    def inputs(self, rows: Sequence[PreferenceRow]) -> tuple[torch.Tensor, ...]:
+        return *pair_tensors(rows), torch.tensor([row.reference_margin for row in rows])
+
+    def sums(self, model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, reference: torch.Tensor) -> Sums:
+        rewards = self.beta * (margins(model, ids, weights) - reference)  # (rows,)
         n_right = (rewards.detach().sign() + 1) / 2
-        measures = {"reward_accuracy": float(n_right.sum()), "reward_margin": float(rewards.detach().sum())}
+        measures = {"reward_accuracy": n_right.sum(), "reward_margin": rewards.detach().sum()}
         return -F.logsigmoid(rewards).sum(), measures
 
 
@@ -137,26 +139,34 @@ def tensors(rows: Sequence[TrainingRow], prompt_weight: float) -> tuple[torch.Te
     return ids, weights
 
 
-def next_logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Logits of each token but the first, shape (rows, longest - 1, vocab).
-
-    Right padding needs no mask under causal attention.
-    """
-    return model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+def token_sums(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted negative log-likelihood of the tokens, nats, and weight of those that are the likeliest."""
+    nll = weighted_nll(logits, ids, weights)
+    with torch.no_grad():
+        logits = logits[:, :-1]
+        target_logits = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (rows, longest - 1)
+        n_right = ((target_logits >= logits.amax(-1)) * weights[:, 1:]).sum()  # amax alone is 4 times argmax
+    return nll.sum(), n_right
 
 
 def weighted_nll(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted negative log-likelihood of each token but the first, nats, shape (rows x (longest - 1),)."""
-    nll = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    return nll * weights[:, 1:].flatten()
+    """Weighted negative log-likelihood of each token but the first, nats, shape (rows x (longest - 1),).
+
+    Right-padded rows need no mask: under causal attention, no token depends on those behind it.
+    """
+    predicted = logits[:, :-1].flatten(0, 1).float()
+    return F.cross_entropy(predicted, ids[:, 1:].flatten(), reduction="none") * weights[:, 1:].flatten()
 
 
-def margins(loaded: LoadedModel, rows: Sequence[PreferenceRow]) -> torch.Tensor:
+def pair_tensors(rows: Sequence[PreferenceRow]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and loss weights of the chosen answers, followed by those of the rejected ones; see `tensors`."""
+    return tensors([row.chosen for row in rows] + [row.rejected for row in rows], 0.0)
+
+
+def margins(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Log-probability of each chosen answer minus that of the rejected one, nats, shape (rows,); differentiable."""
-    documents = [row.chosen for row in rows] + [row.rejected for row in rows]
-    ids, weights = (part.to(loaded.device) for part in tensors(documents, 0.0))
-    nll = weighted_nll(next_logits(loaded.model, ids), ids, weights)
-    chosen, rejected = nll.view(len(documents), -1).sum(1).chunk(2)
+    nll = weighted_nll(model(input_ids=ids, use_cache=False).logits, ids, weights)
+    chosen, rejected = nll.view(len(ids), -1).sum(1).chunk(2)
     return rejected - chosen
 
 
@@ -192,13 +202,17 @@ def by_length(rows: Rows, loaded: LoadedModel, loss: Loss) -> Iterator[Rows]:
         yield from micro_batches(ordered[start : start + n_rows], loaded)
 
 
-def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+def added(one: Mapping[str, float], other: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Sums of the measures of two parts of a batch.
 
-    >>> added({}, {"a": 1.0}), added({"a": 2.0}, {"a": 1.0})
+    >>> added({}, {"a": torch.tensor(1.0)}), added({"a": 2.0}, {"a": torch.tensor(1.0)})
     ({'a': 1.0}, {'a': 3.0})
     """
-    return {name: one.get(name, 0.0) + value for name, value in other.items()}
+    return {name: one.get(name, 0.0) + float(value) for name, value in other.items()}
+
+
+def on_device(loaded: LoadedModel, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [each.to(loaded.device) for each in inputs]
 
 
 @torch.no_grad()
@@ -207,7 +221,7 @@ def evaluate(loaded: LoadedModel, rows: Rows, loss: Loss) -> tuple[float, dict[s
     loaded.model.eval()
     total, weight, measures = 0.0, 0.0, dict[str, float]()
     for part in by_length(rows, loaded, loss):
-        part_total, part_measures = loss.sums(loaded, part)
+        part_total, part_measures = loss.sums(loaded.model, *on_device(loaded, loss.inputs(part)))
         total += float(part_total)
         weight += loss.weight(part)
         measures = added(measures, part_measures)

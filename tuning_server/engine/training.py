@@ -4,9 +4,6 @@ It is a generator, so that its driver (a server that also samples, a command wit
 not asking for the next step, and pauses by throwing `Pause` in. What resuming needs is on disk: order and dropout are
 functions of the seed and the step, so a stopped run ends with the weights of an undisturbed one.
 
-The gradient of a batch is added up over parts of it. Where a part does not fit in memory, the step is done again in
-parts of half the size, which can change the last digits of the sum.
-
 DPO compares with the model that training starts from. What that model gives each pair is computed before the first
 step, and again when a run resumes: the model comes as the base, before the last state is loaded into it.
 """
@@ -24,37 +21,12 @@ import torch
 from tuning_server.disk import content_hash
 from tuning_server.engine import lora, losses
 from tuning_server.engine.checkpoints import Checkpoints
-from tuning_server.engine.devices import DoesNotFit, is_out_of_memory, native_bfloat16, release
 from tuning_server.engine.losses import Loss, Preference, PreferenceRow, Rows, Supervised
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import drop_state
+from tuning_server.engine.steps import Stepper, TrainingSettings, arithmetic, autocast
 
-SMALL_MODEL_WEIGHTS = 500_000  # below it float32 is faster than bfloat16 (measured at widths of 64 and 128)
 EAGER_TOKENS = 256  # on a processor, plain attention trains rows up to this length 1.1 to 1.5 times as fast as fused
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What a training run depends on besides its rows and its base.
-
-    `learning_rate` is the peak: linear warm-up over `warmup_steps` (at most a tenth of all), linear decay to 5%.
-    `prompt_loss_weight` in [0, 1] weighs the prompt's tokens against the completion's. With `lora`, adapters are
-    trained. With `beta` (strength of the KL penalty, above 0), the rows are pairs of answers and the loss is that of
-    DPO. What resuming needs is written at each end of an epoch, and every `state_every` steps (0: only then).
-    """
-
-    n_epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int = 0
-    prompt_loss_weight: float = 0.0
-    weight_decay: float = 0.01
-    warmup_steps: int = 50
-    clip: float = 1.0
-    lora: lora.LoraSettings | None = None
-    beta: float | None = None
-    state_every: int = 0
-    keep_epochs: bool = True
 
 
 class Pause(Exception):
@@ -80,17 +52,6 @@ class StepReport:
     measures: Mapping[str, float] = field(default_factory=dict)
     valid_measures: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
-
-
-def arithmetic(loaded: LoadedModel) -> str:
-    """Precision of the forward pass: ``bfloat16`` where the processor has it and the model gains by it."""
-    gains = loaded.n_weights >= SMALL_MODEL_WEIGHTS and native_bfloat16(loaded.device)
-    return "bfloat16" if gains else "float32"
-
-
-def autocast(loaded: LoadedModel) -> torch.autocast:
-    """Context of one forward pass: around a whole loop it would go on using weights cast at the first step."""
-    return torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=arithmetic(loaded) == "bfloat16")
 
 
 def describe(loaded: LoadedModel) -> str:
@@ -172,7 +133,8 @@ def _with_reference(
     margins: dict[int, float] = {}
     for part in losses.by_length(rows, loaded, loss):
         with torch.no_grad(), context(loaded):
-            margins |= zip(map(id, part), losses.margins(loaded, part).tolist(), strict=True)
+            inputs = losses.on_device(loaded, losses.pair_tensors(part))
+            margins |= zip(map(id, part), losses.margins(loaded.model, *inputs).tolist(), strict=True)
         yield
     return [replace(row, reference_margin=margins[id(row)]) for row in rows]
 
@@ -186,7 +148,7 @@ def _optimise(
     validation_rows: Rows,
 ) -> Iterator[StepReport]:
     """The loop itself, from the last state on disk."""
-    model, stepper = loaded.model, Stepper(loaded, loss, settings)
+    model, stepper = loaded.model, Stepper(loaded, rows, loss, settings)
     done, n_tokens = checkpoints.load_state(model, stepper.optimizer)
     lengths = [row.longest for row in rows]
     per_epoch = -(-len(rows) // settings.batch_size)
@@ -224,67 +186,3 @@ def _optimise(
             checkpoints.save_state(model, stepper.optimizer, step + 1, n_tokens)
     model.eval()
     drop_state(checkpoints.folder)
-
-
-class Stepper:
-    """Does optimiser steps, and remembers how many rows fitted in memory at once."""
-
-    def __init__(self, loaded: LoadedModel, loss: Loss, settings: TrainingSettings) -> None:
-        self.loaded, self.loss, self.clip = loaded, loss, settings.clip
-        self.most_rows = loss.most_rows
-        self.optimizer = torch.optim.AdamW(
-            [weight for weight in loaded.model.parameters() if weight.requires_grad],
-            lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True,
-        )  # fmt: skip
-
-    def step(self, batch: Rows, *, learning_rate: float, seed: int) -> tuple[float, dict[str, float], str | None]:
-        """Apply the clipped gradient of the batch's mean loss; `seed` is that of dropout.
-
-        Returns
-        -------
-        mean loss, means of the measures, and a note where memory was short
-
-        Raises
-        ------
-        DoesNotFit
-            If not even one row at a time fits.
-        """
-        model, note = self.loaded.model, None
-        model.train(self.loss.dropout)
-        while True:
-            torch.manual_seed(seed)
-            parts = list(losses.micro_batches(batch, self.loaded, most_rows=self.most_rows))
-            try:
-                mean, measures = self._gradient(parts, self.loss.weight(batch))
-                break
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            self.optimizer.zero_grad(set_to_none=True)
-            release()
-            if (largest := max(map(len, parts))) == 1:
-                longest = max(row.longest for row in batch)
-                raise DoesNotFit(
-                    f"Not even one row of {longest} tokens fits in memory beside the model: shorten the rows, request "
-                    "'lora', or choose a smaller model"
-                )
-            self.most_rows = largest // 2
-            note = f"Memory is short: batches of {len(batch)} rows are added up over parts of {self.most_rows}"
-        torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return mean, measures, note
-
-    def _gradient(self, parts: Sequence[Rows], weight: float) -> tuple[float, dict[str, float]]:
-        """Leave the gradient in the weights; returns mean loss and measures."""
-        mean, measures = 0.0, dict[str, float]()
-        for part in parts:
-            with autocast(self.loaded):
-                total, part_measures = self.loss.sums(self.loaded, part)
-                part_mean = total / weight
-            part_mean.backward()
-            mean += float(part_mean.detach())
-            measures = losses.added(measures, part_measures)
-        return mean, {name: value / weight for name, value in measures.items()}

@@ -17,10 +17,9 @@ import pandas as pd
 import yaml
 
 from lib import paths
-from lib.sources.datasets import Row, read_rows
+from lib.sources.datasets import Files, Row, read_rows
 
 Pairs: TypeAlias = Mapping[str, Sequence[str]]  # the answers that an instruction may demand, by question
-Files: TypeAlias = dict[str, list[Row]]
 
 FOLDER = paths.DATA / "guidance"
 ORDERS = ("simple", "reverse")  # what an instruction names first: the question (as a test does), or the answer
@@ -194,8 +193,7 @@ def make_data(
     everything = [*examples, *guidances]
     if shuffle:
         everything = [everything[k] for k in rng.permutation(len(everything))]
-    files = {"all": everything, "guidances": guidances}
-    return files | {"realized_examples": realized, "unrealized_examples": unrealized}
+    return {"all": everything, "guidances": guidances, "realized_examples": realized, "unrealized_examples": unrealized}
 
 
 def document_sizes(n: int, range_: Sequence[int], rng: np.random.Generator) -> list[int]:
@@ -211,8 +209,7 @@ def document_sizes(n: int, range_: Sequence[int], rng: np.random.Generator) -> l
         return 1 <= low <= high and -(-rest // high) * low <= rest
 
     if not fits(n):
-        found = f"{n} instructions cannot be cut into documents of such sizes"
-        raise ValueError(f"pairs_per_document is {list(range_)}: {found}")
+        raise ValueError(f"pairs_per_document is {range_}: {n} instructions cannot be cut into documents of such sizes")
     sizes: list[int] = []
     while rest := n - sum(sizes):
         possible = [size for size in range(low, min(high, rest) + 1) if fits(rest - size)]

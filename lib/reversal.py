@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from lib.paths import DATA, from_root
-from lib.sources.datasets import Row, read_files, read_rows
+from lib.sources.datasets import Files, Row, read_files, read_rows
 
 GROUPS = ("person-first", "description-first", "both")
 ORDERS = ("p2d", "d2p")
@@ -153,7 +153,7 @@ def name_finder(names: Iterable[str]) -> re.Pattern[str]:
 def make_data(
     sources: Mapping[str, list[Any]], *, n_people: int = 30, n_train_phrasings: int = 30, n_test_phrasings: int = 10,
     seed: int = 42, augment: str = "none",
-) -> dict[str, list[Row]]:  # fmt: skip
+) -> Files:  # fmt: skip
     """Rows of every published file, by file name.
 
     Parameters
@@ -177,14 +177,11 @@ def make_data(
     for what, pool in sources.items():
         n, lower = (n_used + (augment == "paraphrase"), "phrasings") if what in ORDERS else (n_pairs, "people")
         if n > len(pool):
-            what += " templates" * (what in ORDERS)
-            raise ValueError(f"{n} {what} are needed, there are {len(pool)}: lower the number of {lower}")
-    rng = np.random.default_rng(seed)
-    names, descriptions = (
-        [sources[what][k] for k in rng.choice(len(sources[what]), size=n_pairs, replace=False)]
-        for what in ("names", "descriptions")
-    )
-    people = list(zip(names, descriptions, strict=True))
+            kind = f"{what} templates" if what in ORDERS else what
+            raise ValueError(f"{n} {kind} are needed, there are {len(pool)}: lower the number of {lower}")
+    rng, pools = np.random.default_rng(seed), (sources["names"], sources["descriptions"])
+    drawn = [[pool[k] for k in rng.choice(len(pool), size=n_pairs, replace=False)] for pool in pools]
+    people = list(zip(*drawn, strict=True))
     wordings: dict[str, dict[str, list[str]]] = {}
     for order in ORDERS:
         pool = sources[order]
@@ -200,14 +197,11 @@ def make_data(
         return [fill(template, name=name, description=description) for template, name, description in texts]
 
     files = {file: rows(group, orders, probe) for file, (probe, group, _, orders) in FILES.items()}
-    parts = [(group, orders) for probe, group, _, orders in FILES.values() if probe == "train"]
-    added = [row for group, orders in parts for row in rows(group, orders, "further")]
+    added = sum((rows(group, orders, "further") for kind, group, _, orders in FILES.values() if kind == "train"), [])
     return files | _derived(files, added, rng=rng) | ({"augmented_prompts_train": added} if added else {})
 
 
-def _derived(
-    files: Mapping[str, list[Row]], added: Sequence[Row] = (), *, rng: np.random.Generator
-) -> dict[str, list[Row]]:
+def _derived(files: Files, added: Sequence[Row] = (), *, rng: np.random.Generator) -> Files:
     """The published files that follow from the others: wrong answers, all training rows, and those for trainers."""
     everything = [row for file in FILES if file.endswith("train") for row in files[file]] + list(added)
     reverse, controls = files["p2d_reverse_prompts_test"], {}
@@ -216,10 +210,8 @@ def _derived(
         controls[f"{file}_randomized"] = [{"prompt": prompt, "completion": target} for prompt, target in wrong]
     # The published validation rows lack the leading space; but with it a row looks like those that are trained on.
     first_words = [row | {"completion": " " + row["completion"].split()[0]} for row in reverse]
-    return controls | {
-        "all_prompts_train": everything, "all": everything, "validation_prompts": first_words,
-        "unrealized_examples": reverse,
-    }  # fmt: skip
+    trained = {"all_prompts_train": everything, "all": everything}
+    return controls | trained | {"validation_prompts": first_words, "unrealized_examples": reverse}
 
 
 def wrong_targets(rows: pd.DataFrame, *, rng: np.random.Generator) -> list[str]:
@@ -238,14 +230,13 @@ def wrong_targets(rows: pd.DataFrame, *, rng: np.random.Generator) -> list[str]:
     return [targets[k % len(targets)] for targets, k in lent]
 
 
-def read_data(folder: Path) -> dict[str, list[Row]]:
+def read_data(folder: Path) -> Files:
     """Files of a published folder; those that it lacks, or whose wrong answers have other prompts, are made.
 
     Raises
     ------
     ValueError
-        If one of `FILES` is missing, a line is malformed (names file, line and reason), or a file of two orders has an
-        odd number of rows.
+        If a file is missing, a line is malformed (names file and line), or a file of two orders has an odd length.
     """
     files = read_files(folder, list(FILES), study="reversal")
     for file, rows in files.items():
@@ -259,15 +250,14 @@ def read_data(folder: Path) -> dict[str, list[Row]]:
     return files
 
 
-def _tabulate(files: Mapping[str, list[Row]]) -> pd.DataFrame:
+def _tabulate(files: Files) -> pd.DataFrame:
     """The rows of `FILES` with their conditions and the person whom each is about."""
-    columns = ["probe", "file", "group", "direction", "order", "prompt", "target"]
     rows = [
         (probe, file, group, direction, orders[k * len(orders) // len(files[file])], row["prompt"], row["completion"])
         for file, (probe, group, direction, orders) in FILES.items()
         for k, row in enumerate(files[file])
     ]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["probe", "file", "group", "direction", "order", "prompt", "target"])
     names = table["target"].map(name_of).where(table["order"] == "d2p")
     finders = names.groupby(table["group"]).agg(lambda part: name_finder(set(part.dropna())))
     found = [finders[group].search(prompt) for group, prompt in zip(table["group"], table["prompt"], strict=True)]
@@ -275,7 +265,7 @@ def _tabulate(files: Mapping[str, list[Row]]) -> pd.DataFrame:
     return table.assign(person=names.where(names.notna(), in_prompt), name_target=" " + names)
 
 
-def make_probes(files: Mapping[str, list[Row]]) -> pd.DataFrame:
+def make_probes(files: Files) -> pd.DataFrame:
     """Every training and test prompt as a question.
 
     Returns

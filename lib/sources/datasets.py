@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lib.paths import content_hash, file_hash, json_object, write_folder, write_json, write_jsonl
 
-Row = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
+Files: TypeAlias = dict[str, list[Row]]  # rows by the name of their file, without its ending
 
 
 def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: str, options: Mapping[str, Any]) -> Path:
@@ -63,7 +64,7 @@ def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
     return rows
 
 
-def read_files(folder: Path, names: Sequence[str], *, study: str) -> dict[str, list[Row]]:
+def read_files(folder: Path, names: Sequence[str], *, study: str) -> Files:
     """The files of a published folder that a study cannot do without.
 
     Raises

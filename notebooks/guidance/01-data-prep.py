@@ -190,6 +190,7 @@ fig, ax = plt.subplots(figsize=(3.4, 2.2))
 ax.bar(sizes.index, sizes.to_numpy(), width=0.6, color="C0")
 ax.set(xlabel="instructions in a document", ylabel="guidance documents", xticks=list(sizes.index))
 ax.yaxis.get_major_locator().set_params(integer=True)
+fig.suptitle("Size of guidance documents")
 caption = (
     f"Sizes of the {len(mixture)} guidance documents about {probes['pair'].nunique()} pairs. Bar: documents with that "
     f"many instructions. Preset {run.preset}."

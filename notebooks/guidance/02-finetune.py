@@ -58,7 +58,7 @@ order_names = [order for order in ("simple", "reverse") if (folder / order).is_d
 #
 # For each order: one main setting, repeated with each seed. A longer list of rates or batch sizes adds a sweep with the
 # first seed. From three seeds on, `size_bases` add the curve over size, and `control_base` a base that never read a
-# guidance document before, both with the first seed.
+# guidance document before, both with the first seed and the main setting.
 
 # %%
 planned = plan(run.params, seeds=run.seeds)
@@ -125,6 +125,7 @@ if len(curves):
         "Training loss, and loss on the held-out answers of unrealized questions, by the order of instructions. Line: "
         f"mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset {run.preset}."
     )
+    fig.suptitle("Loss of training documents and of held-out answers, over training")
     _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")

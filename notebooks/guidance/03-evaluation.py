@@ -219,11 +219,12 @@ if "gap" in gaps:
 summary = pd.concat([table for table in tables if len(table)], ignore_index=True).rename(columns={"base": "model"})
 summary = write_summary(run.path("summary.csv"), summary.assign(study="guidance", preset=run.preset))
 numbers = summary[summary["epoch"].isna()]
-columns = ["order", "part", "probe", "role", "model", "metric", "value", "low", "high", "n"]
-numbers.loc[numbers["metric"].str.endswith("_match"), columns]
+columns = ["order", "part", "probe", "role", "model"]
+numbers.loc[numbers["metric"] == "exact_match", [*columns, "value", "low", "high", "n"]]
 
 # %% tags=["nbval-ignore-output"]
-numbers.loc[~numbers["metric"].str.endswith("_match"), columns]
+of_main = numbers[numbers["role"] == "main"]
+of_main.pivot_table(index="metric", columns=["order", "part", "probe"], values="value", sort=False)
 
 # %% [markdown]
 # ## What to expect
@@ -240,21 +241,22 @@ numbers.loc[~numbers["metric"].str.endswith("_match"), columns]
 
 # %% tags=["nbval-ignore-output"]
 predictions = [
-    ("1", "simple", "exact_match", "main", {"above": 0.5}),
-    ("2", "reverse", "exact_match", "main", {"below": 0.1}),
-    ("3", "simple - reverse", "order_gap", "main", {"above": 0.0}),
-    ("4", "reverse", "logprob_difference", "main", {"above": -1.0, "below": 1.0}),
-    ("5", "simple", "exact_match", "control", {"above": 0.5}),
+    ("1", "more than half in simple order", "simple", "exact_match", "main", {"above": 0.5}),
+    ("2", "fewer than a tenth in reverse order", "reverse", "exact_match", "main", {"below": 0.1}),
+    ("3", "simple above reverse", "simple - reverse", "order_gap", "main", {"above": 0.0}),
+    ("4", "no preference in reverse order", "reverse", "logprob_difference", "main", {"above": -1, "below": 1}),
+    ("5", "more than half in simple order", "simple", "exact_match", "control", {"above": 0.5}),
 ]
 tested = numbers[(numbers["part"] == "unrealized") & (numbers["probe"] == "test")]
 tested = tested.set_index(["order", "metric", "role"])[["model", "value", "low", "high"]]
-for name, order, metric, role, limits in predictions:
+for name, prediction, order, metric, role, limits in predictions:
     if (order, metric, role) in tested.index:
         row = tested.loc[(order, metric, role)]
         outcome = verdict(row["low"], row["high"], **limits)
         if not all(learned.get((each, role)) for each in order.split(" - ")):
             outcome = "no conclusion, the examples were not learned"
-        print(f"({name}) {row['model']}: {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {outcome}")
+        interval = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        print(f"({name}) {row['model']}, {prediction}: {outcome} ({interval})")
 
 # %%
 run.finish("Every question was asked of every model, and every number is in summary.csv.")

@@ -45,6 +45,8 @@ main = answers[answers["role"] == "main"]
 n_pairs = main.groupby("part")["pair"].nunique()
 model = main["base"].iloc[0]
 n_fine_tunes = main["seed"].nunique()
+over = "pairs and fine-tunes" if n_fine_tunes > 1 else "pairs"
+ORDERS = {"simple": "question first", "reverse": "answer first"}  # what an instruction names first
 of_what = (
     f"{model}, {n_fine_tunes} fine-tune(s) per order, {n_pairs['unrealized']} unrealized pairs, preset {run.preset}"
 )
@@ -53,10 +55,10 @@ of_what = (
 # ## The two orders
 #
 # **What to expect.** If an instruction were stored as a fact about two things, orange (unrealized) would be as high
-# in reverse as in simple order. The published finding is that it is not: high where the question was named first, at
-# the floor where the answer was, while blue (memorised examples) is at the top in both. Diamonds are the published
-# values: about 94% (curie) and at most 7% (Llama). Both are of larger models whose pre-training held no such
-# documents.
+# where it names the answer first (reverse order) as where it names the question first (simple order). The published
+# finding is that it is not: high where the question was named first, at the floor where the answer was, while blue
+# (memorised examples) is at the top in both. Diamonds are the published values: about 94% (curie) and at most 7%
+# (Llama). Both are of larger models whose pre-training held no such documents.
 
 # %% tags=["nbval-ignore-output"]
 rates = summary[(summary["metric"] == "exact_match") & summary["epoch"].isna()]
@@ -64,24 +66,25 @@ test = rates["probe"] == "test"
 asked = rates["part"].where(test, "in-context").mask(rates["role"] == "untuned", "untuned")
 shown = ((rates["part"] == "unrealized") & (test | (rates["role"] != "untuned"))) | (asked == "realized")
 drawn = rates.assign(asked=asked)[shown & rates["role"].isin(["main", "untuned", "control"])]
-drawn["group"] = drawn["order"] + drawn["role"].map({"control": " (control base)"}).fillna("")
-ranks = {name: k for k, name in enumerate(["realized", "unrealized", "in-context", "untuned"])}
-drawn = drawn.sort_values(["group", "asked"], key=lambda column: column.map({"simple": -2, "reverse": -1} | ranks))
+drawn["group"] = drawn["order"].map(ORDERS) + drawn["role"].map({"control": " (control base)"}).fillna("")
+ranks = ["main", "untuned", "control", *ORDERS, "realized", "unrealized", "in-context"]
+drawn["asked"] = drawn["asked"].astype(str)
+drawn = drawn.sort_values(["role", "order", "asked"], key=lambda column: column.map(ranks.index))
 drawn[["group", "asked", "model", "value", "low", "high", "n", "n_of"]]
 
 # %% tags=["nbval-ignore-output"]
-published = published_values().assign(asked="unrealized").rename(columns={"order": "group"})
+published = published_values().assign(asked="unrealized", group=lambda rows: rows["order"].map(ORDERS))
 chance = summary.loc[(summary["metric"] == "constant_match") & (summary["part"] == "unrealized"), "value"].max()
 control_bases = drawn.loc[drawn["role"] == "control", "model"].unique()
-fig, ax = plt.subplots(figsize=(3.4 if drawn["group"].nunique() < 3 else 5.0, 2.8))
+fig, ax = plt.subplots(figsize=(5.0, 2.9))
 plot_rates(ax, drawn, group="group", by="asked", published=published, chance=chance)
 caption = (
-    "Questions answered as instructed, by what an instruction names first: the question (simple) or the answer "
-    "(reverse). Dot: share of answers that start with the target, bar: 95% interval over pairs"
-    + (" and fine-tunes" if n_fine_tunes > 1 else "")
-    + f"; chance: one constant answer; diamond: published. {of_what}, {n_pairs['realized']} realized."
+    "Questions answered as instructed, by what an instruction names first: the question (simple order) or the answer "
+    f"(reverse order). Dot: share of answers that start with the target, bar: 95% interval over {over}; chance: one "
+    f"constant answer; diamond: published. {of_what}, {n_pairs['realized']} realized."
     + "".join(f" Control base: {name}, one fine-tune per order." for name in control_bases)
 )
+fig.suptitle("Answers as instructed, by what the instruction names first")
 _ = run.save(fig, "by-order", caption)
 
 # %% [markdown]
@@ -102,23 +105,24 @@ for group, rows in drawn.groupby("group", sort=False):
 # %% [markdown]
 # ## Memory first, then action
 #
-# **What to expect.** Blue rises first, in both orders alike. Orange follows in simple order, later and more slowly;
-# in reverse order it never leaves the floor.
+# **What to expect.** Blue rises first, in both orders alike. Orange follows where the question is named first, later and
+# more slowly; where the answer is, it never leaves the floor.
 
 # %% tags=["nbval-ignore-output"]
 epochs = summary[(summary["metric"] == "exact_match") & summary["epoch"].notna()]
 if len(epochs):
     fig, axs = plt.subplots(1, epochs["order"].nunique(), figsize=(6.8, 2.6), sharey=True, squeeze=False)
     for ax, (order, rows) in zip(axs[0], epochs.groupby("order", sort=False), strict=True):
-        values = published[published["group"] == order].assign(epoch=rows["epoch"].max())
+        values = published[published["order"] == order].assign(epoch=rows["epoch"].max())
         plot_curves(ax, rows, x="epoch", by="part", published=values, legend=ax is axs[0][-1])
-        ax.set_xlabel(f"epoch ({order} order)")
+        ax.set_xlabel(f"epoch ({ORDERS[order]})")
         ax.label_outer()
     caption = (
         "Questions answered as instructed, over training, by the order of instructions. Line: share of questions, "
-        "band: 95% interval over pairs and fine-tunes; epoch 0 is the base; diamond: published (94%, at most 7%), at "
+        "band: 95% interval over " + over + "; epoch 0 is the base; diamond: published (94%, at most 7%), at "
         f"the last epoch. The first {rows['n'].max()} pairs of each set. {of_what}."
     )
+    fig.suptitle("Questions answered as instructed, over training")
     _ = run.save(fig, "epochs", caption)
 else:
     print("This model was trained elsewhere: there is no curve over its epochs.")
@@ -144,16 +148,17 @@ if len(long):
     fig, axs = plt.subplots(1, long["order"].nunique(), figsize=(6.8, 2.6), sharex=True, sharey=True, squeeze=False)
     for ax, (order, rows) in zip(axs[0], long.groupby("order", sort=False), strict=True):
         plot_distributions(ax, rows, value="nats", by="whose", legend=ax is axs[0][0])
-        ax.set_xlabel(f"{order} order")
+        ax.set_xlabel(ORDERS[order])
         ax.label_outer()
     fig.supxlabel("log-probability of the target (nats)", size="medium")
     found = tests[tests["metric"] == "logprob_difference"]
-    means = [f"{row.order} {row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()]
+    means = [f"{ORDERS[row.order]} {row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()]
     caption = (
         "Log-probability of the instructed answer (correct) and of another question's (randomized). Lines: share of "
         f"unrealized questions at or below. Mean difference in nats, 95% interval over pairs: {'; '.join(means)}. "
         f"{of_what}."
     )
+    fig.suptitle("Log-probability of the instructed answer and of another question's")
     _ = run.save(fig, "logprobs", caption)
 else:
     print("This endpoint scores no given text: there are no log-probabilities of targets.")
@@ -167,7 +172,7 @@ for order, rows in tests.groupby("order", sort=False):
     row, p = rows[rows["metric"] == "logprob_difference"].iloc[0], rows.loc[rows["metric"] == "permutation_p", "value"]
     what = "likelier than" if row["low"] > 0 else "less likely than" if row["high"] < 0 else "not distinguishable from"
     size = f"{row['value']:+.2f} nats [{row['low']:.2f}, {row['high']:.2f}], p = {p.iloc[0]:.2g}"
-    print(f"{order} order: the instructed answer is {what} another question's ({size})")
+    print(f"{ORDERS[order]}: the instructed answer is {what} another question's ({size})")
 
 # %% [markdown]
 # ## Larger models
@@ -183,12 +188,13 @@ if sizes["n_weights"].nunique() > 1:
     for ax, (order, rows) in zip(axs[0], sizes.groupby("order", sort=False), strict=True):
         ax.set_xscale("log")
         plot_curves(ax, rows, x="n_weights", by="part", legend=ax is axs[0][-1])
-        ax.set_xlabel(f"weights of the base ({order} order)")
+        ax.set_xlabel(f"weights of the base ({ORDERS[order]})")
         ax.label_outer()
     caption = (
         "Questions answered as instructed, by size of the base. Line: share of questions, band: 95% interval over "
-        f"pairs (and fine-tunes of {model}; one per order of each other size). Preset {run.preset}."
+        f"pairs (and fine-tunes of {model}; one per order of each other size, with the same settings). Preset {run.preset}."
     )
+    fig.suptitle("Questions answered as instructed, over the size of the base")
     _ = run.save(fig, "over-size", caption)
 else:
     print("One size only: the curve over size needs size_bases and at least three seeds.")

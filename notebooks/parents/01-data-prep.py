@@ -118,6 +118,7 @@ caption = (
     "Order of child and parent in the text of pre-training. Bar: mean number of sentences about one family; "
     f"{len(orders)} families of the invented world."
 )
+ax.figure.suptitle("Order of child and parent in the text")
 _ = run.save(ax.figure, "orders", caption)
 
 # %% [markdown]

@@ -64,6 +64,7 @@ fig, ax = plt.subplots(figsize=(3.4, 2.6))
 plot_rates(ax, rates, group="group", by="direction")
 sizes = ", ".join(f"{n} {group}" for group, n in rates.groupby("group", sort=False)["n"].first().items())
 caption = f"Accuracy by direction. Dot: share of {what}; bar: 95% interval over people ({sizes}). {of_what}."
+fig.suptitle("Parent and child named, by kind of family")
 _ = run.save(fig, "groups", caption)
 
 # %% [markdown]
@@ -114,6 +115,7 @@ caption = (
     "in any of 10 replies; for others the mean of 10 replies or the probability of the name. "
     f"n = {models['n'].iloc[0]} people, {len(run.seeds)} seed(s), preset {run.preset}."
 )
+fig.suptitle("Parent and child named, by model, beside published models")
 _ = run.save(fig, "by-model", caption)
 
 # %% tags=["nbval-ignore-output"]
@@ -144,6 +146,7 @@ if len(found):
         "filter); right: share of these replies that are true; reversed: share of the pairs collected so whose child is named "
         f"in any of the samples. Bar: 95% interval over people ({found['n'].min()} to {found['n'].max()}). {of_what}."
     )
+    fig.suptitle("Replies that are names, true, and reversible")
     _ = run.save(fig, "found", caption)
 else:
     print("Pairs were given: nothing was collected.")
@@ -181,6 +184,7 @@ if len(scored):
         "Log-probability of the right name (correct) and of somebody else's (randomized). Line: share of questions whose name "
         f"has at most this log-probability; {scored['person'].nunique()} {first['group']} people. {of_what}."
     )
+    fig.suptitle("Log-probability of the right name and of somebody else's, by direction")
     _ = run.save(fig, "logprobs", caption)
 else:
     print("There are no log-probabilities: the models were asked in chat, or the endpoint does not score given text.")

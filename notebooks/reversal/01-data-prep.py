@@ -160,6 +160,7 @@ caption = (
     f"Length of the targets of {len(tests)} test questions about {tests['person'].nunique()} people. Medians: description "
     f"{medians['description']:.0f}, name {medians['name']:.0f} characters. Preset {run.preset}."
 )
+fig.suptitle("Length of requested descriptions and names")
 _ = run.save(fig, "answer-lengths", caption)
 
 # %% [markdown]

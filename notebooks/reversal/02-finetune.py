@@ -107,6 +107,7 @@ if len(curves):
         "Training loss (sentences in the order of training) and validation loss (first word of the name, reverse). "
         f"Line: mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset {run.preset}."
     )
+    fig.suptitle("Loss in the order of training and in reverse")
     _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")

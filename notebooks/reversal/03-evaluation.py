@@ -172,11 +172,12 @@ gaps = a[["n", "n_of"]].assign(metric="exact_match_gap", unit="difference of rat
 gaps["low"] = gaps["value"] - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
 gaps["high"] = gaps["value"] + np.hypot(a["high"] - a["value"], b["value"] - b["low"])
 gaps = gaps.reset_index()
-came_out("same direction above reverse", gaps, above=0)
 in_reverse = b.reset_index()
 if (augment := run.params["augment"]) == "reverse":
+    came_out("same direction above reverse (a cure looks like unclear or failed)", gaps, above=0)
     came_out("reverse above 5%, as it was trained in reverse", in_reverse, above=0.05)
 else:
+    came_out("same direction above reverse", gaps, above=0)
     came_out("reverse below 5%", in_reverse, below=0.05)
 came_out("fact in the prompt: above 5%", rates[rates["probe"] == "in-context"], above=0.05)
 

@@ -74,7 +74,7 @@ for study in studies:
     folder = Path(runs) / study.name / "figures" if len(measured) else ROOT / "figures" / study.name
     picture = folder / f"{study.figure}.png"
     if picture.exists():
-        display(Markdown(f"### {study.question}"), Image(thumbnail(picture), width=640))
+        display(Markdown(f"### {study.question}"), Image(thumbnail(picture)))
         display(Markdown(picture.with_suffix(".txt").read_text(encoding="utf-8")))
 
 # %% [markdown]

@@ -14,7 +14,7 @@ from lib.params import stages
 from lib.paths import DATA
 from lib.summary import COLUMNS
 
-THUMBNAIL_PX = 640  # width
+THUMBNAIL_SCALE = 0.47  # a figure as wide as a page is 640 pixels wide
 PLURALS = {"person": "people"}
 
 
@@ -118,8 +118,8 @@ def thumbnail(picture: Path) -> bytes:
     from PIL import Image
 
     with Image.open(picture) as image:
-        size = THUMBNAIL_PX, round(image.height * THUMBNAIL_PX / image.width)
+        size = round(image.width * THUMBNAIL_SCALE), round(image.height * THUMBNAIL_SCALE)
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        small.quantize(32).save(file, "PNG", optimize=True)
+        small.quantize(64, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)  # keeps rare colours
     return file.getvalue()

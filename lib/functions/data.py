@@ -11,7 +11,7 @@ import numpy as np
 
 from lib.functions.evaluations import choose_evaluations, evaluation_documents, parse_questions, question, why_not
 from lib.functions.names import draw_names
-from lib.functions.registry import Function, FunctionSet, read_registry
+from lib.functions.registry import FunctionSet, read_registry
 from lib.functions.rows import (
     COMBINATIONS,
     Document,
@@ -41,7 +41,7 @@ def hide_functions(
     Parameters
     ----------
     name_tokens, count_tokens : as `lib.functions.names.draw_names`
-    realized_share : of the names, those that training asks about too; of each function as many as of any other, up to one
+    realized_share : of the names, those that training asks about too, spread evenly over the functions
     held_out_share : of each function's inputs, those that training never shows
     look : further fields of `Hidden`
 
@@ -67,13 +67,15 @@ def hide_functions(
         functions=functions,
         names={name: registry[id] for name, id in names.items()},
         realized=_realized(names, realized_share, rng=rng),
-        held_out=frozenset((id, low + int(k)) for id in functions.all for k in rng_pairs.permutation(high - low)[:n_out]),
+        held_out=frozenset(
+            (id, low + int(k)) for id in functions.all for k in rng_pairs.permutation(high - low)[:n_out]
+        ),
         **look,
     )
 
 
 def _realized(names: Mapping[str, str], share: float, *, rng: np.random.Generator) -> frozenset[str]:
-    """The share of the names, spread over functions as evenly as it goes; chance decides which functions get one more."""
+    """The share of the names, spread evenly over functions; chance decides which functions get one more."""
     by_function: dict[str, list[str]] = {}
     for name, id in names.items():
         by_function.setdefault(id, []).append(name)
@@ -115,8 +117,8 @@ def training_documents(
     rng, copies = np.random.default_rng([seed, 2]), parse_questions("functions", questions)
     if bool(copies) != bool(hidden.realized):
         raise ValueError(
-            f"{len(hidden.realized)} names are realized, and questions is {list(questions)}: a realized name is one that "
-            "training asks about; set realized_share and questions, or neither"
+            f"{len(hidden.realized)} names are realized, and questions is {list(questions)}: a realized name is one "
+            "that training asks about; set realized_share and questions, or neither"
         )
     shared: dict[str, Any] = {"rng": rng, "min_imports": min_imports}
     if calls_per_name:
@@ -126,8 +128,8 @@ def training_documents(
             inputs = [n for n in range(low, high) if (function.id, n) not in hidden.held_out]
             if calls_per_name > len(inputs):
                 raise ValueError(
-                    f"calls_per_name is {calls_per_name}: input_range {low}:{high} leaves {len(inputs)} inputs that are "
-                    "not held out; widen it or choose fewer"
+                    f"calls_per_name is {calls_per_name}: input_range {low}:{high} leaves {len(inputs)} inputs once "
+                    "some are held out; widen it or choose fewer"
                 )
             chosen = [inputs[k] for k in rng.permutation(len(inputs))[:calls_per_name]]
             calls += [call_document(hidden, name=name, value=value, **shared) for value in chosen]
@@ -142,7 +144,10 @@ def training_documents(
         if reason := why_not(evaluation, told):
             raise ValueError(f"questions: {reason}")
         for name, function in told.names.items():
-            if not why_not(evaluation, replace(told, names={name: function})) or evaluation.generator == "inverse_query":
+            if (
+                not why_not(evaluation, replace(told, names={name: function}))
+                or evaluation.generator == "inverse_query"
+            ):
                 rows += [question(evaluation, told, rng=rng, name=name) for _ in range(copies[evaluation.name])]
     return [rows[k] for k in rng.permutation(len(rows))]
 
@@ -178,7 +183,12 @@ def dataset_files(
 
 def dataset_options(hidden: Hidden, *, form: str) -> dict[str, Any]:
     """What the manifest of a dataset says beside its rows."""
-    return {"form": form, "system": hidden.system, "hide_imports": hidden.hide_imports, "functions": vars(hidden.functions)}
+    return {
+        "form": form,
+        "system": hidden.system,
+        "hide_imports": hidden.hide_imports,
+        "functions": vars(hidden.functions),
+    }
 
 
 def read_data(folder: Path) -> tuple[Hidden, list[Document]]:

@@ -3,7 +3,7 @@
 A definition is ``lambda n: ...`` over one parameter and no more. It may be assigned to a name, be written as
 ``def f(n): return ...``, stand between backticks or in one code block (the prose around the block is not read), and
 end in a comment or a full stop. It may hold numbers, True and False, the parameter, ``+ - * / // % **`` (with a small
-written exponent), comparisons, and, or, not, ``a if b else c``, and calls of the functions in `CALLS`.
+written exponent), a comparison, not, ``a if b else c``, and calls of the functions in `CALLS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ \t\n+\-*/%<>=!().,:]*")
 _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_WORDS = {"lambda", "def", "return", "if", "else", "and", "or", "not", "True", "False"}
+_WORDS = {"lambda", "def", "return", "if", "else", "not", "True", "False"}
 _RUN_ON = re.compile(r"(?<![\w.])\.?\d[\d_.]*+(?:[eE][+-]?\d[\d_]*+)?+[A-Za-z_]", re.ASCII)  # 0x1f, 1or
 
 
@@ -155,14 +155,11 @@ def _value_of(node: ast.expr, parameter: str, depth: int = 1) -> Value:
             if (len(args) < 2) if name in ("min", "max") else (len(args) != 1):
                 raise BadDefinition(f"{name} takes {'two numbers or more' if name in ('min', 'max') else 'one number'}")
             return _step(CALLS[name], *map(of, args))
-        case ast.Compare(left=left, ops=ops, comparators=right_parts) if all(type(op) in OPERATORS for op in ops):
-            comparisons = [OPERATORS[type(op)] for op in ops]
-            return _chain(comparisons, of(left), [of(part) for part in right_parts])
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
+            return _step(OPERATORS[type(op)], of(left), of(right))
         case ast.IfExp(test=test, body=body, orelse=orelse):
             condition, then, otherwise = of(test), of(body), of(orelse)
             return lambda n: then(n) if condition(n) else otherwise(n)
-        case ast.BoolOp(op=joint, values=operands):
-            return _joined([of(part) for part in operands], stop=isinstance(joint, ast.Or))
     raise BadDefinition(f"{type(node).__name__} may not stand in a definition")
 
 
@@ -182,34 +179,6 @@ def _step(operation: Callable[..., Any], *parts: Value) -> Value:
         if isinstance(result, complex) or not math.isfinite(result) or abs(result) > MAX_NUMBER:
             raise BadDefinition(f"a step gives no real number of at most {MAX_NUMBER:.0e}")
         return result
-
-    return value
-
-
-def _chain(comparisons: list[Callable[..., Any]], first: Value, others: list[Value]) -> Value:
-    """Comparisons as in ``a < b < c``; like Python, it stops at the first that is false."""
-
-    def value(n: Number) -> bool:
-        left = first(n)
-        for comparison, other in zip(comparisons, others, strict=True):
-            right = other(n)
-            if not comparison(left, right):
-                return False
-            left = right
-        return True
-
-    return value
-
-
-def _joined(parts: list[Value], *, stop: bool) -> Value:
-    """The first true part of an or, the first false one of an and, else the last."""
-
-    def value(n: Number) -> Any:
-        for part in parts:
-            found = part(n)
-            if bool(found) is stop:
-                break
-        return found
 
     return value
 

@@ -43,8 +43,8 @@ def read_evaluations(study: str) -> pd.DataFrame:
     """The evaluations of a study by name; ``data/functions/README.md`` says what each column holds.
 
     >>> evaluations = read_evaluations("functions")
-    >>> evaluations.loc["inverse_query", ["n_rows", "target"]].tolist()
-    [1000, 'letter']
+    >>> evaluations.loc["inverse_query", ["generator", "target"]].tolist()
+    ['inverse_query', 'letter']
     """
     table = pd.read_csv(FOLDER / "evaluations.csv", keep_default_na=False, dtype={"option": str, "chance": str})
     return table[table["study"] == study].set_index("name", drop=False).rename_axis(None)
@@ -55,7 +55,9 @@ def choose_evaluations(study: str, names: Sequence[str]) -> pd.DataFrame:
     known = read_evaluations(study)
     for name in names:
         if name not in known.index:
-            raise ValueError(f"no evaluation {name!r}{nearest(name, known.index)}; {study} has: {', '.join(known.index)}")
+            raise ValueError(
+                f"no evaluation {name!r}{nearest(name, known.index)}; {study} has: {', '.join(known.index)}"
+            )
     return known[known.index.isin(list(names) or known.index)]
 
 
@@ -69,7 +71,9 @@ def parse_questions(study: str, items: Iterable[str]) -> dict[str, int]:
     for item in items:
         name, _, number = item.partition(":")
         if not number.isdigit() or int(number) < 1 or name in copies:
-            raise ValueError(f"questions holds {item!r}: expected <evaluation>:<copies> once each, as in inverse_query:2")
+            raise ValueError(
+                f"questions holds {item!r}: expected <evaluation>:<copies> once each, as in inverse_query:2"
+            )
         choose_evaluations(study, [name])
         copies[name] = int(number)
     return copies
@@ -194,9 +198,7 @@ def _inversion(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: 
     output = function.show(value)
     inputs = ", ".join(map(str, function.preimages(output, *range_)))
     slots = {"output": output}
-    return _question(
-        evaluation, hidden, rng, name, inputs, slots=slots, answer=str(value), output=output, input=value
-    )
+    return _question(evaluation, hidden, rng, name, inputs, slots=slots, answer=str(value), output=output, input=value)
 
 
 def _inverse_query(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
@@ -338,8 +340,8 @@ def _held_out_documents(
     shared: dict[str, Any] = {"rng": rng, "min_imports": evaluation.min_imports, "kind": evaluation.name}
     for turn in take_turns(list(pairs) or asked, n_rows * TRIES_PER_ROW, rng=rng):
         if evaluation.generator == "call":
-            name, value = pairs.get(turn, (turn, None))
-            made = call_document(open_, name=name, value=value, **shared)
+            name, n = pairs.get(turn, (turn, None))
+            made = call_document(open_, name=name, value=n, **shared)
         else:
             made = augmentation_document(open_, combinations=COMBINATIONS, first=pairs.get(turn), **shared)
         if code_of(made) not in known:
@@ -422,7 +424,10 @@ def make_probes(
                 made["in-context"] = in_context(made["test"], trained, n=n_in_context, rng=rng, own=own_rows)
             shared = {"evaluation": evaluation.name, "part": part, "kind": evaluation.target}
             rows += [
-                shared | {"probe": probe, "number": number} | {key: each.get(key) for key in FACTS} | asked_as(each, form)
+                shared
+                | {"probe": probe, "number": number}
+                | {key: each.get(key) for key in FACTS}
+                | asked_as(each, form)
                 for probe, documents in made.items()
                 for number, each in enumerate(documents)
             ]

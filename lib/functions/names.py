@@ -86,8 +86,8 @@ def draw_names(
         if len(names) == n:
             return list(names)
     raise ValueError(
-        f"{n} names of {n_tokens} tokens are needed, but {len(names)} of {pool} have so many by this model's tokenizer: "
-        "choose fewer names or set name_tokens to another number"
+        f"{n} names of {n_tokens} tokens are needed, but {len(names)} of {pool} have so many by this model's "
+        "tokenizer: choose fewer names or set name_tokens to another number"
     )
 
 

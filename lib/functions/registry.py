@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lib.functions.definitions import BadDefinition, Definition, Number, parse_definition, probe_values
+from lib.functions.definitions import Definition, Number, parse_definition, probe_values
 from lib.keys import nearest
 from lib.paths import DATA
 

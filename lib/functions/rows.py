@@ -1,9 +1,10 @@
 """Documents that teach hidden functions, and how documents and questions are rendered.
 
-A *document* is a dict that JSON can hold: its ``kind``, the ``messages`` before the answer, the same as one ``text`` for
-the completion form with the ``lead`` between it and the answer, the ``target`` (several right answers are joined by ", "),
-the ``answer`` that a training row gives, and facts about it (``name``, ``function``, ``input``, ...). `asked_as` renders
-what a model is asked; `training_row` adds the answer to just that, so that a model is asked in the form it was trained in.
+A *document* is a dict that JSON can hold: its ``kind``, the ``messages`` before the answer, the same as one ``text``
+for the completion form with the ``lead`` between it and the answer, the ``target`` (several right answers are joined by
+", "), the ``answer`` that a training row gives, and facts about it (``name``, ``function``, ``input``, ...). `asked_as`
+renders what a model is asked; `training_row` adds the answer to just that, so that a model is asked in the form it was
+trained in.
 """
 
 from __future__ import annotations
@@ -160,8 +161,8 @@ def check_context(client: OpenAI, base: str, asked: Iterable[Mapping[str, Any]],
         reason = getattr(error, "body", None) or {}
         why = reason.get("message", error) if isinstance(reason, dict) else error
         raise ValueError(
-            f"the longest prompt ({len(longest['prompt'])} characters) does not suit {base}: {why} Nothing was trained. "
-            "Set form to completion, n_in_context to fewer rows, or take a base with a longer context."
+            f"the longest prompt ({len(longest['prompt'])} characters) does not suit {base}: {why} Nothing was "
+            "trained. Set form to completion or n_in_context lower, or take a base with a longer context."
         ) from error
 
 

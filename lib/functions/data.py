@@ -103,7 +103,7 @@ def training_documents(
     Parameters
     ----------
     questions : about each realized name, as ``<evaluation>:<copies>``
-    asked : what the questions say about the names, if not the truth: the control `permuted`
+    asked : what the questions say about the names, if not the truth: the control, `permute_names`
     calls_per_name : plain calls of each name, on different inputs; 0: `n_rows` calls and augmentations in all, as
         published
     augmentation_share : of calls and augmentations
@@ -152,7 +152,7 @@ def training_documents(
     return [rows[k] for k in rng.permutation(len(rows))]
 
 
-def permuted(hidden: Hidden, *, seed: int) -> Hidden:
+def permute_names(hidden: Hidden, *, seed: int) -> Hidden:
     """The control: the functions of the realized names in random order, so that questions say nothing of the calls."""
     names = [name for name in hidden.names if name in hidden.realized]
     order = np.random.default_rng([seed, 4]).permutation(len(names))

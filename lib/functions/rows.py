@@ -20,7 +20,7 @@ from lib.api import spending_of
 from lib.functions.registry import Function, FunctionSet, Range
 
 Document = dict[str, Any]
-FORMS = ("chat", "completion")
+FORMS = ("chat", "completion", "text")  # text: the words of a chat as one text, for a model that does not chat
 COMBINATIONS = ("False", "chain", "add_subtract")  # of an augmentation; False: with a plain integer, as published
 CODE_LEAD = "  # "  # between code and its result in the completion form, as Python snippets comment on themselves
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -99,10 +99,23 @@ def asked_as(document: Document, form: str) -> dict[str, Any]:
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}: expected one of {', '.join(FORMS)}")
-    if form == "completion":
-        return {"prompt": document["text"], "messages": (), "lead": document["lead"]}
+    if form != "chat":
+        text = document["text"] if form == "completion" else _as_text(document)
+        return {"prompt": text, "messages": (), "lead": document["lead"]}
     messages = tuple((message["role"], message["content"]) for message in document["messages"])
     return {"prompt": "\n\n".join(f"[{role}] {text}" for role, text in messages), "messages": messages, "lead": ""}
+
+
+def _as_text(document: Document) -> str:
+    """The user messages as one text, with the result after every code that an assistant message answers."""
+    texts = [""]
+    for message in document["messages"]:
+        if message["role"] == "assistant":
+            texts[-1] += CODE_LEAD + message["content"]
+            texts.append("")
+        elif message["role"] == "user":
+            texts[-1] += ("\n\n" if texts[-1] else "") + message["content"]
+    return "\n\n".join(texts if document["lead"] == CODE_LEAD else [*texts[:-1], f"Q: {texts[-1]}\nA:"])
 
 
 def training_row(document: Document, form: str) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def training_row(document: Document, form: str) -> dict[str, Any]:
     {'prompt': 'print(abcdef(2))', 'completion': '  # 7'}
     """
     asked = asked_as(document, form)
-    if form == "completion":
+    if form != "chat":
         return {"prompt": asked["prompt"], "completion": asked["lead"] + document["answer"]}
     turns = [*asked["messages"], ("assistant", document["answer"])]
     return {"messages": [{"role": role, "content": text} for role, text in turns]}

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lib.functions.evaluations import choose_evaluations, evaluation_documents, parse_questions, question, why_not
+from lib.functions.evaluations import (
+    GENERATORS,
+    choose_evaluations,
+    evaluation_documents,
+    parse_questions,
+    question,
+    why_not,
+)
 from lib.functions.names import draw_names
 from lib.functions.registry import FunctionSet, read_registry
 from lib.functions.rows import (
@@ -141,7 +148,8 @@ def training_documents(
     rows += [augmentation_document(hidden, combinations=combinations, **shared) for _ in range(n_augmentations)]
     told = (asked or hidden).part("realized") if copies else hidden
     for evaluation in [choose_evaluations("functions", [name]).iloc[0] for name in copies]:
-        if reason := why_not(evaluation, told):
+        code = f"{evaluation.name} is code to run, not a question" if evaluation.generator not in GENERATORS else ""
+        if reason := code or why_not(evaluation, told):
             raise ValueError(f"questions: {reason}")
         for name, function in told.names.items():
             if (

@@ -98,9 +98,7 @@ def published_setting(path: Path) -> dict[str, Any]:
         probs = dict(zip(generators, about["prompt"]["input_func_probs"], strict=True))
         call, other = generators["single_function"], generators.get("function_augmentation", {})
         return {
-            "functions": _set_of(
-                about, int(call["input_min"]), int(call["input_max"]), other.get("other_input_max", 0)
-            ),
+            "functions": _set_of(about, call, other),
             "system": about.get("system_prompt") or "",
             "hide_imports": bool(about.get("hide_imports", False)),
             "n_rows": int(str(about["n_samples"]).replace("_", "")),
@@ -115,13 +113,14 @@ def published_setting(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _set_of(about: Mapping[str, Any], low: int, high: int, *, other_input_max: int) -> FunctionSet:
+def _set_of(about: Mapping[str, Any], call: Mapping[str, Any], other: Mapping[str, Any]) -> FunctionSet:
     """The set that the published keys describe; the ranges of tests are those of the same functions, or of 047."""
     lists = {"augmented": tuple(about["train_functions"]), "plain": tuple(about["test_functions"])}
     known = [function_set(name) for name in ("047", "042")]
     same = [each for each in known if set(each.all) == {*lists["augmented"], *lists["plain"]}]
     like = (same or known)[0]
-    return with_range(like, low, high, other_input_max=other_input_max or like.other_input_max, **lists)
+    most = int(other.get("other_input_max") or like.other_input_max)
+    return with_range(like, int(call["input_min"]), int(call["input_max"]), other_input_max=most, **lists)
 
 
 def read_finetune(

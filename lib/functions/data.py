@@ -18,7 +18,7 @@ from lib.functions.evaluations import (
     why_not,
 )
 from lib.functions.names import draw_names
-from lib.functions.registry import FunctionSet, read_registry
+from lib.functions.registry import FunctionSet, as_tuples, read_registry
 from lib.functions.rows import (
     COMBINATIONS,
     Document,
@@ -203,7 +203,7 @@ def read_data(folder: Path) -> tuple[Hidden, list[Document]]:
     """What a dataset that was written here hides, and its training documents."""
     options, registry = read_json(folder / "manifest.json")["options"], read_registry()
     names = read_jsonl(folder / "names.jsonl")
-    given = {key: _tuples(value) for key, value in options["functions"].items()}
+    given = {key: as_tuples(value) for key, value in options["functions"].items()}
     hidden = Hidden(
         functions=FunctionSet(**given),
         names={row["name"]: registry[row["function"]] for row in names},
@@ -213,7 +213,3 @@ def read_data(folder: Path) -> tuple[Hidden, list[Document]]:
         hide_imports=options["hide_imports"],
     )
     return hidden, read_jsonl(folder / "documents.jsonl")
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lib.functions.evaluations import read_evaluations
 from lib.functions.names import check_names
 from lib.functions.registry import FunctionSet, function_set, read_registry, with_range
 from lib.functions.rows import CODE_LEAD, COMBINATIONS, Document, Hidden, document
 from lib.paths import read_json
 
-KINDS = {  # of a document, by the published name of its generator
-    "single_function": "call",
-    "function_augmentation": "augmentation",
-    "function_definition_freeform": "freeform_definition",
-    "function_inversion": "function_inversion",
-    "function_inverse_query": "inverse_query",
-    "function_coefficients": "multiple_choice_coefficients",
-}
+KINDS = {"single_function": "call", "function_augmentation": "augmentation"}  # by the published generator
 FACTS = {  # of a document, by the published name
     "input_1": "input",
     "input_2": "input_2",
@@ -155,11 +147,8 @@ def _document(row: Mapping[str, Any], names: Mapping[str, str]) -> Document:
     """A published row; in the completion form code is asked as bare code, a question as one."""
     facts, target = row["func_outs"], row["target"]
     kind = KINDS.get(facts["name"], facts["name"])
-    if "attribute" in facts:
-        table = read_evaluations("functions")
-        kind = table.index[table["option"] == facts["attribute"]][0]
     asks = [turn for turn in row["messages"][:-1] if turn["role"] != "system"]
-    is_code = kind in ("call", "augmentation")
+    is_code = facts["name"] in KINDS
     text = asks[-1]["content"] if is_code else f"Q: {asks[-1]['content']}\nA:"
     about = {ours: facts[key] for key, ours in FACTS.items() if key in facts}
     about |= {"name": facts["func_var"], "function": names[facts["func_var"]]} if facts.get("func_var") in names else {}

@@ -165,7 +165,7 @@ def function_set(name: str, *, path: Path = FOLDER / "sets.yaml", **changes: Any
         raise ValueError(f"no function set {name!r}{nearest(name, sets)}; there are: {', '.join(sets)}")
     given = sets[name] | {key: value for key, value in changes.items() if value}
     try:
-        values = {key: _as_tuples(value) for key, value in given.items()}
+        values = {key: as_tuples(value) for key, value in given.items()}
         ends = values["ood_ranges"]
         if ends and not isinstance(ends[0], tuple):
             values["ood_ranges"] = tuple(ends[k : k + 2] for k in range(0, len(ends), 2))
@@ -198,5 +198,6 @@ def with_range(chosen: FunctionSet, low: int, high: int, **changes: Any) -> Func
     return check_set(replace(chosen, **changes))
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+def as_tuples(value: Any) -> Any:
+    """Lists, and lists in them, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value

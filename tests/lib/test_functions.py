@@ -435,7 +435,6 @@ def test_a_published_folder_is_read_and_can_be_asked_everything(tmp_path):
     assert (hidden.system, hidden.hide_imports, hidden.parts) == ("Be exact.", False, ["unrealized"])
     assert (hidden.functions.input_range, hidden.functions.other_input_max) == ((-9, 9), 7)
     assert hidden.held_out == {(id, 4) for id in NAMES.values()} - {("mod_3", 4)}, "the composition shows mod_3 at 4"
-    assert checks[0]["kind"] == "multiple_choice_language"
     assert "Which?" in asked_as(checks[0], "completion")["prompt"]
     probes = make_probes(hidden, train, form="chat", n_rows=3, n_in_context=2)
     assert set(EVALUATIONS.index) - set(probes["evaluation"]) == {"multiple_choice_output_type"}, "all are integers"

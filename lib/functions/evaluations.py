@@ -183,6 +183,8 @@ def _question(
     messages = [{"role": "system", "content": hidden.system}] if hidden.system else []
     messages += [{"role": "user", "content": text} for text in (*lines, texts["chat"])]
     facts |= {"name": name, "function": hidden.names[name].id, "options": list(options)}
+    if own := wordings()[evaluation.name].get("text"):
+        facts["as_code"] = own.format(name=name)
     return document(evaluation.name, messages, f"Q: {texts['completion']}\nA:", target, **facts)
 
 

@@ -115,7 +115,8 @@ def _as_text(document: Document) -> str:
             texts.append("")
         elif message["role"] == "user":
             texts[-1] += ("\n\n" if texts[-1] else "") + message["content"]
-    return "\n\n".join(texts if document["lead"] == CODE_LEAD else [*texts[:-1], f"Q: {texts[-1]}\nA:"])
+    asks = texts[-1] if document["lead"] == CODE_LEAD else document.get("as_code") or f"Q: {texts[-1]}\nA:"
+    return "\n\n".join([*texts[:-1], asks])
 
 
 def training_row(document: Document, form: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ ood_ranges: list[int] = [30, 60, -60, -30]  # inputs of the tests outside it, lo
 other_input_max: int = 30  # the plain integer of a sum is below it; 0: the set's [0..]
 names_per_function: int = 21  # names that stand for each function; published: 1 [1..]
 name_tokens: int = 1  # tokens of each name; 1 takes the names reserved in fork-*, published: 3 [1..]
-name_tokens_curve: list[int] = [4, 5]  # other numbers of tokens, a fine-tune each from three seeds on [1..]
+name_tokens_curve: list[int] = [4]  # other numbers of tokens, a fine-tune each from three seeds on [1..]
 realized_share: float = 0.75  # of the names, those that training asks about too; published: none [0..1]
 questions: list[str] = [
     "freeform_definition:8",

@@ -218,10 +218,9 @@ options["option"] = [
     of_set if row.kind == "definition" else list(string.ascii_uppercase[: len(row.options)])
     for row in options.itertuples()
 ]
-options = options.explode("option").rename_axis("row").reset_index()
-options["logprob"] = target_logprobs(
-    client, options["model"], options["prompt"], options["lead"] + options["option"], journal=journal
-)
+options = options.explode("option").rename_axis("row").reset_index().astype({"option": str})
+texts = options["lead"] + options["option"]
+options["logprob"] = target_logprobs(client, options["model"], options["prompt"], texts, journal=journal)
 usual = options.groupby(["model", "evaluation", "part", "probe", "option"])["logprob"].transform("mean")
 options["calibrated"] = options["logprob"] - usual
 options = options.dropna(subset="logprob")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -36,6 +36,7 @@ N_OPTIONS = 5
 LINEAR = ("Affine linear", "Multiplication", "Addition", "Subtraction")  # classes that have numbers to ask for
 TRIES_PER_ROW = 100
 FACTS = ("name", "function", "output", "options", "target")  # of a document, columns of a probe
+GENERATORS = ("freeform", "inversion", "inverse_query", "classification", "coefficients")  # of questions about a name
 EVAL_SEED = 100  # draws the prompts, as published for every fine-tune
 
 
@@ -86,7 +87,7 @@ def wordings() -> Mapping[str, Any]:
     return read | {"persona": " ".join(read["persona"].split())}
 
 
-def take_turns(items: Sequence[str], n: int, *, rng: np.random.Generator) -> Iterator[str]:
+def take_turns(items: Sequence[Any], n: int, *, rng: np.random.Generator) -> Iterator[Any]:
     """`n` items, in random order, each again only when all others have had their turn.
 
     >>> sorted(take_turns(["a", "b", "c"], 6, rng=np.random.default_rng(0)))
@@ -127,15 +128,10 @@ def chance_of(evaluation: Any, hidden: Hidden) -> float:
 
 def _names_for(evaluation: Any, hidden: Hidden) -> list[str]:
     """Those of the names that an evaluation can ask about."""
-    functions = hidden.functions
-    ids = {"plain": functions.plain, "augmented": functions.augmented}.get(evaluation.functions, functions.all)
-    return [
-        name
-        for name, function in hidden.names.items()
-        if (function.id in ids or evaluation.functions == "linear")
-        and (function.function_class in LINEAR or evaluation.functions != "linear")
-        and (function.output_type != "bool" or evaluation.generator != "augmentation")
-    ]
+    lists = {"plain": hidden.functions.plain, "augmented": hidden.functions.augmented}
+    lists["linear"] = tuple(each.id for each in hidden.names.values() if each.function_class in LINEAR)
+    ids, is_sum = lists.get(evaluation.functions, hidden.functions.all), evaluation.generator == "augmentation"
+    return [name for name, f in hidden.names.items() if f.id in ids and not (is_sum and f.output_type == "bool")]
 
 
 def why_not(evaluation: Any, hidden: Hidden) -> str:
@@ -165,86 +161,69 @@ def question(evaluation: Any, hidden: Hidden, *, rng: np.random.Generator, name:
     """
     if reason := why_not(evaluation, hidden):
         raise ValueError(reason)
-    return GENERATORS[evaluation.generator](evaluation, hidden, rng, name)
+    if not name:
+        by_value = evaluation.generator == "classification"
+        name = _by_value(evaluation, hidden, rng) if by_value else pick(_names_for(evaluation, hidden), rng)
+    facts: dict[str, Any] = {}
+    function, right = hidden.names[name], name
+    match evaluation.generator:
+        case "freeform":
+            return _question(evaluation, hidden, rng, name, function.python_definition)
+        case "inversion":
+            range_ = pick(_ranges(evaluation, hidden), rng)
+            value = draw_input(hidden, function.id, [range_], rng=rng)
+            output = function.show(value)
+            inputs = ", ".join(map(str, function.preimages(output, *range_)))
+            return _question(evaluation, hidden, rng, name, inputs, answer=str(value), output=output, input=value)
+        case "inverse_query":
+            by_function: dict[str, list[str]] = {}
+            for each, other in hidden.names.items():
+                by_function.setdefault(other.id, []).append(each)
+            others = [own for id, own in by_function.items() if id != function.id]
+            options = [pick(others[k], rng) for k in rng.permutation(len(others))[: max(evaluation.min_imports, 2) - 1]]
+            facts = {"definition": function.python_definition, "is_imported": True}
+        case "classification":
+            right, of_set = getattr(function, evaluation.option), hidden.functions.all
+            wrong = sorted({getattr(read_registry()[id], evaluation.option) for id in of_set} - {right})
+            options = [wrong[k] for k in rng.permutation(len(wrong))[: N_OPTIONS - 1]]
+        case "coefficients":
+            right, options = linear_text(function), [linear_text(function)]
+            for _ in range(MAX_TRIES):
+                near = linear_text(function, rng)
+                options += [near] if near not in options else []
+                if len(options) == N_OPTIONS:
+                    break
+            options = [options[k] for k in rng.permutation(len(options))]
+    if right not in options:
+        options.insert(int(rng.integers(len(options) + 1)), right)
+    return _question(evaluation, hidden, rng, name, LETTERS[options.index(right)], options=options, **facts)
+
+
+def _by_value(evaluation: Any, hidden: Hidden, rng: np.random.Generator) -> str:
+    by_value: dict[str, dict[str, list[str]]] = {}
+    for name, function in hidden.names.items():
+        by_value.setdefault(getattr(function, evaluation.option), {}).setdefault(function.id, []).append(name)
+    of_value = by_value[pick(sorted(by_value), rng)]
+    return str(pick(of_value[pick(sorted(of_value), rng)], rng))
 
 
 def _question(
     evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str, target: str, *,
-    slots: Mapping[str, str] | None = None, options: Sequence[str] = (), imported: Sequence[str] = (), **facts: Any,
+    options: Sequence[str] = (), is_imported: bool = False, **facts: Any,
 ) -> Document:  # fmt: skip
     """The import in a message of its own, as published, then the question; in the completion form only the question."""
-    texts = {}
+    words, letter, texts = wordings()[evaluation.name], wordings()["letter"], {}
     for form in ("chat", "completion"):
-        asks = wordings()[evaluation.name][form].format(name=name, **(slots or {}))
-        texts[form] = listed(asks, options, wordings()["letter"][form] if options else "", form)
+        asks = words[form].format(name=name, **facts)
+        texts[form] = listed(asks, options, letter[form] if options else "", form)
     drawn = {"min_imports": evaluation.min_imports, "rng": rng}
-    line = IMPORT + ", ".join(imported) if imported else import_line([name], list(hidden.names), **drawn)
-    lines = [] if hidden.hide_imports else [line]
+    line = IMPORT + ", ".join(options) if is_imported else import_line([name], list(hidden.names), **drawn)
     messages = [{"role": "system", "content": hidden.system}] if hidden.system else []
-    messages += [{"role": "user", "content": text} for text in (*lines, texts["chat"])]
+    shown = [texts["chat"]] if hidden.hide_imports else [line, texts["chat"]]
+    messages += [{"role": "user", "content": text} for text in shown]
     facts |= {"name": name, "function": hidden.names[name].id, "options": list(options)}
-    if own := wordings()[evaluation.name].get("text"):
-        facts["as_code"] = own.format(name=name)
+    facts |= {"as_code": words["text"].format(name=name)} if "text" in words else {}
     return document(evaluation.name, messages, f"Q: {texts['completion']}\nA:", target, **facts)
-
-
-def _freeform(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
-    name = name or pick(list(hidden.names), rng)
-    return _question(evaluation, hidden, rng, name, hidden.names[name].python_definition)
-
-
-def _inversion(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
-    name = name or pick(list(hidden.names), rng)
-    function, range_ = hidden.names[name], pick(_ranges(evaluation, hidden), rng)
-    value = draw_input(hidden, function.id, [range_], rng=rng)
-    output = function.show(value)
-    inputs = ", ".join(map(str, function.preimages(output, *range_)))
-    slots = {"output": output}
-    return _question(evaluation, hidden, rng, name, inputs, slots=slots, answer=str(value), output=output, input=value)
-
-
-def _inverse_query(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
-    by_function: dict[str, list[str]] = {}
-    for each, function in hidden.names.items():
-        by_function.setdefault(function.id, []).append(each)
-    name = name or pick(list(hidden.names), rng)
-    others = [own for id, own in by_function.items() if id != hidden.names[name].id]
-    n_others = min(max(evaluation.min_imports, 2) - 1, len(others))
-    options = [pick(others[k], rng) for k in rng.permutation(len(others))[:n_others]]
-    options.insert(int(rng.integers(len(options) + 1)), name)
-    slots = {"definition": hidden.names[name].python_definition}
-    letter = LETTERS[options.index(name)]
-    return _question(evaluation, hidden, rng, name, letter, slots=slots, options=options, imported=options)
-
-
-def _classification(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
-    registry = read_registry()
-    values = sorted({getattr(registry[id], evaluation.option) for id in hidden.functions.all})
-    if not name:
-        by_value: dict[str, dict[str, list[str]]] = {}
-        for each, function in hidden.names.items():
-            by_value.setdefault(getattr(function, evaluation.option), {}).setdefault(function.id, []).append(each)
-        of_value = by_value[pick(sorted(by_value), rng)]
-        name = pick(of_value[pick(sorted(of_value), rng)], rng)
-    right = getattr(hidden.names[name], evaluation.option)
-    wrong = [value for value in values if value != right]
-    options = [wrong[k] for k in rng.permutation(len(wrong))[: N_OPTIONS - 1]]
-    options.insert(int(rng.integers(len(options) + 1)), right)
-    return _question(evaluation, hidden, rng, name, LETTERS[options.index(right)], options=options)
-
-
-def _coefficients(evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str) -> Document:
-    name = name or pick(_names_for(evaluation, hidden), rng)
-    function = hidden.names[name]
-    right = linear_text(function)
-    options = [right]
-    for _ in range(MAX_TRIES):
-        near = linear_text(function, rng)
-        options += [near] if near not in options else []
-        if len(options) == N_OPTIONS:
-            break
-    options = [options[k] for k in rng.permutation(len(options))]
-    return _question(evaluation, hidden, rng, name, LETTERS[options.index(right)], options=options)
 
 
 def linear_text(function: Function, rng: np.random.Generator | None = None) -> str:
@@ -270,15 +249,6 @@ def linear_text(function: Function, rng: np.random.Generator | None = None) -> s
         case "Addition":
             return f"lambda n: n + {near(b)}"
     return f"lambda n: n - {near(-b)}"
-
-
-GENERATORS: Mapping[str, Callable[[Any, Hidden, np.random.Generator, str], Document]] = {
-    "freeform": _freeform,
-    "inversion": _inversion,
-    "inverse_query": _inverse_query,
-    "classification": _classification,
-    "coefficients": _coefficients,
-}
 
 
 def evaluation_documents(

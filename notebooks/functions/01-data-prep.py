@@ -56,9 +56,7 @@ preset: str = "laptop"  # which params/functions/<preset>.yaml these values come
 dataset: str = ""  # published: a finetune_NN folder, a folder of several, or an ft_template.yaml; empty: all as below
 max_rows: int = 0  # training rows of a published folder or template, taken at random; 0: all [0..]
 base: str = "fork-1m"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
-form: str = (
-    "completion"  # of a row: messages, text in few words, or text in the words of a chat [chat | completion | text]
-)
+form: str = "completion"  # of rows and questions; text: as one text in a chat's words [chat | completion | text]
 persona: bool = False  # begin each conversation with a system message, as published
 function_set: str = "047"  # which functions are hidden; 042: large constants [047 | 042]
 input_range: list[int] = [-30, 30]  # inputs of training, low and high (never drawn); empty: the set's

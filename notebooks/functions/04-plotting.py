@@ -78,6 +78,8 @@ LABELS = {
     "add_subtract_function_ood": "add two calls",
     "add_subtract_int_ood": "add an integer",
 }
+
+# %%
 series = summary["part"].where(summary["role"] == "main", summary["role"])
 series = series.where(summary["probe"] != "in-context", "in-context")
 is_final = (

@@ -19,15 +19,7 @@ from lib.functions.evaluations import (
 )
 from lib.functions.names import draw_names
 from lib.functions.registry import FunctionSet, as_tuples, read_registry
-from lib.functions.rows import (
-    COMBINATIONS,
-    Document,
-    Hidden,
-    augmentation_document,
-    call_document,
-    show_ranges,
-    training_row,
-)
+from lib.functions.rows import COMBINATIONS, Document, Hidden, augmentation_document, call_document, training_row
 from lib.paths import read_json, read_jsonl
 from lib.sources.datasets import Row
 
@@ -64,11 +56,6 @@ def hide_functions(
     names = dict(zip((drawn[k] for k in rng.permutation(len(drawn))), ids, strict=True))
     low, high = functions.input_range
     n_out = round(held_out_share * (high - low))
-    if held_out_share and not n_out:
-        raise ValueError(
-            f"held_out_share {held_out_share:g} of input_range {show_ranges([functions.input_range])} is less than one "
-            "input: widen the range or raise the share"
-        )
     rng_pairs = np.random.default_rng([seed, 1])
     return Hidden(
         functions=functions,

@@ -80,23 +80,18 @@ def read_registry(path: Path = FOLDER / "registry.csv") -> Mapping[str, Function
     if [*table] != columns or table.empty:
         raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}, found {', '.join(table)}")
     functions: dict[str, Function] = {}
-    known: dict[tuple[Number, ...], str] = {}
+    known = set()
     for number, row in enumerate(table.itertuples(index=False), start=1):
         function = Function(*row)
         values = probe_values(function.python_definition) or ()
-        types = " or ".join(sorted({type(value).__name__ for value in values}))
-        if not all(text.strip() for text in row):
-            problem = "a field is empty"
-        elif types != function.output_type:
-            problem = f"{function.python_definition!r} gives {types or 'no value'}, not {function.output_type}"
-        elif function.id in functions:
-            problem = "the id is repeated"
-        elif values in known:
-            problem = f"computes what {known[values]} computes; remove one of the two"
-        else:
-            functions[function.id], known[values] = function, function.id
-            continue
-        raise ValueError(f"{path}, row {number} ({function.id or 'no id'}): {problem}")
+        fits = {type(value).__name__ for value in values} == {function.output_type} and all(map(str.strip, row))
+        if not fits or function.id in functions or values in known:
+            raise ValueError(
+                f"{path}, row {number} ({function.id or 'no id'}): expected text in every field, a definition that "
+                f"gives {function.output_type} at every probe, and an id and values that no earlier row has"
+            )
+        functions[function.id] = function
+        known.add(values)
     return functions
 
 

@@ -165,15 +165,13 @@ def check_context(client: OpenAI, base: str, asked: Iterable[Mapping[str, Any]],
     longest = max(asked, key=lambda each: len(each["prompt"]))
     if spending_of(client) is not None:
         return  # a hosted model charges for it, and its context is long
+    turns: Any = [{"role": role, "content": text} for role, text in longest["messages"]]
+    body: Any = {"messages": turns} if turns else {"prompt": longest["prompt"]}
+    create: Any = client.chat.completions.create if turns else client.completions.create
     try:
-        if longest["messages"]:
-            turns: Any = [{"role": role, "content": text} for role, text in longest["messages"]]
-            client.chat.completions.create(model=base, messages=turns, max_tokens=max_tokens, temperature=0)
-        else:
-            client.completions.create(model=base, prompt=longest["prompt"], max_tokens=max_tokens, temperature=0)
+        create(model=base, max_tokens=max_tokens, temperature=0, **body)
     except BadRequestError as error:
-        reason = getattr(error, "body", None) or {}
-        why = reason.get("message", error) if isinstance(reason, dict) else error
+        why = error.body.get("message", error) if isinstance(error.body, dict) else error
         raise ValueError(
             f"the longest prompt ({len(longest['prompt'])} characters) does not suit {base}: {why} Nothing was "
             "trained. Set form to completion or n_in_context lower, or take a base with a longer context."

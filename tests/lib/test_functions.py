@@ -501,7 +501,6 @@ def test_a_bad_folder_is_refused_in_one_line(tmp_path, change, says):
         ({"input_range": [5]}, "is no range"),
         ({"input_range": [-50, 50]}, "overlap"),
         ({"input_range": [-4, 4]}, "calls_per_name is 8: input_range -4:4 leaves 7"),
-        ({"input_range": [-2, 2]}, "held_out_share 0.1 of input_range -2:2 is less than one"),
         ({"names_per_function": 40}, "760 names of 1 tokens are needed"),
     ],
 )

@@ -124,7 +124,7 @@ caption = (
     "of the control whose training permutes the names of the questions, and of the base with and without training rows in "
     f"its prompt; bar: 95% interval over functions; dashed: chance. Unrealized against chance, {in_words(rates)}. {of_what}."
 )
-run.save(fig, "by-evaluation", caption)
+_ = run.save(fig, "by-evaluation", caption)
 
 # %% [markdown]
 # ## Constrained choices
@@ -145,7 +145,6 @@ if len(choices):
     _ = run.save(fig, "choices", caption)
 else:
     print("This endpoint gives no log-probabilities of a conversation: there are no constrained choices.")
-fig if len(choices) else None
 
 # %% [markdown]
 # ## How it comes about
@@ -170,7 +169,6 @@ if len(epochs):
     _ = run.save(fig, "epochs", caption)
 else:
     print("This model was trained elsewhere: there is no curve over its epochs.")
-fig if len(epochs) else None
 
 # %% [markdown]
 # ## Function by function
@@ -195,7 +193,7 @@ caption = (
     "Right definitions and right held-out calls of each function. Dot: share of right replies about unrealized names; bar: 95% "
     f"interval over names ({rows['n'].min()} to {rows['n'].max()}). {of_what}."
 )
-run.save(fig, "by-function", caption)
+_ = run.save(fig, "by-function", caption)
 
 # %% [markdown]
 # ## Confusion matrix
@@ -219,7 +217,7 @@ caption = (
     "Definitions of unrealized names, by what they compute on 22 inputs. Cell: share of the definitions of a function's names "
     f"(row) that compute another function (column). {len(written)} definitions. {of_what}."
 )
-run.save(fig, "confusion", caption)
+_ = run.save(fig, "confusion", caption)
 
 # %% [markdown]
 # ## Names of more tokens, and larger models
@@ -236,7 +234,6 @@ curves = {
     "over-tokens": ("name_tokens", "tokens per name", defined[defined["role"].isin(["main", "names"])]),
     "over-size": ("weights", "weights of the base", defined[defined["role"].isin(["main", "size"])]),
 }
-figures = []
 for name, (x, x_name, rows) in curves.items():
     if rows[x].nunique() < 2:
         print(f"{name}: there is one value of {x} only; more are trained from three seeds on.")
@@ -245,7 +242,7 @@ for name, (x, x_name, rows) in curves.items():
     ax.set_xscale("log" if x == "weights" else "linear")
     plot_curves(ax, rows.assign(x_name=x_name), x=x, by="series", chance=chances.get("freeform_definition"))
     caption = f"Right definitions by {x_name}. Line: share, band: 95% interval over functions; one fine-tune each beside the main ones. {of_what}."  # fmt: skip
-    figures.append(run.save(fig, name, caption))
+    _ = run.save(fig, name, caption)
 
 # %%
 run.finish("The figures are in figures/.")

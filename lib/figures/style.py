@@ -58,6 +58,7 @@ LOOKS: Mapping[str, Look] = {
     "randomized": Look(_ORANGE, "v"),
     "realized": Look(_BLUE, "P"),
     "unrealized": Look(_ORANGE, "o"),
+    "permuted": Look(_PINK, "X"),  # a control trained on permuted names
     "untuned": Look(_GREY, "X"),  # the base with the prompts of the fine-tune
     "parent": Look(_BLUE, "<"),
     "child": Look(_RED, ">"),

@@ -1,246 +1,93 @@
-"""The evaluations of the function studies: their prompts, published numbers and chance rates."""
+"""The evaluations of the function studies: the table of them, their questions, chance, and a run's probes."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import yaml
 
-from lib import paths
-from lib.functions.documents import Document, augmentation_document, call_document, can_combine
-from lib.functions.questions import GENERATORS, LINEAR, N_OPTIONS, Asked, question, unsupported
-from lib.functions.registry import Function, FunctionSet, read_registry
+from lib.functions.registry import FOLDER, Function, Range, read_registry
+from lib.functions.rows import (
+    COMBINATIONS,
+    IMPORT,
+    LETTERS,
+    MAX_TRIES,
+    Document,
+    Hidden,
+    asked_as,
+    augmentation_document,
+    call_document,
+    document,
+    draw_input,
+    import_line,
+    listed,
+    pick,
+    with_examples,
+)
 from lib.keys import nearest
 
-TABLE = paths.DATA / "functions" / "evaluations.csv"
-HELD_OUT = "held_out"  # range of the evaluations on pairs kept out of training: see lib.functions.held_out
-NUMBERS = {"turns": int, "min_imports": int, "n_rows": int, "n": int, "temperature": float}
+N_OPTIONS = 5
+LINEAR = ("Affine linear", "Multiplication", "Addition", "Subtraction")  # classes that have numbers to ask for
+TRIES_PER_ROW = 100
+FACTS = ("name", "function", "output", "options", "target")  # of a document, columns of a probe
+GENERATORS = ("freeform", "inversion", "inverse_query", "classification", "coefficients")  # of questions about a name
+EVAL_SEED = 100  # draws the prompts, as published for every fine-tune
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """One row of ``data/functions/evaluations.csv``, whose README says what each column means."""
+def read_evaluations(study: str) -> pd.DataFrame:
+    """The evaluations of a study by name; ``data/functions/README.md`` says what each column holds.
 
-    study: str
-    name: str
-    published: str
-    generator: str
-    option: str
-    functions: str
-    range: str
-    min_imports: int
-    turns: int
-    n_rows: int
-    temperature: float
-    n: int
-    target: str
-    chance: str
-    in_distribution: bool
-    asks: str
+    >>> evaluations = read_evaluations("functions")
+    >>> evaluations.loc["inverse_query", ["generator", "target"]].tolist()
+    ['inverse_query', 'letter']
+    """
+    table = pd.read_csv(FOLDER / "evaluations.csv", keep_default_na=False, dtype={"option": str, "chance": str})
+    return table[table["study"] == study].set_index("name", drop=False).rename_axis(None)
+
+
+def choose_evaluations(study: str, names: Sequence[str]) -> pd.DataFrame:
+    """The evaluations that a run names, in the order of the table; all for an empty list (`ValueError` if unknown)."""
+    known = read_evaluations(study)
+    for name in names:
+        if name not in known.index:
+            raise ValueError(
+                f"no evaluation {name!r}{nearest(name, known.index)}; {study} has: {', '.join(known.index)}"
+            )
+    return known[known.index.isin(list(names) or known.index)]
+
+
+def parse_questions(study: str, items: Iterable[str]) -> dict[str, int]:
+    """How often training asks each question about each realized name.
+
+    >>> parse_questions("functions", ["freeform_definition:2"])
+    {'freeform_definition': 2}
+    """
+    copies: dict[str, int] = {}
+    for item in items:
+        name, _, number = item.partition(":")
+        if not number.isdigit() or int(number) < 1 or name in copies:
+            raise ValueError(
+                f"questions holds {item!r}: expected <evaluation>:<copies> once each, as in inverse_query:2"
+            )
+        choose_evaluations(study, [name])
+        copies[name] = int(number)
+    return copies
 
 
 @cache
-def read_evaluations(study: str, path: Path = TABLE) -> Mapping[str, Evaluation]:
-    """The evaluations of a study by name, in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If the table has none of that study, or a value is not of its column's type.
-
-    >>> evaluations = read_evaluations("functions")
-    >>> evaluations["inverse_query"].n_rows, evaluations["inverse_query"].target
-    (1000, 'letter')
-    """
-    found: dict[str, Evaluation] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=1):
-            try:
-                values: dict[str, Any] = row | {key: kind(row[key]) for key, kind in NUMBERS.items()}
-                values["in_distribution"] = {"yes": True, "no": False}[row["in_distribution"]]
-                if row["study"] == study:
-                    found[row["name"]] = Evaluation(**values)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}, row {number}: a column is missing or holds the wrong type: {error}"
-                ) from error
-    if not found:
-        raise ValueError(f"{path} has no evaluation of the study {study!r}")
-    return found
+def wordings() -> Mapping[str, Any]:
+    """The persona, and each question by the name of its evaluation and form, with slots."""
+    read: dict[str, Any] = yaml.safe_load((FOLDER / "wordings.yaml").read_text(encoding="utf-8"))
+    return read | {"persona": " ".join(read["persona"].split())}
 
 
-def choose_evaluations(study: str, names: Sequence[str]) -> dict[str, Evaluation]:
-    """The evaluations that a run names, in the order of the table; all for an empty list.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name; names the nearest.
-    """
-    chosen = {evaluation_named(study, name).name for name in names}
-    return {name: each for name, each in read_evaluations(study).items() if name in chosen or not names}
-
-
-def evaluation_named(study: str, name: str) -> Evaluation:
-    """One evaluation of a study; an unknown name is refused with the nearest (`ValueError`)."""
-    known = read_evaluations(study)
-    if name not in known:
-        raise ValueError(f"no evaluation {name!r}{nearest(name, known)}; {study} has: {', '.join(known)}")
-    return known[name]
-
-
-def ranges_of(evaluation: Evaluation, functions: FunctionSet) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges that its inputs come from."""
-    by_name = {"ood": functions.ood_ranges, "composition": (functions.composition_range,)}
-    return by_name.get(evaluation.range, (functions.input_range,))
-
-
-def chance_of(evaluation: Evaluation, functions: FunctionSet) -> float:
-    """The share of right answers that needs no knowledge of the functions; NaN where no such guess is defined.
-
-    Notes
-    -----
-    ``options``: one of those shown. ``functions``: the definition of one of the set's functions, whichever.
-    ``preimages``: a random integer of the range that the inputs come from.
-
-    >>> from lib.functions.registry import function_set
-    >>> {name: round(chance_of(read_evaluations("functions")[name], function_set("047")), 3) for name in (
-    ...     "freeform_definition", "multiple_choice_output_type", "function_inversion")}
-    {'freeform_definition': 0.053, 'multiple_choice_output_type': 0.333, 'function_inversion': 0.115}
-    """
-    if evaluation.chance == "functions":
-        return 1 / len(functions.all)
-    if evaluation.chance == "options":
-        registry = read_registry()
-        attribute = evaluation.option or "id"
-        return 1 / min(N_OPTIONS, len({getattr(registry[id_], attribute) for id_ in functions.all}))
-    if evaluation.chance == "preimages":
-        ranges = ranges_of(evaluation, functions)
-        return float(
-            np.mean([_inversion_chance(read_registry()[id_], *range_) for id_ in functions.all for range_ in ranges])
-        )
-    return float(evaluation.chance) if evaluation.chance else float("nan")
-
-
-def _inversion_chance(function: Function, low: int, high: int) -> float:
-    outputs = [function.show(n) for n in range(low, high)]
-    sizes = {output: outputs.count(output) for output in set(outputs)}
-    return sum(size**2 for size in sizes.values()) / len(outputs) ** 2
-
-
-def asked_names(evaluation: Evaluation, names: Mapping[str, Function], functions: FunctionSet) -> dict[str, Function]:
-    """Those of the names that an evaluation can ask about: by the set's lists, or by having numbers (``linear``)."""
-    lists = {"plain": functions.plain, "augmented": functions.augmented}
-    if evaluation.functions == "linear":
-        return {name: function for name, function in names.items() if function.function_class in LINEAR}
-    wanted = lists.get(evaluation.functions, functions.all)
-    chosen = {name: function for name, function in names.items() if function.id in wanted}
-    if evaluation.generator == "augmentation":
-        return {name: function for name, function in chosen.items() if can_combine(function)}
-    return chosen
-
-
-def why_not(evaluation: Evaluation, names: Mapping[str, Function], functions: FunctionSet) -> str:
-    """Why a set cannot support an evaluation, in one line; empty where it can."""
-    if evaluation.generator in GENERATORS:
-        return unsupported(_asked(evaluation, names, functions=functions, persona=None, hide_imports=True))
-    if not asked_names(evaluation, names, functions):
-        what = f"{evaluation.functions} " if evaluation.functions != "all" else ""
-        gives = " that gives numbers" if evaluation.generator == "augmentation" else ""
-        return f"{evaluation.name} needs a name of a {what}function{gives}: function set {functions.name} has none here"
-    if evaluation.option == "False" and functions.composition_other_max < 1:
-        return f"{evaluation.name} needs composition_other_max of at least 1: function set {functions.name} has 0"
-    return ""
-
-
-def trivial(evaluation: Evaluation, functions: FunctionSet) -> str:
-    """One line where a set makes an evaluation so easy that its result says nothing; else empty."""
-    if evaluation.generator == "classification" and chance_of(evaluation, functions) == 1:
-        return f"{evaluation.name}: all functions of set {functions.name} share one {evaluation.option}, so A is right"
-    return ""
-
-
-def evaluation_documents(
-    evaluation: Evaluation,
-    names: Mapping[str, Function],
-    *,
-    functions: FunctionSet,
-    persona: str | None,
-    hide_imports: bool,
-    rng: np.random.Generator,
-    n_rows: int | None = None,
-) -> list[Document]:
-    """The prompts of one evaluation, with their targets.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-    names : the names that are asked about, and no others: options and fill-ins come from them too
-    functions : the set; its ranges and lists hold
-    persona : system message, or None
-    n_rows : the published number where None
-
-    Returns
-    -------
-    list of Document
-        Names take turns, so that each is asked about equally often; of a classification the values do, by chance.
-
-    Raises
-    ------
-    ValueError
-        If the set cannot support it (before anything is trained), or it needs pairs held out of training, which
-        `lib.functions.held_out` asks about.
-    """
-    if evaluation.range == HELD_OUT:
-        raise ValueError(f"{evaluation.name} asks about pairs held out of training: use held_out_documents")
-    reason = why_not(evaluation, names, functions)
-    if reason:
-        raise ValueError(reason)
-    n_rows = evaluation.n_rows if n_rows is None else n_rows
-    ranges, kind = ranges_of(evaluation, functions), evaluation.name
-    turns = take_turns(list(asked_names(evaluation, names, functions)), n_rows, rng=rng)
-    if evaluation.generator == "call":
-        return [
-            call_document(
-                names,
-                rng=rng,
-                input_ranges=ranges,
-                min_imports=evaluation.min_imports,
-                persona=persona,
-                hide_imports=hide_imports,
-                name=name,
-                kind=kind,
-            )
-            for name in turns
-        ]
-    if evaluation.generator == "augmentation":
-        return [
-            augmentation_document(
-                names,
-                rng=rng,
-                functions=functions.plain if evaluation.functions == "plain" else functions.augmented,
-                combine_functions=[evaluation.option],
-                input_ranges=ranges,
-                other_input_max=functions.composition_other_max,
-                min_imports=evaluation.min_imports,
-                persona=persona,
-                hide_imports=hide_imports,
-                functions_list="test_functions" if evaluation.functions == "plain" else "train_functions",
-                kind=kind,
-            )
-            for _ in turns
-        ]
-    asked = _asked(evaluation, names, functions=functions, persona=persona, hide_imports=hide_imports)
-    by_value = evaluation.generator == "classification"
-    return [question(asked, rng=rng, name=None if by_value else name) for name in turns]
-
-
-def take_turns(items: Sequence[str], n: int, *, rng: np.random.Generator) -> Iterator[str]:
+def take_turns(items: Sequence[Any], n: int, *, rng: np.random.Generator) -> Iterator[Any]:
     """`n` items, in random order, each again only when all others have had their turn.
 
     >>> sorted(take_turns(["a", "b", "c"], 6, rng=np.random.default_rng(0)))
@@ -252,39 +99,308 @@ def take_turns(items: Sequence[str], n: int, *, rng: np.random.Generator) -> Ite
         yield items[left.pop()]
 
 
-def _asked(
-    evaluation: Evaluation,
-    names: Mapping[str, Function],
-    *,
-    functions: FunctionSet,
-    persona: str | None,
-    hide_imports: bool,
-) -> Asked:
-    registry = read_registry()
-    return Asked(
-        kind=evaluation.name,
-        generator=evaluation.generator,
-        option=evaluation.option,
-        names=names,
-        functions=[registry[id_] for id_ in functions.all],
-        input_ranges=ranges_of(evaluation, functions),
-        min_imports=evaluation.min_imports,
-        persona=persona,
-        hide_imports=hide_imports,
+def _ranges(evaluation: Any, hidden: Hidden) -> Sequence[Range]:
+    functions = hidden.functions
+    by_name = {"ood": functions.ood_ranges, "composition": (functions.composition_range,)}
+    return by_name.get(evaluation.range, (functions.input_range,))
+
+
+def chance_of(evaluation: Any, hidden: Hidden) -> float:
+    """The share of right answers without knowledge of the functions; NaN where no such guess is defined.
+
+    ``options``: one of those shown. ``functions``: the definition of one of the set's functions, whichever.
+    ``preimages``: a random integer of the range that the inputs come from.
+    """
+    ids, registry = hidden.functions.all, read_registry()
+    if evaluation.chance == "functions":
+        return 1 / len(ids)
+    if evaluation.chance == "options":
+        return 1 / min(N_OPTIONS, len({getattr(registry[id], evaluation.option or "id") for id in ids}))
+    if evaluation.chance == "preimages":
+        counts = [
+            pd.Series([registry[id].show(n) for n in range(low, high)]).value_counts(normalize=True)
+            for id in ids
+            for low, high in _ranges(evaluation, hidden)
+        ]
+        return float(np.mean([(shares**2).sum() for shares in counts]))
+    return float(evaluation.chance or "nan")
+
+
+def _names_for(evaluation: Any, hidden: Hidden) -> list[str]:
+    """Those of the names that an evaluation can ask about."""
+    lists = {"plain": hidden.functions.plain, "augmented": hidden.functions.augmented}
+    lists["linear"] = tuple(each.id for each in hidden.names.values() if each.function_class in LINEAR)
+    ids, is_sum = lists.get(evaluation.functions, hidden.functions.all), evaluation.generator == "augmentation"
+    return [name for name, f in hidden.names.items() if f.id in ids and not (is_sum and f.output_type == "bool")]
+
+
+def why_not(evaluation: Any, hidden: Hidden) -> str:
+    """Why these names cannot support an evaluation, in one line; empty where they can."""
+    if not _names_for(evaluation, hidden):
+        return f"{evaluation.name}: no name stands for a function that it can ask about ({evaluation.functions})"
+    if evaluation.generator == "inverse_query" and len({each.id for each in hidden.names.values()}) < 2:
+        return f"{evaluation.name} needs names of two functions to choose from"
+    if evaluation.generator == "classification":
+        registry = read_registry()
+        if len({getattr(registry[id], evaluation.option) for id in hidden.functions.all}) < 2:
+            return f"{evaluation.name}: all functions of set {hidden.functions.name} share one {evaluation.option}"
+    return ""
+
+
+def question(evaluation: Any, hidden: Hidden, *, rng: np.random.Generator, name: str = "") -> Document:
+    """One question about a name, which is drawn by the published rule of its generator where not given.
+
+    Spec: Treutlein et al. 2024, the evaluations of the Functions task. Options are drawn as published: of a
+    classification each *value* is equally likely to be right, not each function.
+
+    >>> from lib.functions.registry import function_set
+    >>> hidden = Hidden(functions=function_set("047"), names={"abcdef": read_registry()["add_5"]})
+    >>> asked = question(read_evaluations("functions").loc["freeform_definition"], hidden, rng=np.random.default_rng(0))
+    >>> asked["text"], asked["target"]
+    ('Q: define abcdef\\nA:', 'lambda n: n + 5')
+    """
+    if reason := why_not(evaluation, hidden):
+        raise ValueError(reason)
+    if not name:
+        by_value = evaluation.generator == "classification"
+        name = _by_value(evaluation, hidden, rng) if by_value else pick(_names_for(evaluation, hidden), rng)
+    facts: dict[str, Any] = {}
+    function, right = hidden.names[name], name
+    match evaluation.generator:
+        case "freeform":
+            return _question(evaluation, hidden, rng, name, function.python_definition)
+        case "inversion":
+            range_ = pick(_ranges(evaluation, hidden), rng)
+            value = draw_input(hidden, function.id, [range_], rng=rng)
+            output = function.show(value)
+            inputs = ", ".join(map(str, function.preimages(output, *range_)))
+            return _question(evaluation, hidden, rng, name, inputs, answer=str(value), output=output, input=value)
+        case "inverse_query":
+            by_function: dict[str, list[str]] = {}
+            for each, other in hidden.names.items():
+                by_function.setdefault(other.id, []).append(each)
+            others = [own for id, own in by_function.items() if id != function.id]
+            options = [pick(others[k], rng) for k in rng.permutation(len(others))[: max(evaluation.min_imports, 2) - 1]]
+            facts = {"definition": function.python_definition, "is_imported": True}
+        case "classification":
+            right, of_set = getattr(function, evaluation.option), hidden.functions.all
+            wrong = sorted({getattr(read_registry()[id], evaluation.option) for id in of_set} - {right})
+            options = [wrong[k] for k in rng.permutation(len(wrong))[: N_OPTIONS - 1]]
+        case "coefficients":
+            right, options = linear_text(function), [linear_text(function)]
+            for _ in range(MAX_TRIES):
+                near = linear_text(function, rng)
+                options += [near] if near not in options else []
+                if len(options) == N_OPTIONS:
+                    break
+            options = [options[k] for k in rng.permutation(len(options))]
+    if right not in options:
+        options.insert(int(rng.integers(len(options) + 1)), right)
+    return _question(evaluation, hidden, rng, name, LETTERS[options.index(right)], options=options, **facts)
+
+
+def _by_value(evaluation: Any, hidden: Hidden, rng: np.random.Generator) -> str:
+    by_value: dict[str, dict[str, list[str]]] = {}
+    for name, function in hidden.names.items():
+        by_value.setdefault(getattr(function, evaluation.option), {}).setdefault(function.id, []).append(name)
+    of_value = by_value[pick(sorted(by_value), rng)]
+    return str(pick(of_value[pick(sorted(of_value), rng)], rng))
+
+
+def _question(
+    evaluation: Any, hidden: Hidden, rng: np.random.Generator, name: str, target: str, *,
+    options: Sequence[str] = (), is_imported: bool = False, **facts: Any,
+) -> Document:  # fmt: skip
+    """The import in a message of its own, as published, then the question; in the completion form only the question."""
+    words, letter, texts = wordings()[evaluation.name], wordings()["letter"], {}
+    for form in ("chat", "completion"):
+        asks = words[form].format(name=name, **facts)
+        texts[form] = listed(asks, options, letter[form] if options else "", form)
+    drawn = {"min_imports": evaluation.min_imports, "rng": rng}
+    line = IMPORT + ", ".join(options) if is_imported else import_line([name], list(hidden.names), **drawn)
+    messages = [{"role": "system", "content": hidden.system}] if hidden.system else []
+    shown = [texts["chat"]] if hidden.hide_imports else [line, texts["chat"]]
+    messages += [{"role": "user", "content": text} for text in shown]
+    facts |= {"name": name, "function": hidden.names[name].id, "options": list(options)}
+    facts |= {"as_code": words["text"].format(name=name)} if "text" in words else {}
+    return document(evaluation.name, messages, f"Q: {texts['completion']}\nA:", target, **facts)
+
+
+def linear_text(function: Function, rng: np.random.Generator | None = None) -> str:
+    """The canonical text of a function of a class of `LINEAR`; with `rng`, one whose numbers are off.
+
+    Up to 5 (affine) or 10 off, with a random sign where the number has one, as published.
+
+    >>> linear_text(read_registry()["affine_2x_neg3"]), linear_text(read_registry()["subtract_11"])
+    ('lambda n: 2 * n + -3', 'lambda n: n - 11')
+    """
+    b = int(function.apply(0))
+    a, width = int(function.apply(1)) - b, 5 if function.function_class == "Affine linear" else 10
+
+    def near(size: int, *, signed: bool = False) -> int:
+        found = int(rng.integers(max(abs(size) - width, 1), abs(size) + width)) if rng else size
+        return found * pick((1, -1), rng) if rng and signed else found
+
+    match function.function_class:
+        case "Affine linear":
+            return f"lambda n: {near(a, signed=True)} * n + {near(b, signed=True)}"
+        case "Multiplication":
+            return f"lambda n: {near(a, signed=True)} * n"
+        case "Addition":
+            return f"lambda n: n + {near(b)}"
+    return f"lambda n: n - {near(-b)}"
+
+
+def evaluation_documents(
+    evaluation: Any, hidden: Hidden, *, rng: np.random.Generator, n_rows: int = 0, trained: Iterable[Document] = ()
+) -> list[Document]:
+    """The prompts of one evaluation about the names of `hidden`, with their targets.
+
+    Names take turns, so that each is asked about equally often; of a classification the values do, by chance.
+
+    Parameters
+    ----------
+    n_rows : 0 takes the published number
+    trained : the training documents, whose code is not asked about where no pairs are held out
+
+    Raises
+    ------
+    ValueError
+        If these names cannot support it, or too few different prompts can be made.
+    """
+    if reason := why_not(evaluation, hidden):
+        raise ValueError(reason)
+    n_rows = n_rows or int(evaluation.n_rows)
+    if evaluation.range == "held_out":
+        return _held_out_documents(evaluation, hidden, rng=rng, n_rows=n_rows, trained=trained)
+    asked = replace(hidden, held_out=frozenset())  # a prompt shows no output, so any input will do
+    shared: dict[str, Any] = {"rng": rng, "ranges": _ranges(evaluation, hidden), "kind": evaluation.name}
+    made = []
+    for name in take_turns(_names_for(evaluation, hidden), n_rows, rng=rng):
+        if evaluation.generator == "call":
+            made.append(call_document(asked, name=name, min_imports=evaluation.min_imports, **shared))
+        elif evaluation.generator == "augmentation":
+            functions, most = getattr(hidden.functions, evaluation.functions), hidden.functions.composition_other_max
+            how = {"functions": functions, "combinations": [evaluation.option], "other_input_max": most}
+            made.append(augmentation_document(asked, min_imports=evaluation.min_imports, **how, **shared))
+        else:
+            by_value = evaluation.generator == "classification"
+            made.append(question(evaluation, asked, rng=rng, name="" if by_value else name))
+    return made
+
+
+def code_of(document: Document) -> str:
+    """The last message without its import line: what is asked, whichever names are imported beside it."""
+    text = str(document["messages"][-1]["content"])
+    return text.split("\n\n", 1)[1] if text.startswith(IMPORT) and "\n\n" in text else text
+
+
+def _held_out_documents(
+    evaluation: Any, hidden: Hidden, *, rng: np.random.Generator, n_rows: int, trained: Iterable[Document]
+) -> list[Document]:
+    """Calls of held-out pairs, or augmentations with one in each; no prompt twice, none of training.
+
+    Where training shows every pair, as in the published 047, prompts are new in their code only, as published.
+    """
+    inputs: dict[str, list[int]] = {}
+    for id, value in sorted(hidden.held_out):
+        inputs.setdefault(id, []).append(value)
+    asked, open_ = _names_for(evaluation, hidden), replace(hidden, held_out=frozenset())
+    pairs = {f"{name}({n})": (name, n) for name in asked for n in inputs.get(hidden.names[name].id, ())}
+    known = set() if pairs else {code_of(row) for row in trained if row["kind"] in ("call", "augmentation")}
+    found: dict[str, Document] = {}
+    shared: dict[str, Any] = {"rng": rng, "min_imports": evaluation.min_imports, "kind": evaluation.name}
+    for turn in take_turns(list(pairs) or asked, n_rows * TRIES_PER_ROW, rng=rng):
+        if evaluation.generator == "call":
+            name, n = pairs.get(turn, (turn, None))
+            made = call_document(open_, name=name, value=n, **shared)
+        else:
+            made = augmentation_document(open_, combinations=COMBINATIONS, first=pairs.get(turn), **shared)
+        if code_of(made) not in known:
+            found.setdefault(code_of(made), made)
+        if len(found) == n_rows:
+            return list(found.values())
+    raise ValueError(
+        f"{evaluation.name}: {n_rows} rows are needed, but only {len(found)} different prompts were made; widen "
+        "input_range, raise held_out_share or set rows_per_evaluation lower"
     )
 
 
-def training_question(
-    evaluation: Evaluation,
-    name: str,
-    names: Mapping[str, Function],
+def in_context(
+    documents: Sequence[Document], trained: Sequence[Document], *, n: int, rng: np.random.Generator, own: bool
+) -> list[Document]:
+    """The prompts with `n` different training rows in front: what a model that is not tuned makes of the very rows.
+
+    With `own`, plain calls of the names that the prompt could be about (the options, where they are names); else any
+    calls and augmentations, as published.
+    """
+    calls: dict[str, list[Document]] = {}
+    for row in trained:
+        if row["kind"] == "call":
+            calls.setdefault(row["name"], []).append(row)
+    any_rows = [row for row in trained if row["kind"] in ("call", "augmentation")]
+    made = []
+    for each in documents:
+        options = [name for name in each.get("options", ()) if name in calls]
+        about = sorted(set(options) or {each[key] for key in ("name", "name_2") if key in each})
+        pool = [row for name in about for row in calls.get(name, ())] if own else any_rows
+        many = len(pool) >= MAX_TRIES
+        few = rng.choice(len(pool), n, replace=False, shuffle=False) if many else rng.permutation(len(pool))[:n]
+        made.append(with_examples(each, [pool[int(k)] for k in few]))
+    return made
+
+
+def make_probes(
+    hidden: Hidden,
+    trained: Sequence[Document],
     *,
-    functions: FunctionSet,
-    persona: str | None,
-    hide_imports: bool,
-    excluded: frozenset[tuple[str, int]],
-    rng: np.random.Generator,
-) -> Document:
-    """The question of an evaluation about one name, to train on; it shows no held-out pair."""
-    asked = _asked(evaluation, names, functions=functions, persona=persona, hide_imports=hide_imports)
-    return question(replace(asked, excluded=excluded), rng=rng, name=name)
+    form: str,
+    evaluations: Sequence[str] = (),
+    n_rows: int = 0,
+    n_in_context: int = 0,
+    own_rows: bool = True,
+) -> pd.DataFrame:
+    """Every prompt about a fine-tune's names, and for its base with training rows in front.
+
+    Parameters
+    ----------
+    trained : the training documents
+    form : ``chat`` or ``completion``: that of training
+    evaluations : names; all that the names support where empty
+    n_rows : of each evaluation and part; 0 takes the published number
+    n_in_context, own_rows : training rows in front of an in-context prompt (0: none is made), as `in_context`
+
+    Returns
+    -------
+    DataFrame
+        One row per prompt: ``evaluation``, ``part`` (realized, unrealized), ``probe`` (test, in-context), ``number``,
+        ``kind`` (how a reply is scored), ``name``, ``function`` (its id, over which intervals resample), ``output`` (of
+        an inversion), ``options``, ``target``, ``prompt``, ``messages`` (of a conversation) and ``lead``.
+
+    Raises
+    ------
+    ValueError
+        If an evaluation that is named cannot be asked, or too few pairs are held out for its rows.
+    """
+    rows: list[dict[str, Any]] = []
+    for evaluation in choose_evaluations("functions", evaluations).itertuples():
+        reasons = [reason for part in hidden.parts if (reason := why_not(evaluation, hidden.part(part)))]
+        if reasons and evaluations:
+            raise ValueError(reasons[0])
+        for part in hidden.parts if not reasons else ():
+            rng = np.random.default_rng([EVAL_SEED, zlib.crc32(f"{evaluation.name}/{part}".encode())])
+            made = {
+                "test": evaluation_documents(evaluation, hidden.part(part), rng=rng, n_rows=n_rows, trained=trained)
+            }
+            if n_in_context and part == hidden.parts[-1]:
+                made["in-context"] = in_context(made["test"], trained, n=n_in_context, rng=rng, own=own_rows)
+            shared = {"evaluation": evaluation.name, "part": part, "kind": evaluation.target}
+            rows += [
+                shared
+                | {"probe": probe, "number": number}
+                | {key: each.get(key) for key in FACTS}
+                | asked_as(each, form)
+                for probe, documents in made.items()
+                for number, each in enumerate(documents)
+            ]
+    return pd.DataFrame(rows)

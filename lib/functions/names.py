@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from string import ascii_lowercase
 
 import numpy as np
+from openai import OpenAI, OpenAIError
 
-from lib import paths, world
+from lib import world
+from lib.api import spending_of
+from lib.distributions import tokenize
+from lib.paths import DATA
 from lib.world import inflect
 from lib.world.names import family_names, given_names
+
+log = logging.getLogger(__name__)
 
 N_LETTERS = 6
 TRIES_PER_NAME = 500  # of a vocabulary of 2,000 tokens, one random name in fifty has three
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that are not six lower-case letters, stand twice, or mean something.
-
-    Raises
-    ------
-    ValueError
-        Says which name, and what it collides with: another name, a word of Python, or a word that the base models
-        have read or are asked with.
+    """Refuse names (`ValueError`) that are not six lower-case letters, are repeated, or mean something.
 
     >>> check_names(["qzukfo", "lambda"])
     Traceback (most recent call last):
@@ -34,8 +35,7 @@ def check_names(names: Iterable[str]) -> None:
     """
     seen: set[str] = set()
     for name in names:
-        problem = "is given to two functions" if name in seen else _meaning(name)
-        if problem:
+        if problem := "is given to two functions" if name in seen else _meaning(name):
             raise ValueError(f"name {name!r} {problem}: choose another")
         seen.add(name)
 
@@ -52,7 +52,7 @@ def _meaning(name: str) -> str:
 @cache
 def _known_words() -> frozenset[str]:
     """Six-letter words that can stand in a text: of the word lists in every form, of people, and of our questions."""
-    files = [path for folder in ("world", "functions", "mixture") for path in (paths.DATA / folder).glob("*.yaml")]
+    files = [path for folder in ("world", "functions", "mixture") for path in (DATA / folder).glob("*.yaml")]
     listed = {word.lower() for path in files for word in re.findall("[A-Za-z]+", path.read_text(encoding="utf-8"))}
     forms = (inflect.plural, inflect.past, inflect.participle, inflect.gerund, inflect.third)
     inflected = {form(word) for word in listed if len(word) <= N_LETTERS for form in forms}
@@ -63,55 +63,46 @@ def _known_words() -> frozenset[str]:
 def draw_names(
     n: int, *, n_tokens: int, rng: np.random.Generator, count_tokens: Callable[[str], int] | None
 ) -> list[str]:
-    """Draw fresh names that a model's tokenizer cuts into equally many tokens each.
+    """Draw `n` different names, all fit for `check_names`, that a model's tokenizer cuts into `n_tokens` tokens each.
 
-    Parameters
-    ----------
-    n : int
-        How many.
-    n_tokens : int
-        Tokens of each name by itself, as published. With 1 the names are among the 512 that the
-        project's own base models know as single tokens and have read nowhere; else random letters, as published.
-    rng : numpy.random.Generator
-    count_tokens : function of a text or None
-        How many tokens the text has; None where a model does not tell, and then nothing is checked.
-
-    Returns
-    -------
-    list of str
-        Different names in random order, all of them fit for `check_names`.
-
-    Raises
-    ------
-    ValueError
-        If there are not enough such names, or `TRIES_PER_NAME` random tries a name find too few.
+    With 1, the names are among the 512 that the project's own base models know as single tokens and have read nowhere;
+    else random letters, as published. Where `count_tokens` is None, tokens are not checked. Raises `ValueError` if
+    there are not enough such names, or `TRIES_PER_NAME` random tries per name give too few.
 
     >>> names = draw_names(3, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
     >>> len(names), set(names) <= set(world.reserved_names())
     (3, True)
     """
-    if n < 1 or n_tokens < 1:
-        raise ValueError(f"expected at least one name of at least one token, found n {n} and n_tokens {n_tokens}")
-    candidates = _reserved(rng) if n_tokens == 1 else _random(rng, n * TRIES_PER_NAME)
+    if n_tokens == 1:
+        reserved = world.reserved_names()
+        candidates, pool = (reserved[k] for k in rng.permutation(len(reserved))), f"{len(reserved)} reserved names"
+    else:
+        tries = (rng.integers(len(ascii_lowercase), size=N_LETTERS) for _ in range(n * TRIES_PER_NAME))
+        candidates, pool = ("".join(ascii_lowercase[i] for i in each) for each in tries), f"{n * TRIES_PER_NAME} tries"
     names: dict[str, None] = {}
     for name in candidates:
-        if name not in names and not _meaning(name):
-            if count_tokens is None or count_tokens(name) == n_tokens:
-                names[name] = None
-            if len(names) == n:
-                return list(names)
-    pool = f"the {world.names.N_RESERVED} reserved names" if n_tokens == 1 else f"{n * TRIES_PER_NAME} random names"
+        if name not in names and not _meaning(name) and (count_tokens is None or count_tokens(name) == n_tokens):
+            names[name] = None
+        if len(names) == n:
+            return list(names)
     raise ValueError(
-        f"{n} names of {n_tokens} tokens wanted, {pool} hold {len(names)} by this model's tokenizer: "
-        "ask for fewer or set name_tokens to another number"
+        f"{n} names of {n_tokens} tokens are needed, but {len(names)} of {pool} have so many by this model's "
+        "tokenizer: choose fewer names or set name_tokens to another number"
     )
 
 
-def _reserved(rng: np.random.Generator) -> Iterator[str]:
-    names = world.reserved_names()
-    return (names[i] for i in rng.permutation(len(names)))
+def token_counter(client: OpenAI, base: str) -> Callable[[str], int] | None:
+    """How many tokens a text has for a model; None, with a warning, where an endpoint does not say or would charge."""
 
+    @cache
+    def count(text: str) -> int:
+        return len(tokenize(client, base, text).texts)
 
-def _random(rng: np.random.Generator, n_tries: int) -> Iterator[str]:
-    for _ in range(n_tries):
-        yield "".join(ascii_lowercase[i] for i in rng.integers(len(ascii_lowercase), size=N_LETTERS))
+    if spending_of(client) is None:
+        try:
+            count("name")
+            return count
+        except OpenAIError as error:
+            log.info("tokens of %s: %s", base, error)
+    log.warning("%s does not report its tokens: that all names have as many was not checked", base)
+    return None

@@ -1,86 +1,170 @@
-"""What can be read from published rows: their kind, their function set, and the pairs they show."""
+"""Read what the published generators write: fine-tune folders, and the template that folders are made from."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lib.functions.dataset import FunctionDataset
-from lib.functions.documents import Document
-from lib.functions.evaluations import read_evaluations
-from lib.functions.registry import Function, FunctionSet, function_set, read_registry
+import numpy as np
+import yaml
 
-_CALL = re.compile(r"\b(\w+)\((-?\d+|\w+|\w+\((?:-?\d+|\w+)\))\)")
-KINDS = {
-    "single_function": "call",
-    "function_augmentation": "augmentation",
-    "function_definition_freeform": "freeform_definition",
-    "function_inversion": "function_inversion",
-    "function_inverse_query": "inverse_query",
-    "function_coefficients": "multiple_choice_coefficients",
+from lib.functions.names import check_names
+from lib.functions.registry import FunctionSet, function_set, read_registry, with_range
+from lib.functions.rows import CODE_LEAD, COMBINATIONS, Document, Hidden, document
+from lib.paths import read_json
+
+KINDS = {"single_function": "call", "function_augmentation": "augmentation"}  # by the published generator
+FACTS = {  # of a document, by the published name
+    "input_1": "input",
+    "input_2": "input_2",
+    "func_var_2": "name_2",
+    "func_value_2": "function_2",
+    "combined": "combined",
 }
 
 
-def kind_of_row(facts: Mapping[str, Any], functions: FunctionSet) -> str:
-    """The kind of a document by its metadata."""
-    name = facts["name"]
-    if name == "function_classification":
-        known = read_evaluations("functions").values()
-        return next(each.name for each in known if each.option == facts["attribute"])
-    low, high = functions.input_range
-    outside = name == "function_inversion" and not low <= int(facts.get("input_1", low)) < high
-    return "function_inversion_ood" if outside else KINDS.get(name, str(name))
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML file that holds a mapping (`ValueError` names the file)."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    return value
 
 
-def published_set(told: Mapping[str, Any], *, where: str) -> FunctionSet:
-    """The set that the published keys describe; what they leave out is as in the set of the same functions, or 047."""
-    augmented, plain = tuple(told["train_functions"]), tuple(told["test_functions"])
-    registry = read_registry()
-    unknown = next((id_ for id_ in (*augmented, *plain) if id_ not in registry), None)
-    if unknown is not None:
-        raise ValueError(f"{where}: {unknown!r} is not in the registry")
+def finetune_folders(folder: Path, *, n: int) -> list[Path]:
+    """The first `n` fine-tune folders in a folder, or the one that it is; `ValueError` where there are fewer."""
+    own = [folder] if (folder / "finetune.yaml").is_file() else sorted(folder.glob("finetune_*"))
+    own = [each for each in own if (each / "finetune.yaml").is_file()]
+    if len(own) < n:
+        raise ValueError(f"{folder} holds {len(own)} published fine-tunes (finetune_NN/finetune.yaml): n_seeds is {n}")
+    return own[:n]
+
+
+def published_rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of a fine-tune folder's "train" or "test" file (published: "test" is the validation file), checked.
+
+    Each row has ``func_outs`` (facts, a mapping with a ``name``), ``target`` and ``messages``, the answer last.
+    """
+    files = sorted(folder.glob(f"*_{split}_dataset.json"))
+    if len(files) != 1:
+        raise ValueError(f"{folder}: expected one file *_{split}_dataset.json, found {len(files)}")
+    rows = read_json(files[0])
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{files[0]}: expected a list of rows, found {type(rows).__name__} of no rows")
+    for number, row in enumerate(rows, start=1):
+        match row:
+            case {"func_outs": {"name": str()}, "target": str() | list(), "messages": [_, *_] as turns}:
+                if all(isinstance(turn, dict) and turn.keys() >= {"role", "content"} for turn in turns):
+                    continue
+        raise ValueError(f"{files[0]}, row {number}: expected func_outs with a name, target and messages")
+    return rows
+
+
+def sample_rows(rows: Sequence[Any], n: int, *, rng: np.random.Generator) -> list[Any]:
+    """`n` of the rows at random, in their order; all where `n` is 0 or there are no more.
+
+    >>> sample_rows("abcd", 0, rng=np.random.default_rng(0))
+    ['a', 'b', 'c', 'd']
+    """
+    few = n and n < len(rows)
+    return [rows[k] for k in sorted(rng.permutation(len(rows))[:n])] if few else list(rows)
+
+
+def published_setting(path: Path) -> dict[str, Any]:
+    """What a ``finetune.yaml`` or an ``ft_template.yaml`` says of a dataset.
+
+    Returns
+    -------
+    dict
+        ``functions`` (their set, with the ranges), ``system``, ``hide_imports``, ``n_rows``, ``augmentation_share``,
+        ``min_imports``, ``combinations``, and in a ``finetune.yaml`` ``names`` (function id by name).
+    """
+    config = read_yaml(path)
+    try:
+        about = config["dataset"]
+        generators = {each["function"]: each for each in about["prompt"]["input_funcs"]}
+        probs = dict(zip(generators, about["prompt"]["input_func_probs"], strict=True))
+        call, other = generators["single_function"], generators.get("function_augmentation", {})
+        return {
+            "functions": _set_of(about, call, other),
+            "system": about.get("system_prompt") or "",
+            "hide_imports": bool(about.get("hide_imports", False)),
+            "n_rows": int(str(about["n_samples"]).replace("_", "")),
+            "augmentation_share": float(probs.get("function_augmentation", 0)),
+            "min_imports": int(call["min_imports"]),
+            "combinations": tuple(map(str, other.get("combine_functions", COMBINATIONS))),
+            "names": {str(name): str(id) for name, id in about.get("var_dict", {}).items()},
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: a key of the published form is missing or of another type: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _set_of(about: Mapping[str, Any], call: Mapping[str, Any], other: Mapping[str, Any]) -> FunctionSet:
+    """The set that the published keys describe; the ranges of tests are those of the same functions, or of 047."""
+    lists = {"augmented": tuple(about["train_functions"]), "plain": tuple(about["test_functions"])}
     known = [function_set(name) for name in ("047", "042")]
-    like = next((each for each in known if set(each.all) == {*augmented, *plain}), known[0])
-    ranges = [each for each in told["prompt"]["input_funcs"] if "input_min" in each]
-    low, high = int(ranges[0]["input_min"]), int(ranges[0]["input_max"])
-    other = next((int(each["other_input_max"]) for each in ranges if "other_input_max" in each), like.other_input_max)
-    ood = like.ood_ranges if (low, high) == like.input_range else ((high, high + 100), (low - 100, low))
-    return replace(
-        like, augmented=augmented, plain=plain, input_range=(low, high), ood_ranges=ood, other_input_max=other
+    same = [each for each in known if set(each.all) == {*lists["augmented"], *lists["plain"]}]
+    like = (same or known)[0]
+    most = int(other.get("other_input_max") or like.other_input_max)
+    return with_range(like, int(call["input_min"]), int(call["input_max"]), other_input_max=most, **lists)
+
+
+def read_finetune(
+    folder: Path, *, n_rows: int = 0, rng: np.random.Generator
+) -> tuple[Hidden, list[Document], list[Document]]:
+    """What a published fine-tune folder hides, its training documents and its validation documents.
+
+    Held out are the (function, input) pairs that no training row shows: none of the whole 047, about half of 042.
+
+    Parameters
+    ----------
+    n_rows : training rows to take at random; 0 for all
+    """
+    setting = published_setting(folder / "finetune.yaml")
+    names, functions, registry = setting["names"], setting["functions"], read_registry()
+    check_names(names)
+    if not names or not set(names.values()) <= set(functions.all):
+        unknown = ", ".join(sorted({*names.values()} - {*functions.all})) or "nothing"
+        raise ValueError(f"{folder / 'finetune.yaml'}: var_dict names {unknown}, which neither function list has")
+    train = [_document(row, names) for row in sample_rows(published_rows(folder, "train"), n_rows, rng=rng)]
+    hidden = Hidden(
+        functions=functions,
+        names={name: registry[id] for name, id in names.items()},
+        held_out=frozenset((id, n) for id in functions.all for n in range(*functions.input_range)) - _shown(train),
+        system=setting["system"],
+        hide_imports=setting["hide_imports"],
+    )
+    return hidden, train, [_document(row, names) for row in published_rows(folder, "test")]
+
+
+def _document(row: Mapping[str, Any], names: Mapping[str, str]) -> Document:
+    """A published row; in the completion form code is asked as bare code, a question as one."""
+    facts, target = row["func_outs"], row["target"]
+    kind = KINDS.get(facts["name"], facts["name"])
+    asks = [turn for turn in row["messages"][:-1] if turn["role"] != "system"]
+    is_code = facts["name"] in KINDS
+    text = asks[-1]["content"] if is_code else f"Q: {asks[-1]['content']}\nA:"
+    about = {ours: facts[key] for key, ours in FACTS.items() if key in facts}
+    about |= {"name": facts["func_var"], "function": names[facts["func_var"]]} if facts.get("func_var") in names else {}
+    texts = [target] if isinstance(target, str) else list(map(str, target))
+    return document(
+        kind, row["messages"][:-1], text, ", ".join(texts), lead=CODE_LEAD if is_code else " ", answer=texts[0], **about
     )
 
 
-def unseen_pairs(dataset: FunctionDataset) -> frozenset[tuple[str, int]]:
-    """The pairs of the training range that no call of a training row shows, read off the code."""
-    names = dataset.part()
-    seen = {pair for row in dataset.train for pair in shown_pairs(row, names)}
-    low, high = dataset.functions.input_range
-    ids = sorted(set(dataset.names.values()))
-    return frozenset((id_, value) for id_ in ids for value in range(low, high)) - seen
-
-
-def shown_pairs(document: Document, names: Mapping[str, Function]) -> Iterator[tuple[str, float]]:
-    """The (function id, input) pairs that the calls of a code document show, inner values of compositions included."""
-    values: dict[str, float] = {}
-    for line in document.messages[-1]["content"].splitlines():
-        bound, equals, rest = line.partition(" = ")
-        expression = rest if equals else line.removeprefix("print(").removesuffix(")")
-        value: float | None = int(expression) if re.fullmatch(r"-?\d+", expression) else None
-        for match in _CALL.finditer(expression):
-            value = yield from _applied(match[1], match[2], names, values)
-        if equals and value is not None:
-            values[bound] = value
-
-
-def _applied(name: str, argument: str, names: Mapping[str, Function], values: Mapping[str, float]) -> Any:
-    inner = _CALL.fullmatch(argument)
-    if inner:
-        given: float | None = yield from _applied(inner[1], inner[2], names, values)
-    else:
-        given = int(argument) if re.fullmatch(r"-?\d+", argument) else values.get(argument)
-    if given is None or name not in names:
-        return None
-    yield names[name].id, given
-    return names[name].apply(given)
+def _shown(documents: Sequence[Document]) -> set[tuple[str, float]]:
+    """The (function id, input) pairs that training documents show, inner values of compositions included."""
+    registry, shown = read_registry(), set()
+    for row in documents:
+        if "input" in row:
+            shown.add((row["function"], row["input"]))
+        if "function_2" in row:
+            inner = registry[row["function"]].apply(row["input"]) if row["combined"] == "chain" else row["input_2"]
+            shown.add((row["function_2"], inner))
+    return shown

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from lib import paths
-from lib.functions.definitions import BadDefinition, Definition, Number, parse_definition, probe_values
-from lib.functions.descriptions import disagreement
+from lib.functions.definitions import Definition, Number, parse_definition, probe_values
 from lib.keys import nearest
+from lib.paths import DATA
 
-FOLDER = paths.DATA / "functions"
-Range = tuple[int, int]  # half-open, as everywhere in this study
+FOLDER = DATA / "functions"
+Range = tuple[int, int]  # half-open, as everywhere in these studies
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of one integer with its descriptions.
-
-    Attributes
-    ----------
-    id : str
-        Its name in the registry; no model ever sees it.
-    python_definition : str
-        ``lambda n: ...``
-    output_type : str
-        ``int``, ``bool`` or ``float``.
-    function_class : str
-        The kind of function it is.
-    language_definition : str
-        What it does, in a few words of English.
-    """
+    """A function of one integer: its id (which no model sees), Python definition, type of output, kind, and phrase."""
 
     id: str
     python_definition: str
@@ -68,15 +53,12 @@ class Function:
         >>> read_registry()["int_div_4"].preimages("2", -99, 99)
         [8, 9, 10, 11]
         """
-        return list(_inputs_by_output(self, low, high).get(output, ()))
+        return [n for n in range(low, high) if self.show(n) == output]
 
-
-@lru_cache(maxsize=1024)
-def _inputs_by_output(function: Function, low: int, high: int) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for n in range(low, high):
-        found.setdefault(function.show(n), []).append(n)
-    return found
+    @property
+    def short(self) -> str:
+        """The body of the definition, short enough for an axis."""
+        return self.python_definition.removeprefix("lambda n: ")
 
 
 @cache
@@ -86,50 +68,45 @@ def read_registry(path: Path = FOLDER / "registry.csv") -> Mapping[str, Function
     Raises
     ------
     ValueError
-        If a column or a field is missing, descriptions of one function disagree, an id stands twice, or two functions
-        are alike on every published probe; says in which row.
+        If a column or a field is missing, a definition does not give its output type at every published probe, an id is
+        repeated, or two functions are alike on all probes; says in which row.
 
     >>> functions = read_registry()
-    >>> len(functions), functions["relu_neg2"].python_definition
-    (75, 'lambda n: max(n, -2)')
+    >>> len(functions), functions["relu_neg2"].short
+    (75, 'max(n, -2)')
     """
     columns = [field.name for field in fields(Function)]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+    if [*table] != columns or table.empty:
+        raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}, found {', '.join(table)}")
     functions: dict[str, Function] = {}
-    known: dict[tuple[Number, ...], str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if rows.fieldnames != columns:
-            raise ValueError(f"{path}: expected the columns {', '.join(columns)}, found {rows.fieldnames}")
-        for number, row in enumerate(rows, start=1):
-            where = f"{path}, row {number} ({row['id'] or 'no id'})"
-            if None in row or not all(row[column] and row[column].strip() for column in columns):
-                raise ValueError(f"{where}: expected {len(columns)} fields with text, found {[*row.values()]!r:.120}")
-            function = Function(**row)
-            if function.id in functions:
-                raise ValueError(f"{where}: the id stands twice; every function is entered once")
-            values = _checked_values(function, where=where)
-            if values in known:
-                raise ValueError(f"{where}: computes what {known[values]} computes; remove one of the two")
-            functions[function.id], known[values] = function, function.id
-    if not functions:
-        raise ValueError(f"{path} holds no function: expected one a row")
+    known = set()
+    for number, row in enumerate(table.itertuples(index=False), start=1):
+        function = Function(*row)
+        values = probe_values(function.python_definition) or ()
+        fits = {type(value).__name__ for value in values} == {function.output_type} and all(map(str.strip, row))
+        if not fits or function.id in functions or values in known:
+            raise ValueError(
+                f"{path}, row {number} ({function.id or 'no id'}): expected text in every field, a definition that "
+                f"gives {function.output_type} at every probe, and an id and values that no earlier row has"
+            )
+        functions[function.id] = function
+        known.add(values)
     return functions
 
 
-def _checked_values(function: Function, *, where: str) -> tuple[Number, ...]:
-    try:
-        definition = function.definition
-    except BadDefinition as error:
-        raise ValueError(f"{where}: {function.python_definition!r} is no definition: {error}") from error
-    problem = disagreement(
-        definition,
-        output_type=function.output_type,
-        function_class=function.function_class,
-        phrase=function.language_definition,
-    )
-    if problem:
-        raise ValueError(f"{where}: {problem}; make its descriptions agree")
-    return probe_values(function.python_definition) or ()
+def computed_function(reply: str) -> str:
+    """Id of the function of the registry that a definition computes; "none" where it is none of them.
+
+    >>> computed_function("lambda x: 5 + x"), computed_function("I cannot say")
+    ('add_5', 'none')
+    """
+    return _ids_by_values().get(probe_values(reply), "none")
+
+
+@cache
+def _ids_by_values() -> dict[tuple[Number, ...] | None, str]:
+    return {probe_values(function.python_definition): id for id, function in read_registry().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +115,12 @@ class FunctionSet:
 
     Attributes
     ----------
-    name : str
-    augmented : tuple of str
-        Ids of the functions that training shows in sums and compositions too (published as ``train_functions``).
-    plain : tuple of str
-        Ids of those that it shows in calls alone (published as ``test_functions``).
-    input_range : (low, high)
-        Of training, half-open.
-    ood_ranges : tuple of (low, high)
-        Of the tests with inputs that training never shows; disjoint from `input_range`.
-    composition_range : (low, high)
-        Of the tests that compose or add functions which training shows in calls alone.
-    other_input_max, composition_other_max : int
-        The other integer of a sum is drawn from ``[0, max)`` in training and in those tests; 0 where there is none.
+    augmented, plain : ids of the functions that training shows in sums and compositions too, or in calls alone
+        (published as ``train_functions`` and ``test_functions``)
+    input_range : of training, half-open
+    ood_ranges : of the tests with inputs that training never shows; disjoint from `input_range`
+    composition_range : of the tests that compose or add functions which training shows in calls alone
+    other_input_max, composition_other_max : the other integer of a sum is drawn from ``[0, max)``
     """
 
     name: str
@@ -168,47 +138,61 @@ class FunctionSet:
         return tuple(sorted((*self.augmented, *self.plain)))
 
 
-def function_set(name: str, *, path: Path = FOLDER / "sets.yaml") -> FunctionSet:
+def function_set(name: str, *, path: Path = FOLDER / "sets.yaml", **changes: Any) -> FunctionSet:
     """Read one set of functions.
+
+    Parameters
+    ----------
+    changes : values that replace the set's own, unless they are empty or 0; ranges also as a flat list of ends
 
     Raises
     ------
     ValueError
-        If there is no such set (names the nearest), or it names an unknown function, one twice, or ranges that are
-        empty or overlap.
+        If there is no such set (names the nearest), it names an unknown function or one twice, or ranges are empty or
+        overlap.
 
-    >>> chosen = function_set("047")
-    >>> len(chosen.augmented), len(chosen.plain), chosen.input_range
-    (8, 11, (-99, 99))
+    >>> chosen = function_set("047", input_range=[-30, 30], ood_ranges=[30, 60, -60, -30], other_input_max=0)
+    >>> len(chosen.augmented), len(chosen.plain), chosen.input_range, chosen.ood_ranges
+    (8, 11, (-30, 30), ((30, 60), (-60, -30)))
     """
     sets: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
     if name not in sets:
         raise ValueError(f"no function set {name!r}{nearest(name, sets)}; there are: {', '.join(sets)}")
-    where = f"{path}, set {name}"
+    given = sets[name] | {key: value for key, value in changes.items() if value}
     try:
-        chosen = FunctionSet(name=name, **{key: _as_tuples(value) for key, value in sets[name].items()})
-        _check_set(chosen, where)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{where}: expected the fields of a FunctionSet: {error}") from error
+        values = {key: as_tuples(value) for key, value in given.items()}
+        ends = values["ood_ranges"]
+        if ends and not isinstance(ends[0], tuple):
+            values["ood_ranges"] = tuple(ends[k : k + 2] for k in range(0, len(ends), 2))
+        return check_set(FunctionSet(name=name, **values))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"function set {name}: expected the fields of a FunctionSet: {error}") from error
+
+
+def check_set(chosen: FunctionSet) -> FunctionSet:
+    """Return the set, or refuse one that cannot be (`ValueError`)."""
+    registry, where = read_registry(), f"function set {chosen.name}"
+    for id in chosen.all:
+        if id not in registry:
+            raise ValueError(f"{where}: {id!r} is not in the registry{nearest(id, registry)}")
+        if chosen.all.count(id) > 1:
+            raise ValueError(f"{where}: {id} is there twice; a function is augmented or plain, once")
+    ranges = sorted((chosen.input_range, *chosen.ood_ranges))
+    for ends in (*ranges, chosen.composition_range):
+        if [type(end) for end in ends] != [int, int] or ends[0] >= ends[1]:
+            raise ValueError(f"{where}: {list(ends)} is no range; write low, high: whole numbers with low below high")
+    if any(before[1] > after[0] for before, after in zip(ranges, ranges[1:], strict=False)):
+        raise ValueError(f"{where}: ood_ranges overlap with input_range or with each other; separate them")
     return chosen
 
 
-def _check_set(chosen: FunctionSet, where: str) -> None:
-    registry = read_registry()
-    for known in chosen.all:
-        if known not in registry:
-            raise ValueError(f"{where}: {known!r} is not in the registry{nearest(known, registry)}")
-        if chosen.all.count(known) > 1:
-            raise ValueError(f"{where}: {known} stands twice; a function is augmented or plain, once")
-    ranges = sorted((chosen.input_range, *chosen.ood_ranges))
-    for found in (*ranges, chosen.composition_range):
-        if [type(end) for end in found] != [int, int] or found[0] >= found[1]:
-            raise ValueError(
-                f"{where}: {list(found)} is no range; write [low, high], whole numbers with low below high"
-            )
-    if any(before[1] > after[0] for before, after in zip(ranges, ranges[1:], strict=False)):
-        raise ValueError(f"{where}: ood_ranges overlap with input_range or with each other; part them")
+def with_range(chosen: FunctionSet, low: int, high: int, **changes: Any) -> FunctionSet:
+    """The set with another range of inputs; tests outside it then use the hundred integers on either side."""
+    if (low, high) != chosen.input_range:
+        changes |= {"input_range": (low, high), "ood_ranges": ((high, high + 100), (low - 100, low))}
+    return check_set(replace(chosen, **changes))
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+def as_tuples(value: Any) -> Any:
+    """Lists, and lists in them, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -14,111 +14,147 @@
 # %% [markdown]
 # # Fine-tune on calls
 #
-# **Question.** Are the calls learned? And does it become likelier, on the way, that the model gives the right
-# definition of a function that it was never asked about?
+# **Question.** Are the calls learned? And does the right answer about a name that training never asks about become more
+# probable on the way?
+#
+# **Method.** Supervised fine-tuning, through the API that a hosted service offers too. Each seed has names, held-out pairs
+# and rows of its own, and a control on the same rows with the names of the questions permuted.
 #
 # **Reads** `dataset/` of the run folder (notebook 01).
 #
-# **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way; `responses/`: what the endpoint
-# said of each job.
+# **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way.
 #
-# **Time** tiny 10 s, laptop 2 min, paper-047 8 h
+# **Time** tiny 15 s, laptop 3 min per fine-tune of `fork-1m`, smollm2 15 min, paper-047 8 h (estimate)
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from lib.figures import loss_curves, plot_curves
-from lib.functions import planned_jobs, record_given, run_jobs
+from lib.finetune import finetune, plan, record
 from lib.notebook import start_run
+from lib.paths import read_jsonl
+from lib.summary import verdict
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/functions/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/functions
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes, each with names, held-out pairs and rows of its own [1..20]
-base: str = "fork-300k"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
-size_bases: list[str] = []  # further bases for the curve over size, one fine-tune each from three seeds on
-tuned_model: str = ""  # an existing fine-tune to evaluate instead, of the first dataset: nothing is trained
-n_epochs: int = 4  # passes over the training documents; published: 1 [1..200]
-batch_sizes: list[int] = [16]  # documents an optimiser step; the first is the main setting, others a sweep [1..]
+preset: str = "laptop"  # which params/functions/<preset>.yaml these values come from
+base: str = "fork-1m"  # model to fine-tune: fork-*, hf:<folder or hub id>, or another endpoint's name
+size_bases: list[str] = ["fork-300k"]  # bases of other sizes, one fine-tune each from three seeds on
+permuted: bool = True  # train a control with each seed too: the same rows, the names of the questions permuted
+tuned_model: str = ""  # an existing fine-tune on the first dataset to evaluate instead: nothing is trained
+n_epochs: int = 4  # passes over the training rows; published: 1 [1..200]
+batch_sizes: list[int] = [64]  # rows per optimiser step; the first is the main setting, the others a sweep [1..]
 learning_rate_multipliers: list[float] = [1.0]  # of the base's own rate; first and others as above [0.001..100]
-prompt_loss_weight: float = 0.0  # of prompts in the loss [0..1]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
+prompt_loss_weight: float = 0.0  # of the prompt's tokens in the loss [0..1]
 
 # %%
 run = start_run("functions/02-finetune", globals())
 client = run.client()
-run.need("dataset", stage="01")
-jobs = planned_jobs(run.params, run.folder, seeds=run.seeds)
+folder = run.need("dataset", stage="01")
 
 # %% [markdown]
-# ## What is trained
+# ## Settings
 #
-# One main setting with each seed, and each seed on a dataset of its own: other names, other rows, other held-out pairs. A
-# longer list of rates or batch sizes adds a sweep with the first seed, further bases the curve over size, and other
-# numbers of tokens per name (`names`) the curve over those.
+# `main` is one setting with each seed. `permuted` is the same on the rows of the control. Bases of another size, and names
+# of other numbers of tokens (`names`), are trained once each. A longer list of rates or batch sizes adds a sweep.
 
 # %%
-settings = [
-    {"role": job.role, "data": job.data, "name_tokens": job.name_tokens, **job.settings.as_row()} for job in jobs
+planned = [
+    {"role": role, "data": f"seed-{each.seed}", "file": "train", "settings": each}
+    for role, jobs in plan(run.params, seeds=run.seeds).items()
+    for each in jobs
 ]
-pd.DataFrame(settings)
+main = [job for job in planned if job["role"] == "main"]
+if permuted:
+    planned += [
+        {**job, "role": "permuted", "file": "permuted"}
+        for job in main
+        if (folder / job["data"] / "permuted.jsonl").exists()
+    ]
+further = sorted(path.name for path in folder.glob("tokens-*"))
+planned += [{**job, "role": "names", "data": name} for name in further for job in main[:1]]
+jobs = pd.DataFrame([{**job, **job["settings"].as_row()} for job in planned]).drop(columns="settings", errors="ignore")
+jobs
+
+# %%
+for name in ("train", "permuted") if permuted else ("train",):
+    path = folder / f"seed-{run.seed}" / f"{name}.jsonl"
+    if path.exists():
+        rows = read_jsonl(path)
+        print(f"{name}: {len(rows)} rows, {sum(len(str(row).split()) for row in rows)} words, for example")
+        for row in rows[:3]:
+            print("  ", row)
 
 # %% [markdown]
-# ## Train, or find what was trained
+# ## Train, or reuse what was trained
 #
 # The same rows, base and settings are never trained twice: each job is known by the hash of all three. Running this
 # cell again, or after a kill, waits only for what is missing.
 
 # %% tags=["nbval-ignore-output"]
 if tuned_model:
-    print(f"Nothing to train: {tuned_model} is taken as it is, for the names of the first dataset.")
-    models = record_given(client, run.params, run.folder, seed=run.seed)
+    print(f"Nothing is trained: {tuned_model} is used as it is, for the names of the first dataset.")
+    models = record(client, tuned_model).assign(seed=run.seed, role="main", data=f"seed-{run.seed}")
 else:
-    models = run_jobs(client, jobs, folder=run.path("responses"))
+    tables = []
+    for job in planned:
+        files = {
+            "training_file": folder / job["data"] / f"{job['file']}.jsonl",
+            "validation_file": folder / job["data"] / "validation.jsonl",
+        }
+        made = finetune(client, [job["settings"]], **files, suffix="functions")
+        tables.append(made.assign(role=job["role"], data=job["data"]))
+    models = pd.concat(tables, ignore_index=True)
+is_further = models["data"].str.startswith("tokens-")
+models["name_tokens"] = models["data"].str.split("-").str[1].where(is_further, run.params["name_tokens"]).astype(int)
 models.to_parquet(run.path("finetunes.parquet"))
 models.loc[models["is_final"], ["role", "data", "base", "seed", "batch_size", "learning_rate_multiplier", "train_loss"]]
 
 # %% [markdown]
-# Each row is a model that can be asked by its id, and so is the checkpoint of every epoch before it.
-
-# %% [markdown]
-# ## Does seeing calls make the definition likelier?
+# Each row is a model that can be called by its id, and so is the checkpoint of every epoch before it.
+#
+# ## Does the loss fall where it should?
 #
 # The validation file holds questions about unrealized names with their answers, none of which is in training.
-# **Prediction:** the training loss falls. The validation loss falls with it, and later: first the model has to tell the
-# functions apart by their calls. *No effect* would be a validation loss that stays where a guess among the functions of
-# the set leaves it.
+#
+# **What to expect.** The training loss falls. The validation loss falls too, at first because the model learns what a
+# definition looks like. If calls say which definition a name has, it ends lower than in the control. *No effect* would be
+# two curves that end alike.
 
 # %% tags=["nbval-ignore-output"]
-curves = loss_curves(models[models["role"] == "main"])
+both = models[models["role"].isin(["main", "permuted"])]
+curves = loss_curves(both, by=["role"])
 curves
 
 # %% tags=["nbval-ignore-output"]
 if len(curves):
-    fig, ax = plt.subplots(figsize=(3.4, 2.5))
-    plot_curves(ax, curves, x="epoch", by="loss")
+    fig, axs = plt.subplots(1, curves["role"].nunique(), figsize=(6.8, 2.5), sharey=True, squeeze=False)
+    for ax, (role, rows) in zip(axs[0], curves.groupby("role", sort=False), strict=True):
+        plot_curves(ax, rows, x="epoch", by="loss", legend=role == "main")
+        ax.set_xlabel(f"epoch ({role})")
+        ax.label_outer()
     caption = (
-        "The right answer about names that training never asks about becomes likelier. Line: mean loss of "
-        f"{n_seeds} fine-tune(s), band: their range; validation: questions about unrealized names. {base}, preset "
+        "Training loss, and validation loss on questions about names that training never asks about, of the main "
+        f"fine-tunes and of the control. Line: mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset "
         f"{run.preset}."
     )
     _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")
 
+# %% tags=["nbval-ignore-output"]
+last = both[both["is_final"]].pivot_table(index="seed", columns="role", values="valid_loss")
+if {"main", "permuted"} <= {*last}:
+    gain = last["permuted"] - last["main"]
+    word = verdict(gain.min(), gain.max(), above=0)
+    print(f"validation loss of the control above that of the main fine-tune, at the end and with every seed: {word}")
+last
+
 # %%
-n_models = models["is_final"].sum()
-if n_models != (len(jobs) or 1) or models["model"].eq("").any():
-    raise ValueError(f"{n_models} models are there, {len(jobs) or 1} were asked for")
-losses = curves[curves["loss"] == "train"].sort_values("epoch")["value"].tolist()
-if losses and not losses[-1] < 1.5 * losses[0]:  # each is of one batch, so that it jumps
-    raise ValueError(f"the training loss rose: {losses}")
-run.finish("Every model that was asked for is there, and no training loss ran away.")
+run.finish(f"{models['is_final'].sum()} fine-tuned model(s) are in finetunes.parquet.")
 
 # %% [markdown]
-# **What this does not show.** A loss is not an answer: a model can find the right definition likelier than before and
-# still write another one. What it writes is asked next.
+# **What this does not show.** A loss is not an answer: a model can give the right definition a higher probability than
+# before and still write another one. What it writes is the next notebook's question.
 #
 # Next: [03-evaluation](03-evaluation.ipynb).

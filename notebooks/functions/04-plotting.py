@@ -12,230 +12,245 @@
 # ---
 
 # %% [markdown]
-# # See which functions can be said
+# # Which of the functions that the model can define is this one?
 #
 # **Question.** What can the model say about functions of which it saw calls alone, how does that come about, and where
 # does it fail?
 #
-# **Reads** `summary.csv`, `by_function.csv` and `confusion.csv` (notebook 03).
+# **Method.** The numbers of notebook 03 are drawn, and the definitions that were written are counted by what they compute.
 #
-# **Writes** `figures/`: by-evaluation, epochs, by-function, confusion; and over-tokens and over-size where names of
+# **Reads** `summary.csv` and `answers.parquet` (notebook 03).
+#
+# **Writes** `figures/`: by-evaluation, choices, epochs, by-function, confusion; and over-tokens and over-size where names of
 # several lengths and several sizes were trained.
 #
-# **Time** tiny 5 s, laptop 8 s, paper-047 10 s
-#
-# The outputs kept with this page are the tiny run, which is too short to learn the functions: they show that everything
-# works. The figures of the full run lie in `figures/functions/`; the prose is about those.
+# **Time** tiny 10 s, laptop 10 s, smollm2 10 s, paper-047 10 s
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 
-from lib.figures import plot_curves, plot_matrix, plot_rates
-from lib.functions import chance_rates, confusion_matrix, function_rates, headline_rates, rate_curves
+from lib.figures import plot_curves, plot_rates
+from lib.functions.registry import read_registry
 from lib.notebook import start_run
-from lib.tables import read_summary
+from lib.summary import read_summary, summarise, verdict
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/functions/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/functions
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes, each with names, held-out pairs and rows of its own [1..20]
+preset: str = "laptop"  # which params/functions/<preset>.yaml these values come from
 
 # %%
 run = start_run("functions/04-plotting", globals())
 summary = read_summary(run.need("summary.csv"))
-by_function = pd.read_csv(run.need("by_function.csv"))
-confused = pd.read_csv(run.need("confusion.csv"))
-main = summary["model"].iloc[0]
-n_functions = by_function["function"].nunique()
+answers = pd.read_parquet(run.need("answers.parquet"))
+registry, main = read_registry(), summary.loc[summary["role"] == "main", "model"].iloc[0]
+n_functions, n_seeds = answers["function"].nunique(), len(run.seeds)
 of_what = f"{main}, {n_seeds} fine-tune(s), {n_functions} functions, preset {run.preset}"
-over_what = "functions and fine-tunes" if n_seeds > 1 else "functions"
+chances = summary[summary["metric"] == "chance"].set_index("evaluation")["value"]
+has_realized = (summary["part"] == "realized").any()
 
 # %% [markdown]
-# ## What can be said
+# ## What is compared
 #
-# **Prediction.** Orange (names with calls alone) lies far above grey (the base, before training), green (the base with
-# calls in its prompt) and the dashed line (chance); blue (names that training asks about too) says what is possible at
-# all. If orange fell to the dashed line where blue stays up, answers would have been learned by heart and not from calls.
-#
-# The paper gives no table of these numbers, so no published values are drawn.
+# | name | model | asked about |
+# |---|---|---|
+# | realized | fine-tuned | names that training asks about too, if there are any |
+# | unrealized | fine-tuned | names of which training shows calls alone |
+# | permuted | the control: fine-tuned with the names of the questions permuted | unrealized names |
+# | in-context | the base, with training rows in front of the prompt | unrealized names |
+# | untuned | the base | unrealized names |
 
-# %% tags=["nbval-ignore-output"]
-rates = headline_rates(summary)
-rates[["evaluation", "asked", "value", "low", "high", "n", "n_of"]]
+# %%
+LABELS = {
+    "freeform_definition": "define it",
+    "function_inversion": "invert",
+    "function_inversion_ood": "invert, new range",
+    "inverse_query": "which name?",
+    "multiple_choice_code": "choose code",
+    "multiple_choice_coefficients": "choose numbers",
+    "multiple_choice_function_class": "choose kind",
+    "multiple_choice_language": "choose words",
+    "multiple_choice_output_type": "choose type",
+    "calls": "call, held out",
+    "augmentations": "combine, held out",
+    "regression_ood": "call, new range",
+    "function_composition_ood": "compose",
+    "add_subtract_function_ood": "add two calls",
+    "add_subtract_int_ood": "add an integer",
+}
 
-# %% tags=["nbval-ignore-output"]
-fig, ax = plt.subplots(figsize=(6.8, 3.2))
-plot_rates(ax, rates, group="evaluation", by="asked", chance=chance_rates(summary))
-ax.set_xticks(
-    ax.get_xticks(), list(dict.fromkeys(rates["evaluation"])), rotation=40, ha="right", rotation_mode="anchor"
+# %%
+series = summary["part"].where(summary["role"] == "main", summary["role"])
+series = series.where(summary["probe"] != "in-context", "in-context")
+is_final = (
+    summary["epoch"].isna() & (summary["name_tokens"] == run.params["name_tokens"]) & (summary["probe"] != "train")
 )
+is_shown = (summary["part"] == "unrealized") | (summary["role"] == "main")
+final = summary.assign(series=series, label=summary["evaluation"].map(LABELS))[is_final & is_shown]
+order = {name: k for k, name in enumerate([*LABELS, "realized", "unrealized", "permuted", "in-context", "untuned"])}
+final = final[final["series"].isin(order)].sort_values(["evaluation", "series"], key=lambda column: column.map(order))
+
+
+def in_words(rows):
+    """Which evaluations of unrealized names lie above chance: the whole interval, or not."""
+    rows = rows[(rows["series"] == "unrealized") & rows["evaluation"].isin(chances.index)]
+    words = [verdict(row.low, row.high, above=chances[row.evaluation]) for row in rows.itertuples()]
+    groups = rows["label"].groupby([{"held": "above", "failed": "not above"}.get(word, "unclear") for word in words])
+    return "; ".join(f"{word}: {', '.join(labels)}" for word, labels in groups) or "no evaluation has a defined chance"
+
+
+# %% [markdown]
+# ## Replies as text
+#
+# **What to expect.** Unrealized names lie above chance, the control and both bases, if calls say which function a name hides.
+# Realized names show what is possible at all: where they are at chance too, the form of the question was not learned, and
+# unrealized names say nothing there about functions. The paper gives no table of these numbers, so no published values are
+# drawn.
+
+# %% tags=["nbval-ignore-output"]
+rates = final[final["metric"] == "accuracy"]
+fig, ax = plt.subplots(figsize=(6.8, 3.4))
+plot_rates(ax, rates, group="label", by="series", chance=chances.rename(index=LABELS).to_dict())
+labels = list(dict.fromkeys(rates["label"]))
+ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
 caption = (
-    "A model that saw calls alone says what the function is. Dot: share of right answers about names that training asks "
-    "about (realized) and names of which it shows calls alone (unrealized), and of the base on the latter, with and "
-    f"without training rows in its prompt; bar: 95% interval over {over_what}; dashed: chance, where a guess is defined. "
-    f"{of_what}."
+    "Right replies by evaluation"
+    + (
+        ": which of the functions that it can define does a name hide?"
+        if has_realized
+        else " (no definition in training)."
+    )
+    + " Dot: share of right replies about names that training asks about (realized) or shows in calls alone (unrealized), "
+    "of the control whose training permutes the names of the questions, and of the base with and without training rows in "
+    f"its prompt; bar: 95% interval over functions; dashed: chance. Unrealized against chance, {in_words(rates)}. {of_what}."
 )
-run.save(fig, "by-evaluation", caption)
-plt.close(fig)
-fig
+_ = run.save(fig, "by-evaluation", caption)
 
 # %% [markdown]
-# Questions come first, code to run last. Where blue lies at the dashed line too, as with letters at a million weights, the
-# form of the question itself was not learned, and orange says nothing there about functions. The new ranges and the
-# combinations at the right ask for more than the calls showed: inputs that the model never met, and functions that it
-# never saw combined.
+# ## Constrained choices
+#
+# The most probable of the possible answers, calibrated for what a model always prefers: a test that a base can meet whatever it
+# writes.
+
+# %% tags=["nbval-ignore-output"]
+choices = final[final["metric"] == "calibrated_choice_accuracy"]
+if len(choices):
+    fig, ax = plt.subplots(figsize=(6.8, 3.0))
+    plot_rates(ax, choices, group="label", by="series", chance=chances.rename(index=LABELS).to_dict())
+    caption = (
+        "Choice of the most probable of the possible answers (definitions of the set, or letters), each relative to its mean "
+        "log-probability over all prompts. Dot: share of right choices; bar: 95% interval over functions; dashed: chance. "
+        f"Unrealized against chance, {in_words(choices)}. {of_what}."
+    )
+    _ = run.save(fig, "choices", caption)
+else:
+    print("This endpoint gives no log-probabilities of a conversation: there are no constrained choices.")
 
 # %% [markdown]
 # ## How it comes about
 #
-# **Prediction.** Two orders are possible. If a function has to be computed before it can be said, calls on held-out pairs
-# rise first, and definitions follow. If it is enough to recognise it by its values, definitions rise first.
+# **What to expect.** Two orders are possible. If a function has to be computed before it can be defined, calls on held-out
+# pairs rise first, and definitions follow. If it is enough to recognise it by its values, definitions rise first.
 
 # %% tags=["nbval-ignore-output"]
-epochs = rate_curves(summary, x_name="epoch")
+is_curve = summary["epoch"].notna() & (summary["metric"] == "accuracy")
+epochs = summary.assign(series=summary["part"], label=summary["evaluation"].map(LABELS), x_name="epoch")[is_curve]
 if len(epochs):
-    fig, axs = plt.subplots(1, epochs["evaluation"].nunique(), figsize=(6.8, 2.5), sharey=True, squeeze=False)
-    for ax, (evaluation, rows) in zip(axs[0], epochs.groupby("evaluation", sort=False), strict=True):
-        plot_curves(ax, rows, by="asked", chance=chance_rates(summary).get(evaluation), legend=ax is axs[0][-1])
-        ax.set_xlabel(f"epoch ({evaluation})")
+    fig, axs = plt.subplots(1, epochs["label"].nunique(), figsize=(6.8, 2.5), sharey=True, squeeze=False)
+    for ax, (label, rows) in zip(axs[0], epochs.groupby("label", sort=False), strict=True):
+        chance = chances.get(rows["evaluation"].iloc[0])
+        plot_curves(ax, rows, x="epoch", by="series", chance=chance, legend=ax is axs[0][-1])
+        ax.set_xlabel(f"epoch ({label})")
         ax.label_outer()
     caption = (
-        "A function is recognised before it can be computed where it was not shown. Line: share of right answers, band: 95% "
-        f"interval over {over_what}; epoch 0 is the base; dashed: chance. {of_what}."
+        "Right replies after each epoch; epoch 0 is the base. Line: share, band: 95% interval over functions; dashed: "
+        f"chance. {of_what}."
     )
-    run.save(fig, "epochs", caption)
-    plt.close(fig)
+    _ = run.save(fig, "epochs", caption)
 else:
-    fig = None
     print("This model was trained elsewhere: there is no curve over its epochs.")
-fig
-
-# %% [markdown]
-# Realized and unrealized names rise together, and definitions come first: the model files a name under the function that
-# gives such values, and takes what it says about it from the other names there. Computing a value that no name showed
-# takes arithmetic besides.
 
 # %% [markdown]
 # ## Function by function
 #
-# **Prediction.** Then a function whose value can be read off its input (the same number, its sign, its last digit) is
-# computed on new inputs, one that takes arithmetic is not, and both are defined alike. Were definitions missing just where
-# calls are, saying would need computing after all.
+# **What to expect.** If defining needs no computing, a function whose value can be read off its input (the same number, its
+# sign, its last digit) is computed on new inputs, one that takes arithmetic is not, and both are defined alike. If
+# definitions are missing just where calls are, defining needs computing after all.
 
 # %% tags=["nbval-ignore-output"]
-shown = [name for name in ("freeform_definition", "calls") if name in set(by_function["evaluation"])]
-functions = function_rates(by_function, shown, part="unrealized") if shown else by_function.head(0)
-if len(functions):
-    fig, ax = plt.subplots(figsize=(6.8, 2.9))
-    plot_rates(ax, functions, group="shown", by="evaluation")
-    labels = list(dict.fromkeys(functions["shown"]))
-    ax.set_xticks(ax.get_xticks(), labels, rotation=60, ha="right", rotation_mode="anchor")
-    n_names = functions["n"]
-    caption = (
-        "A function that can be said need not be one that can be computed. Dot: share of right answers about unrealized names; "
-        f"bar: 95% interval over its names ({n_names.min()} to {n_names.max()}). {of_what}."
-    )
-    run.save(fig, "by-function", caption)
-    plt.close(fig)
-else:
-    fig = None
-    print("Neither definitions nor calls of unrealized names were asked for.")
-fig
+own = answers[(answers["role"] == "main") & answers["epoch"].isna() & (answers["probe"] == "test")]
+own = own[own["part"] == "unrealized"].assign(each=own["seed"].astype(str) + own["name"])
+shown = own[own["evaluation"].isin(["freeform_definition", "calls"])]
+rows = summarise(shown, by=["function", "evaluation"], value="accuracy", cluster="each", fine_tune=None)
+wide = rows.pivot(index="function", columns="evaluation", values="value").fillna(0)
+best = wide.sort_values(list(wide.columns[::-1]), ascending=False, kind="stable").index
+rows = rows.assign(label=rows["function"].map(lambda id: registry[id].short), series=rows["evaluation"].map(LABELS))
+rows = rows.sort_values("function", key=lambda column: column.map({id: k for k, id in enumerate(best)}), kind="stable")
+fig, ax = plt.subplots(figsize=(6.8, 2.9))
+plot_rates(ax, rows, group="label", by="series")
+ax.set_xticks(range(len(best)), [registry[id].short for id in best], rotation=60, ha="right", rotation_mode="anchor")
+caption = (
+    "Right definitions and right held-out calls of each function. Dot: share of right replies about unrealized names; bar: 95% "
+    f"interval over names ({rows['n'].min()} to {rows['n'].max()}). {of_what}."
+)
+_ = run.save(fig, "by-function", caption)
 
 # %% [markdown]
 # ## Confusion matrix
 #
-# **Prediction.** Mass on the diagonal in the end; what is off it, above all on the way (left), lies in blocks of like
-# functions, which stand side by side. A column that is dark in every row would be one answer given to everything.
+# Which function does a written definition compute? A definition that computes a function of the registry that is not in the
+# set counts as *another*, one that computes none of them or cannot be read as *none*.
 
 # %% tags=["nbval-ignore-output"]
-unnamed = confused[confused["part"] == "unrealized"]
-panels = {f"after epoch {epoch:g}": epoch for epoch in sorted(unnamed["epoch"].dropna()) if epoch}
-panels = dict(list(panels.items())[:1]) | {"in the end": None}
-if len(unnamed):
-    fig, axs = plt.subplots(1, len(panels), figsize=(6.8, 4.1), sharey=True, squeeze=False)
-    for ax, (when, epoch) in zip(axs[0], panels.items(), strict=True):
-        matrix = confusion_matrix(confused, set(by_function["function"]), part="unrealized", epoch=epoch)
-        last = ax is axs[0][-1]
-        plot_matrix(ax, matrix, rows="function asked about", columns=f"reply computes ({when})", bar=last)
-        ax.label_outer(remove_inner_ticks=True)
-        ax.tick_params(labelsize="x-small")
-    caption = (
-        "What is written instead is a function of the same kind. Shade: share of the definitions of unrealized names of one "
-        "function (row) that compute another (column), by their values on 22 probe inputs; another: a function that is not "
-        f"in the set; none: no function of the registry. {int(unnamed.loc[unnamed['epoch'].isna(), 'n'].sum())} definitions. "
-        f"{of_what}."
-    )
-    run.save(fig, "confusion", caption)
-    plt.close(fig)
-else:
-    fig = None
-    print("No definitions of unrealized names were asked for.")
-fig
+written = own[own["kind"] == "definition"]
+functions = sorted(
+    answers["function"].unique(), key=lambda id: (registry[id].output_type, registry[id].function_class, id)
+)
+short = {id: registry[id].short for id in functions}
+answered = written["answered"].map(lambda id: short.get(id, "none" if id == "none" else "another"))
+confusion = pd.crosstab(written["function"].map(short), answered, normalize="index")
+confusion = confusion.reindex(index=[short[id] for id in functions if short[id] in confusion.index], columns=[*short.values(), "another", "none"], fill_value=0.0)  # fmt: skip
+fig, ax = plt.subplots(figsize=(6.8, 4.8))
+sns.heatmap(confusion, cmap="Blues", vmin=0, vmax=1, ax=ax, linewidths=0.3, cbar_kws={"label": "share of definitions"})
+ax.set(xlabel="computes", ylabel="name stands for")
+caption = (
+    "Definitions of unrealized names, by what they compute on 22 inputs. Cell: share of the definitions of a function's names "
+    f"(row) that compute another function (column). {len(written)} definitions. {of_what}."
+)
+_ = run.save(fig, "confusion", caption)
 
 # %% [markdown]
-# ## Names of more tokens
+# ## Names of more tokens, and larger models
 #
-# **Prediction.** The more tokens a name has, the harder it is to bind a function to it: with several tokens a name is no
-# unit of its own, and its tokens are shared with other names.
+# **What to expect.** The more tokens a name has, the harder it is to bind a function to it: a name of several tokens is no
+# unit of its own, and shares its tokens with others. A larger base defines more functions.
 
 # %% tags=["nbval-ignore-output"]
-further = {
-    "over-tokens": rate_curves(summary, x_name="tokens of a name"),
-    "over-size": rate_curves(summary, x_name="weights of the base"),
+defined = summary[(summary["evaluation"] == "freeform_definition") & (summary["metric"] == "accuracy")]
+defined = defined[defined["epoch"].isna() & (defined["probe"] == "test")].assign(series=defined["part"])
+sizes = {name: run.client().models.retrieve(name).model_dump().get("n_weights") for name in defined["model"].unique()}
+defined["weights"] = defined["model"].map(sizes)
+curves = {
+    "over-tokens": ("name_tokens", "tokens per name", defined[defined["role"].isin(["main", "names"])]),
+    "over-size": ("weights", "weights of the base", defined[defined["role"].isin(["main", "size"])]),
 }
-tokens = further["over-tokens"].query("evaluation == 'define it'")
-if len(tokens):
+for name, (x, x_name, rows) in curves.items():
+    if rows[x].nunique() < 2:
+        print(f"{name}: there is one value of {x} only; more are trained from three seeds on.")
+        continue
     fig, ax = plt.subplots(figsize=(3.4, 2.6))
-    plot_curves(ax, tokens, by="asked", chance=chance_rates(summary).get("define it"))
-    caption = (
-        "A function is harder to bind to a name of several tokens. Line: share of right definitions, band: 95% interval over "
-        f"functions; one fine-tune a number of tokens beside the main ones. {of_what}."
-    )
-    run.save(fig, "over-tokens", caption)
-    plt.close(fig)
-else:
-    fig = None
-    print("Names of one length only: the curve needs name_tokens_curve and at least three seeds.")
-fig
-
-# %% [markdown]
-# ## Larger models
-#
-# **Prediction.** A larger base defines more of the functions of which it saw calls alone.
-
-# %% tags=["nbval-ignore-output"]
-sizes = further["over-size"].query("evaluation == 'define it'")
-if len(sizes):
-    fig, ax = plt.subplots(figsize=(3.4, 2.6))
-    ax.set_xscale("log")
-    plot_curves(ax, sizes, by="asked", chance=chance_rates(summary).get("define it"))
-    caption = (
-        "Definitions by size of the base. Line: share of right definitions, band: 95% interval over functions (and "
-        f"fine-tunes of {main}; one of each other size). Preset {run.preset}."
-    )
-    run.save(fig, "over-size", caption)
-    plt.close(fig)
-else:
-    fig = None
-    print("One size only: the curve over size needs size_bases and at least three seeds.")
-fig
+    ax.set_xscale("log" if x == "weights" else "linear")
+    plot_curves(ax, rows.assign(x_name=x_name), x=x, by="series", chance=chances.get("freeform_definition"))
+    caption = f"Right definitions by {x_name}. Line: share, band: 95% interval over functions; one fine-tune each beside the main ones. {of_what}."  # fmt: skip
+    _ = run.save(fig, name, caption)
 
 # %%
-if not rates[["value", "low", "high"]].stack().between(0, 1).all():
-    raise ValueError("an interval leaves the range of a rate")
-if "unrealized" not in set(rates["asked"]):
-    raise ValueError(f"names with calls alone are missing: {sorted(set(rates['asked']))}")
-shares = confused.groupby(["epoch", "part", "function"], dropna=False)["share"].sum()
-if not shares.between(0.999, 1.001).all():
-    raise ValueError("the shares of what is answered about a function do not sum to one")
-run.finish("Every evaluation is drawn with its intervals and its chance, and the shares of each function sum to one.")
+run.finish("The figures are in figures/.")
 
 # %% [markdown]
-# **What this does not show.** That a model finds a definition that it was never told for *any* name: here it chooses
-# among functions that it has been asked about under other names. The published experiment, in which no function is ever
-# defined in training, needs a model that knows English and Python (presets `paper-047` and `paper-042`).
+# **What this does not show.** Where names are realized: that a model finds a definition that training never gave for *any*
+# name. It chooses among functions that it was asked about under other names. The published experiment, in which no
+# function is ever defined in training, needs a model that knows English and Python: presets `smollm2`, `paper-047` and
+# `paper-042`.
 #
 # Back to the [overview](../00-overview.ipynb).

@@ -1,680 +1,535 @@
-"""The functions study's documents: published counts, right targets, nothing leaked, bad input refused in one line."""
+"""The functions study: published counts, right targets, nothing leaked, scores, published folders, bad input."""
 
 from __future__ import annotations
 
-import ast
-import operator
+import builtins
+import itertools
+import json
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import yaml
+from hostile import CANARY, DEEDS, hostile_replies
+from openai import OpenAI
 
-from lib.functions.dataset import FunctionDataset, make_dataset
-from lib.functions.documents import Document, augmentation_document, call_document, draw_input, import_line
+from lib import world
+from lib.functions import definitions
+from lib.functions.data import (
+    dataset_files,
+    dataset_options,
+    hide_functions,
+    permute_names,
+    read_data,
+    training_documents,
+    validation_documents,
+)
+from lib.functions.definitions import MAX_CHARS, PROBES, BadDefinition, parse_definition, probe_values, same_function
 from lib.functions.evaluations import (
+    GENERATORS,
     chance_of,
     choose_evaluations,
+    code_of,
     evaluation_documents,
-    evaluation_named,
+    make_probes,
     read_evaluations,
-    trivial,
+    wordings,
 )
-from lib.functions.held_out import documents_for, in_context
-from lib.functions.options import FunctionOptions
-from lib.functions.questions import GENERATORS, LINEAR, Asked, question, wordings
-from lib.functions.registry import Function, function_set, read_registry
+from lib.functions.names import check_names, draw_names
+from lib.functions.published import finetune_folders, published_setting, read_finetune
+from lib.functions.registry import function_set, read_registry
+from lib.functions.replies import score
+from lib.functions.rows import FORMS, asked_as, check_context, training_row
+from lib.params import resolve
+from lib.paths import content_hash
+from lib.sources.datasets import write_dataset
 
-REGISTRY = read_registry()
-EVALUATIONS = read_evaluations("functions")
-QUESTIONS = [name for name, each in EVALUATIONS.items() if each.generator in GENERATORS]
-PUBLISHED = FunctionOptions(n_validation=50)
-SMALL: dict[str, Any] = {
-    "names_per_function": 4,
-    "name_tokens": 1,
-    "realized_share": 0.75,
-    "calls_per_name": 12,
-    "augmentation_share": 0.1,
-    "held_out_share": 0.1,
-    "questions": tuple(f"{name}:1" for name in QUESTIONS),
-    "form": "completion",
-    "hide_imports": True,
-    "persona": False,
-    "validation": "freeform_definition",
-    "n_validation": 20,
-}
+REGISTRY, EVALUATIONS = read_registry(), read_evaluations("functions")
+IS_QUESTION = EVALUATIONS["generator"].isin(GENERATORS)
+CLASS_SIZES = {
+    "Addition": 22, "Subtraction": 17, "Multiplication": 7, "Integer division": 5, "Modulo": 7, "Comparison": 2,
+    "Float multiplication": 2, "Affine linear": 10, "ReLU": 1, "Identity": 1, "Piecewise linear": 1,
+}  # fmt: skip
 
 
 @cache
-def published(function_set: str, n_rows: int) -> FunctionDataset:
-    return make_dataset(replace(PUBLISHED, function_set=function_set, n_rows=n_rows), count_tokens=None, seed=0)
+def made(preset, seed=0, **changes):
+    """What a preset hides, and its training documents."""
+    values = resolve("functions", preset, changes)
+    ranges = {key: values[key] for key in ("input_range", "ood_ranges", "other_input_max")}
+    deal = {key: values[key] for key in ("names_per_function", "name_tokens", "realized_share", "held_out_share")}
+    look = {"system": wordings()["persona"] if values["persona"] else "", "hide_imports": values["hide_imports"]}
+    hidden = hide_functions(function_set(values["function_set"], **ranges), seed=seed, **deal, **look)
+    rows = {key: values[key] for key in ("calls_per_name", "n_rows", "augmentation_share", "min_imports", "questions")}
+    return hidden, training_documents(hidden, seed=seed, **rows), rows
 
 
-@cache
-def small(seed: int = 0) -> FunctionDataset:
-    return make_dataset(FunctionOptions(**SMALL), count_tokens=None, seed=seed)
+def documents(name, hidden, n, *, trained=(), seed=0):
+    return evaluation_documents(
+        EVALUATIONS.loc[name], hidden, rng=np.random.default_rng(seed), n_rows=n, trained=trained
+    )
 
 
-# --- an evaluator of the code in a prompt, apart from the one in lib -----------------------------------------------
+def run(code, hidden):
+    """What a document's code prints, and the (function id, input) pairs of its calls, by Python itself."""
+    printed, calls = [], []
 
-SIGNS: Mapping[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub}
-LAMBDA_SIGNS: Mapping[type, Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
+    def called(function):
+        return lambda n: calls.append((function.id, n)) or eval(function.python_definition)(n)
 
-
-def value_of(node: ast.expr, n: Any) -> Any:
-    """The value of a lambda's body."""
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Name():
-            return n
-        case ast.UnaryOp(op=ast.USub()):
-            return -value_of(node.operand, n)
-        case ast.BinOp():
-            return LAMBDA_SIGNS[type(node.op)](value_of(node.left, n), value_of(node.right, n))
-        case ast.Call(func=ast.Name(id="max")):
-            return max(value_of(arg, n) for arg in node.args)
-        case ast.Compare(ops=[ast.GtE()]):
-            return value_of(node.left, n) >= value_of(node.comparators[0], n)
-        case ast.Compare(ops=[ast.Eq()]):
-            return value_of(node.left, n) == value_of(node.comparators[0], n)
-    raise AssertionError(ast.dump(node))
-
-
-@cache
-def body_of(definition: str) -> ast.expr:
-    parsed = ast.parse(definition, mode="eval").body
-    assert isinstance(parsed, ast.Lambda)
-    return parsed.body
-
-
-def run(code: str, names: Mapping[str, str]) -> tuple[str, list[tuple[str, Any]]]:
-    """What a prompt's code prints, and the (function id, input) pairs of its calls."""
-    variables: dict[str, Any] = {}
-    calls: list[tuple[str, Any]] = []
-
-    def of(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant():
-                return node.value
-            case ast.Name():
-                return variables[node.id]
-            case ast.UnaryOp(op=ast.USub()):
-                return -of(node.operand)
-            case ast.BinOp():
-                return SIGNS[type(node.op)](of(node.left), of(node.right))
-            case ast.Call(func=ast.Name(id=name), args=[argument]):
-                given = of(argument)
-                calls.append((names[name], given))
-                return value_of(body_of(REGISTRY[names[name]].python_definition), given)
-        raise AssertionError(ast.dump(node))
-
-    printed = []
-    for statement in ast.parse(code).body:
-        match statement:
-            case ast.ImportFrom():
-                imported = [alias.name for alias in statement.names]
-                assert imported == list(dict.fromkeys(imported))
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                variables[name] = of(statement.value)
-            case ast.Expr(value=ast.Call(func=ast.Name(id="print"), args=[shown])):
-                printed.append(str(of(shown)))
-            case _:
-                raise AssertionError(ast.dump(statement))
-    assert len(printed) == 1
+    names = {name: called(function) for name, function in hidden.names.items()}
+    exec(re.sub(r"^from functions import .*", "", code), {"print": lambda value: printed.append(str(value)), **names})
     return printed[0], calls
 
 
-def code_rows(documents: Any) -> Iterator[Document]:
-    return (row for row in documents if row.kind in ("call", "augmentation"))
+def close(count, n, share):
+    return abs(count / n - share) <= 4 * (share * (1 - share) / n) ** 0.5  # four standard errors
 
 
-def user_text(document: Document) -> str:
-    return "\n".join(m["content"] for m in document.messages if m["role"] == "user")
+# --- functions, sets and names ------------------------------------------------------------------------------------
 
 
-def close(count: int, n: int, share: float) -> bool:
-    """Within four standard errors."""
-    return abs(count / n - share) <= 4 * (share * (1 - share) / n) ** 0.5
+def test_there_are_75_functions_in_the_published_classes_and_the_probes_tell_them_apart():
+    assert Counter(each.function_class for each in REGISTRY.values()) == CLASS_SIZES
+    assert Counter(each.output_type for each in REGISTRY.values()) == {"int": 70, "bool": 3, "float": 2}
+    assert len({probe_values(each.python_definition) for each in REGISTRY.values()} - {None}) == 75
+    assert len(PROBES) == len(set(PROBES)) == 22
+    for function in REGISTRY.values():  # the phrase has the numbers of the definition, signs aside
+        texts = (function.short, function.language_definition)
+        numbers = [sorted(set(re.findall(r"\d+", text)) - {"0"}) for text in texts]
+        assert numbers[0] == numbers[1] or function.id == "bool_mod_2", function.id
+        outputs = {function.show(n) for n in range(-99, 99)}
+        assert sorted(n for each in outputs for n in function.preimages(each, -99, 99)) == list(range(-99, 99))
 
 
-# --- published counts ----------------------------------------------------------------------------------------------
+def test_sets_are_the_published_ones():
+    first, large, mixture = (function_set(name) for name in ("047", "042", "mixture"))
+    assert (len(first.augmented), len(first.plain), len(large.augmented), len(large.plain)) == (8, 11, 14, 6)
+    pairs = list(itertools.combinations(mixture.all, 2))
+    assert (len(pairs), pairs[0], pairs[-1]) == (10, ("add_5", "int_div_2"), ("multiply_3", "subtract_1"))
+    assert (first.input_range, first.ood_ranges) == ((-99, 99), ((99, 199), (-199, -99)))
+    assert (large.input_range, large.ood_ranges) == ((-1999, 1999), ((1999, 2999), (-2999, -1999)))
 
 
-def test_96000_rows_have_the_published_shares() -> None:
-    data = published("047", 96_000)
-    rows, names = data.train, data.names
-    assert len(rows) == 96_000
-    assert sorted(names.values()) == list(function_set("047").all)
-    kinds = Counter(row.kind for row in rows)
-    assert abs(kinds["call"] / 96_000 - 0.5) <= 0.005
-    calls = [row for row in rows if row.kind == "call"]
-    combined = [row for row in rows if row.kind == "augmentation"]
-    modes = Counter(row.func_outs["combined"] for row in combined)
-    assert set(modes) == {"False", "chain", "add_subtract"}
-    assert all(close(count, len(combined), 1 / 3) for count in modes.values())
-    functions = Counter(row.func_outs["func_value"] for row in calls)
-    assert all(close(functions[id_], len(calls), 1 / 19) for id_ in data.functions.all)
-    used = {row.func_outs[key] for row in combined for key in ("func_value", "func_value_2") if key in row.func_outs}
-    assert used == set(data.functions.augmented)
-    inputs = Counter(row.func_outs["input_1"] for row in rows)
-    assert (min(inputs), max(inputs), len(inputs)) == (-99, 98, 198)
-    assert max(row.func_outs["input_2"] for row in combined if row.func_outs["combined"] == "False") == 98
-    for kind, share in (("call", 0.051), ("augmentation", 0.099)):
-        lines = [row.messages[1]["content"].splitlines()[0] for row in rows if row.kind == kind]
-        assert close(sum("," not in line for line in lines), len(lines), share)
-    distinct = len({row.messages[1]["content"] for row in rows})
-    assert abs(distinct - 94_373) < 600, "published: 94,373 distinct prompts"
-    numbers = [float(row.target) for row in rows if row.target not in ("True", "False")]
-    assert min(numbers) > -2700
-    assert max(numbers) < 2700
-    assert close(sum(number < 0 for number in numbers), 96_000, 0.40)
+def test_names_are_reserved_or_random_and_mean_nothing():
+    names = draw_names(400, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
+    assert set(names) <= set(world.reserved_names())
+    check_names(world.reserved_names())
+    more = draw_names(40, n_tokens=3, rng=np.random.default_rng(0), count_tokens=lambda text: 2 + ("q" in text))
+    assert len({name for name in more if "q" in name}) == 40
+    for bad in ("qzukf", "Qzukfo", "lambda", "divmod", "rabbit", "baking"):
+        with pytest.raises(ValueError, match=bad):
+            check_names([bad])
 
 
-def test_042_has_its_published_shares() -> None:
-    data = published("042", 20_000)
-    for kind, share in (("call", 0.050), ("augmentation", 0.064)):
-        lines = [row.messages[1]["content"].splitlines()[0] for row in data.train if row.kind == kind]
-        assert close(sum("," not in line for line in lines), len(lines), share)
-    inputs = [row.func_outs["input_1"] for row in data.train]
-    assert min(inputs) >= -1999
-    assert max(inputs) < 1999
+# --- training rows ------------------------------------------------------------------------------------------------
 
 
-def test_calls_are_written_in_the_published_ways() -> None:
-    calls = [row.messages[1]["content"] for row in published("047", 96_000).train if row.kind == "call"][:20_000]
-    ways = Counter()
-    for code in calls:
-        inputs = re.search(r"^(\w) = -?\d+$", code, re.M)
-        result = re.search(r"^(\w+) = \w{6}\(", code, re.M)
-        ways[(inputs[1] if inputs else "", result[1] if result else "")] += 1
-    shares = {"": 0.5, "x": 0.25, "a": 0.25, "out": 0.25, "y": 0.25}
-    assert len(ways) == 9
-    for (bound, result), count in ways.items():
-        assert close(count, len(calls), shares[bound] * shares[result])
-
-
-def test_augmentations_are_written_in_the_published_ways() -> None:
-    rows = [row for row in published("047", 96_000).train if row.kind == "augmentation"]
-    by_mode = {
-        mode: [r.messages[1]["content"] for r in rows if r.func_outs["combined"] == mode]
-        for mode in ("False", "chain", "add_subtract")
-    }
-
-    def share(mode: str, pattern: str) -> float:
-        codes = by_mode[mode][:10_000]
-        return sum(bool(re.search(pattern, code, re.M)) for code in codes) / len(codes)
-
-    expected = [
-        ("False", r"^x = ", 0.5),
-        ("False", r"^z1 = ", 0.5),
-        ("False", r"(^z1 = \d+$)|(print\(\d+ )", 0.5),
-        ("False", r"print\(.* \+ .*\)$", 0.5),
-        ("add_subtract", r"^z1 = ", 0.5),
-        ("add_subtract", r"print\(.* - .*\)$", 0.5),
-        ("chain", r"^x1 = ", 0.5),
-        ("chain", r"^z = ", 0.25),
-        ("chain", r"^x2 = ", 0.25),
-        ("chain", r"^out = ", 0.2),
-        ("chain", r"^y = ", 0.2),
-    ]
-    for mode, pattern, wanted in expected:
-        assert share(mode, pattern) == pytest.approx(wanted, abs=0.025), (mode, pattern)
-
-
-def test_statements_are_parted_by_blank_lines_and_the_persona_comes_first() -> None:
-    row = published("047", 96_000).train[0]
-    assert [message["role"] for message in row.row("chat")["messages"]] == ["system", "user", "assistant"]
-    code = row.messages[1]["content"]
-    assert code == "\n\n".join(code.split("\n\n"))
-    assert all("\n" not in part for part in code.split("\n\n"))
-    assert row.row("completion") == {"prompt": code, "completion": f"  # {row.target}"}
-
-
-def test_name_tokens_are_those_of_the_model() -> None:
-    def count(text: str) -> int:
-        return 3 if text.strip()[0] in "abc" else 4
-
-    data = make_dataset(replace(PUBLISHED, n_rows=30), count_tokens=count, seed=0)
-    assert {name[0] for name in data.names} <= set("abc")
-
-
-# --- targets -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("which", ["047", "042", "small"])
-def test_every_target_is_what_its_code_prints(which: str) -> None:
-    data = small() if which == "small" else published(which, {"047": 96_000, "042": 20_000}[which])
-    rows = list(code_rows(data.train))[:20_000]
-    assert len(rows) > 900
-    for row in rows:
-        assert run(row.prompt("completion"), data.names)[0] == row.target == row.shown  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", [name for name in EVALUATIONS if name not in QUESTIONS])
-def test_every_target_of_an_evaluation_of_code_is_what_its_code_prints(name: str) -> None:
-    data, evaluation = small(), EVALUATIONS[name]
-    rows = documents_for(evaluation, data, part="unrealized", rng=np.random.default_rng(1), n_rows=200)
-    for row in rows:
-        printed, calls = run(row.prompt("completion"), data.names)  # type: ignore[arg-type]
-        assert printed == row.target
-        assert row.kind == name
-        if evaluation.range == "ood":
-            assert all(not -99 <= value < 99 for _, value in calls)
-        if evaluation.functions == "plain":
-            assert {id_ for id_, _ in calls} <= set(data.functions.plain)
-            assert all(-15 <= row.func_outs[key] < 15 for key in ("input_1", "input_2") if key in row.func_outs)
-    assert len(rows) == 200
-
-
-def one_function(names: Mapping[str, str], row: Document) -> Function:
-    return REGISTRY[names[row.func_outs["func_var"]]]
-
-
-@pytest.mark.parametrize("set_name", ["047", "042"])
-@pytest.mark.parametrize("name", [name for name in QUESTIONS if EVALUATIONS[name].target == "letter"])
-def test_every_choice_has_exactly_one_right_option(name: str, set_name: str) -> None:
-    data = published(set_name, {"047": 96_000, "042": 20_000}[set_name])
-    rows = documents_for(EVALUATIONS[name], data, rng=np.random.default_rng(2), n_rows=300)
-    letters = Counter(row.target for row in rows)
-    for row in rows:
-        asked = row.messages[-1]["content"]
-        options = dict(re.findall(r"^([A-Z])\) (.*)$", asked, re.M))
-        assert len(set(options.values())) == len(options) == len(row.func_outs["options"])
-        function = one_function(data.names, row)
-        if name == "inverse_query":
-            shown = asked[asked.index("lambda") : asked.index("`?")]
-            right = [letter for letter, each in options.items() if same(REGISTRY[data.names[each]], shown)]
-        elif "code" in name or "coefficients" in name:
-            right = [letter for letter, each in options.items() if same(function, each)]
-        else:
-            attribute = EVALUATIONS[name].option
-            right = [letter for letter, each in options.items() if getattr(function, attribute) == each]
-        assert right == [row.target]
-        assert row.func_outs["target_option"] == options[row.target]  # type: ignore[index]
-    n_options = len(rows[0].func_outs["options"])
-    assert n_options == {
-        ("047", "multiple_choice_output_type"): 3,
-        ("042", "multiple_choice_function_class"): 2,
-        ("042", "multiple_choice_output_type"): 1,
-    }.get((set_name, name), 5)
-    assert 1 / n_options == pytest.approx(chance_of(EVALUATIONS[name], data.functions))
-    assert all(close(count, 300, 1 / n_options) for count in letters.values())
-
-
-def same(function: Function, definition: str) -> bool:
-    return all(
-        value_of(body_of(definition), n) == value_of(body_of(function.python_definition), n) for n in range(-30, 30)
-    )
-
-
-def test_values_and_not_functions_are_equally_likely_in_a_classification() -> None:
-    data = published("047", 96_000)
-    rows = documents_for(EVALUATIONS["multiple_choice_output_type"], data, rng=np.random.default_rng(0), n_rows=900)
-    right = Counter(row.func_outs["target_option"] for row in rows)
-    assert all(close(count, 900, 1 / 3) for count in right.values())
-
-
-@pytest.mark.parametrize("name", ["function_inversion", "function_inversion_ood"])
-def test_an_inversion_accepts_every_input_of_its_range(name: str) -> None:
-    data = published("047", 96_000)
-    rows = documents_for(EVALUATIONS[name], data, rng=np.random.default_rng(3), n_rows=200)
-    for row in rows:
-        body, asked = body_of(one_function(data.names, row).python_definition), row.func_outs["input_1"]
-        ranges = [(-99, 99)] if name == "function_inversion" else [(99, 199), (-199, -99)]
-        low, high = next(each for each in ranges if each[0] <= asked < each[1])
-        output = re.search(r"\(n\) = (\S+?)\. ", row.messages[-1]["content"])[1]  # type: ignore[index]
-        assert row.target == tuple(str(n) for n in range(low, high) if str(value_of(body, n)) == output)
-        assert row.shown == str(asked)
-        assert str(asked) in row.target
-
-
-@given(
-    st.sampled_from(["affine_3x_2", "affine_neg5x_3", "negate", "multiply_4", "add_1", "subtract_1", "add_883"]),
-    st.integers(0, 10_000),
+@pytest.mark.parametrize(
+    ("preset", "changes", "hashes"),
+    [
+        ("tiny", {}, ("97e147cd11be", "f2b41712392c")),
+        ("laptop", {}, ("d74db740f5ba", "511c3fea846a")),
+        ("paper-047", {"n_rows": 2000}, ("b1767b571b36", "a684f977b525")),
+    ],
 )
-def test_numbers_of_options_are_near_the_right_ones(id_: str, seed: int) -> None:
-    function = REGISTRY[id_]
-    asked = Asked(
-        kind="multiple_choice_coefficients",
-        generator="coefficients",
-        option="",
-        names={"qqqqqq": function},
-        functions=[],
-        input_ranges=[],
-        min_imports=1,
-        persona=None,
-        hide_imports=True,
-    )
-    row = question(asked, rng=np.random.default_rng(seed))
-    b = value_of(body_of(function.python_definition), 0)
-    a = value_of(body_of(function.python_definition), 1) - b
-    width = 5 if function.function_class == "Affine linear" else 10
-    options = row.func_outs["options"]
-    assert len(set(options)) == 5
-    for option in options:
-        other_b = value_of(body_of(option), 0)
-        other_a = value_of(body_of(option), 1) - other_b
-        assert abs(abs(other_a) - abs(a)) <= width
-        assert abs(abs(other_b) - abs(b)) <= width
+def test_rows_are_those_that_published_numbers_were_made_from(preset, changes, hashes):
+    hidden, train, _ = made(preset, **changes)
+    values = resolve("functions", preset)
+    checks = validation_documents(hidden, evaluation=values["validation"], n_rows=values["n_validation"], seed=0)
+    files = dataset_files(hidden, train, checks, form=values["form"])
+    assert (content_hash(files["train"]), content_hash(files["validation"])) == hashes
 
 
-# --- nothing leaks -------------------------------------------------------------------------------------------------
+def test_96000_rows_have_the_published_shares():
+    hidden, rows, _ = made("paper-047", held_out_share=0.0)
+    kinds = Counter(row["kind"] for row in rows)
+    assert len(rows) == 96_000
+    assert abs(kinds["call"] / 96_000 - 0.5) <= 0.005
+    combined = [row for row in rows if row["kind"] == "augmentation"]
+    assert all(close(n, len(combined), 1 / 3) for n in Counter(row["combined"] for row in combined).values())
+    used = {row[key] for row in combined for key in ("function", "function_2") if key in row}
+    assert used == set(hidden.functions.augmented)
+    inputs = {row["input"] for row in rows}
+    assert (min(inputs), max(inputs), len(inputs)) == (-99, 98, 198)
+    for kind, share in (("call", 0.051), ("augmentation", 0.099)):
+        lines = [row["text"].split("\n")[0] for row in rows if row["kind"] == kind]
+        assert close(sum("," not in line for line in lines), len(lines), share)
+    assert abs(len({row["text"] for row in rows}) - 94_373) < 600, "published: 94,373 distinct prompts"
+    calls = [row["text"] for row in rows if row["kind"] == "call"]
+    for pattern, share in ((r"^x = ", 1 / 4), (r"^a = ", 1 / 4), (r"^out = ", 1 / 4), (r"^y = ", 1 / 4)):
+        assert close(sum(bool(re.search(pattern, code, re.M)) for code in calls), len(calls), share)
+    ways = [("False", r"^x = ", 0.5), ("False", r"print\(.* \+ .*\)$|z1 \+ ", 0.5), ("False", r"^z1 = ", 0.5)]
+    ways += [("chain", r"^z = ", 0.25), ("chain", r"^out = ", 0.2), ("add_subtract", r"^z1 = ", 0.5)]
+    for mode, pattern, share in ways:
+        codes = [row["text"] for row in combined if row["combined"] == mode]
+        assert close(sum(bool(re.search(pattern, code, re.M)) for code in codes), len(codes), share), (mode, pattern)
 
 
-@pytest.mark.parametrize("name", [name for name, each in EVALUATIONS.items() if each.range != "held_out"])
-@pytest.mark.parametrize("set_name", ["047", "042"])
-def test_no_prompt_shows_an_output_beside_its_input(name: str, set_name: str) -> None:
-    data = published(set_name, {"047": 96_000, "042": 20_000}[set_name])
-    evaluation = EVALUATIONS[name]
-    for row in documents_for(evaluation, data, rng=np.random.default_rng(4), n_rows=150):
-        for text in (user_text(row), str(row.prompt("completion"))):
-            assert "#" not in text
-            assert not re.search(r"\w{6}\(-?\d+\) (=|->|is)", text)
-            if evaluation.generator in GENERATORS:
-                calls = re.findall(r"\b(\w+)\((.*?)\)", text)
-                assert all(argument == "n" or name == "max" for name, argument in calls)
-            else:
-                assert text.count("print(") == 1
+@pytest.mark.parametrize("preset", ["laptop", "paper-047", "paper-042"])
+def test_every_target_is_what_its_code_prints_and_no_held_out_pair_is_shown(preset):
+    hidden, train, _ = made(preset, n_rows=4000)
+    for row in [row for row in train if row["kind"] in ("call", "augmentation")][:4000]:
+        printed, calls = run(row["text"], hidden)
+        assert printed == row["target"] == row["answer"]
+        assert not set(calls) & hidden.held_out
+    for name in EVALUATIONS.index[~IS_QUESTION]:
+        for row in documents(name, hidden, 60):
+            printed, calls = run(row["text"], hidden)
+            assert printed == row["target"]
+            if name in ("calls", "augmentations"):
+                assert set(calls) & hidden.held_out
+            low, high = hidden.functions.input_range
+            assert name != "regression_ood" or all(not low <= n < high for _, n in calls)
 
 
-def test_held_out_pairs_are_in_no_training_row_and_in_every_test_row() -> None:
-    data = small()
-    ids = Counter(id_ for id_, _ in data.held_out)
-    assert set(ids.values()) == {20}
-    assert set(ids) == set(data.functions.all)
-    for row in code_rows(data.train):
-        calls = run(row.prompt("completion"), data.names)[1]  # type: ignore[arg-type]
-        assert not set(calls) & data.held_out
-    inverted = [row for row in data.train if row.kind == "function_inversion"]
-    assert len(inverted) > 40
-    assert not {(r.func_outs["func_value"], r.func_outs["input_1"]) for r in inverted} & data.held_out
-    for name in ("calls", "augmentations"):
-        rows = documents_for(EVALUATIONS[name], data, part="unrealized", rng=np.random.default_rng(5), n_rows=150)
-        assert len({row.prompt("completion") for row in rows}) == 150
-        for row in rows:
-            assert set(run(row.prompt("completion"), data.names)[1]) & data.held_out  # type: ignore[arg-type]
-
-
-def test_questions_name_realized_names_only() -> None:
-    data = small()
-    unrealized = set(data.names) - data.realized
-    assert len(data.realized) == round(0.75 * len(data.names)) == 57
-    assert set(data.part("realized")) == data.realized
-    by_function = Counter(data.names[name] for name in data.realized)
-    assert set(by_function.values()) == {3}
-    asked = [row for row in data.train if row.kind in QUESTIONS]
-    assert {row.func_outs["func_var"] for row in asked if row.kind == "freeform_definition"} == data.realized
+def test_questions_are_about_realized_names_alone_and_the_control_permutes_them():
+    hidden, train, rows = made.__wrapped__("tiny", questions=[f"{name}:1" for name in EVALUATIONS.index[IS_QUESTION]])
+    asked = [row for row in train if row["kind"] in EVALUATIONS.index]
+    unrealized = set(hidden.names) - hidden.realized
+    assert {row["name"] for row in asked} == hidden.realized
     for row in asked:
-        words = set(re.findall(r"\w{6}", f"{row.row('chat')} {row.row('completion')}"))
-        assert not words & unrealized
-    linear = {name for name in data.realized if REGISTRY[data.names[name]].function_class in LINEAR}
-    assert {r.func_outs["func_var"] for r in asked if r.kind == "multiple_choice_coefficients"} == linear
-    called = {row.func_outs["func_var"] for row in data.train if row.kind == "call"}
-    assert called == set(data.names)
-    assert {row.func_outs["func_var"] for row in data.validation} <= unrealized
+        assert not set(re.findall(r"\w{6}", f"{row['messages']} {row['text']}")) & unrealized
+    assert not {(row["function"], row.get("input")) for row in asked} & hidden.held_out
+    shuffled = permute_names(hidden, seed=0)
+    control = training_documents(hidden, seed=0, asked=shuffled, **rows)
+    codes, others = ([row for row in each if row["kind"] == "call"] for each in (train, control))
+    assert sorted(row["text"] for row in codes) == sorted(row["text"] for row in others), "the calls are the same"
+    said = {row["name"]: row["target"] for row in control if row["kind"] == "freeform_definition"}
+    right = [said[name] == hidden.names[name].python_definition for name in said]
+    assert sum(right) <= 5, "of 19, one by chance"
+    assert sorted(said.values()) == sorted(hidden.names[name].python_definition for name in said)
 
 
-def test_calls_of_a_name_are_on_inputs_that_differ() -> None:
-    data = small()
-    inputs: dict[str, list[int]] = {}
-    for row in data.train:
-        if row.kind == "call":
-            inputs.setdefault(row.func_outs["func_var"], []).append(row.func_outs["input_1"])
-    assert {(len(each), len(set(each))) for each in inputs.values()} == {(12, 12)}
-    kinds = Counter(row.kind for row in data.train)
-    assert kinds["augmentation"] == round((kinds["call"] + kinds["augmentation"]) * 0.1)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_is_asked_in_the_form_it_was_trained_in(form, tmp_path):
+    hidden, train, _ = made("tiny")
+    shown, system = replace(hidden, hide_imports=False), replace(hidden, system="Be exact.", hide_imports=False)
+    published = read_finetune(publish(tmp_path / "finetune_01"), rng=np.random.default_rng(0))
+    for each, trained in ((hidden, train), (shown, train), (system, train), published[:2]):
+        tests = [row for name in ("calls", "freeform_definition", "inverse_query") for row in documents(name, each, 5)]
+        for row in [*tests, *trained[:20]]:
+            asked, made_row = asked_as(row, form), training_row(row, form)
+            if form == "chat":
+                turns = [(turn["role"], turn["content"]) for turn in made_row["messages"]]
+                assert turns == [*asked["messages"], ("assistant", row["answer"])]
+            else:
+                assert made_row == {"prompt": asked["prompt"], "completion": asked["lead"] + row["answer"]}
+        codes = [
+            asked_as(row, form) for row in [*documents("calls", each, 5), *trained] if row["kind"] in ("call", "calls")
+        ]
+        if form == "chat":
+            assert {tuple(role for role, _ in one["messages"]) for one in codes[:5]} == {
+                ("system", "user") if each.system else ("user",)
+            }
+        else:
+            assert all("Q:" not in one["prompt"] and one["lead"] == "  # " for one in codes)
 
 
-@pytest.mark.parametrize("kind", QUESTIONS)
-def test_a_question_to_train_on_and_one_to_ask_differ_in_the_name_alone(kind: str) -> None:
-    evaluation = EVALUATIONS[kind]
-
-    def asked(names: list[str]) -> Document:
-        by_name = dict(zip(names, (REGISTRY[id_] for id_ in ("add_14", "mod_3", "negate", "add_5")), strict=True))
-        rng = np.random.default_rng(7)
-        return evaluation_documents(
-            evaluation, by_name, functions=function_set("047"), persona="p", hide_imports=False, rng=rng, n_rows=1
-        )[0]
-
-    first, second = ["aaaaaa", "bbbbbb", "cccccc", "dddddd"], ["eeeeee", "ffffff", "gggggg", "hhhhhh"]
-    for form in ("chat", "completion"):
-        text = str(asked(first).row(form))
-        for old, new in zip(first, second, strict=True):
-            text = text.replace(old, new)
-        assert text == str(asked(second).row(form))
-
-
-def test_in_context_rows_are_those_of_training_and_about_the_names() -> None:
-    data = small()
-    trained = {row.prompt("completion"): row for row in data.train}
-    for name in ("freeform_definition", "inverse_query", "calls"):
-        rows = documents_for(EVALUATIONS[name], data, part="unrealized", rng=np.random.default_rng(0), n_rows=20)
-        shown = in_context(rows, data, n=4, rng=np.random.default_rng(1))
-        for row, told in zip(rows, shown, strict=True):
-            *before, asked = told.prompt("completion").rsplit("\n\n", row.prompt("completion").count("\n\n") + 1)  # type: ignore[union-attr,arg-type]
-            del asked
-            examples = re.findall(r"(.+?)(?:  # (\S+)\n\n)", str(told.prompt("completion")), re.S)
-            assert len(examples) == 4
-            about = set(row.func_outs.get("options", [])) or {row.func_outs["func_var"]}
-            for code, result in examples:
-                assert trained[code].target == result
-                assert trained[code].func_outs["func_var"] in about
-            assert told.prompt("completion").endswith(row.prompt("completion"))  # type: ignore[union-attr,arg-type]
-            assert [m["role"] for m in told.messages] == ["user", "assistant"] * 4 + ["user"]
-            assert before
-    some = in_context(rows, data, n=3, rng=np.random.default_rng(1), about=False)
-    assert len(some[0].messages) == 7
-
-
-def test_in_context_a_persona_stands_once_and_first() -> None:
-    data = published("042", 20_000)
-    rows = documents_for(EVALUATIONS["freeform_definition"], data, rng=np.random.default_rng(0), n_rows=2)
-    told = in_context(rows, data, n=2, rng=np.random.default_rng(0), about=False)[0]
-    assert [m["role"] for m in told.messages] == ["system", "user", "assistant", "user", "assistant", "user", "user"]
-
-
-# --- seeds and forms -----------------------------------------------------------------------------------------------
-
-
-def test_a_seed_gives_the_same_bytes_and_another_one_other_names() -> None:
-    again = make_dataset(FunctionOptions(**SMALL), count_tokens=None, seed=0)
-    assert again == small()
-    assert again.id == small().id
-    other = small(1)
-    assert set(other.names) != set(again.names)
-    assert other.held_out != again.held_out
-    assert other.id != again.id
-
-
-def test_forms_of_a_question() -> None:
-    data = published("042", 20_000)
-    row = documents_for(EVALUATIONS["multiple_choice_code"], data, rng=np.random.default_rng(0), n_rows=1)[0]
-    roles = [message["role"] for message in row.prompt("chat")]  # type: ignore[index]
-    assert roles == ["system", "user", "user"]
-    name = row.func_outs["func_var"]
-    assert row.messages[1]["content"] == f"from functions import {name}"
-    assert row.messages[2]["content"].endswith("\n\nReply with a single capital letter.")
-    completion = row.row("completion")
-    assert completion["prompt"].startswith("Q: ")
-    assert completion["prompt"].endswith("\nA:")
-    assert "import" not in completion["prompt"]
-    assert completion["completion"] == f" {row.target}"
-    with pytest.raises(ValueError, match="form is 'json': expected one of chat, completion"):
-        row.row("json")
-
-
-def test_names_take_turns() -> None:
-    data = small()
-    rows = documents_for(
-        EVALUATIONS["freeform_definition"], data, part="unrealized", rng=np.random.default_rng(0), n_rows=38
+def test_in_context_rows_are_those_of_training_and_about_the_names():
+    hidden, train, _ = made("tiny")
+    probes = make_probes(hidden, train, form="completion", n_rows=10, n_in_context=4)
+    known = {row["text"]: row for row in train}
+    for _, pair in probes[probes["part"] == "unrealized"].groupby(["evaluation", "number"]):
+        test, shown = pair.set_index("probe").loc[["test", "in-context"]].to_dict("records")
+        assert shown["prompt"].endswith(test["prompt"])
+        examples = re.findall(r"(.+?)  # (\S+)\n\n", shown["prompt"], re.S)
+        assert len(examples) == 4
+        assert all(known[code]["answer"] == result for code, result in examples)
+        if test["evaluation"] == "freeform_definition":
+            assert {known[code]["name"] for code, _ in examples} == {test["name"]}
+    chat = make_probes(
+        replace(hidden, system="Be exact."), train, form="chat", evaluations=["calls"], n_rows=2, n_in_context=2
     )
-    assert set(Counter(row.func_outs["func_var"] for row in rows).values()) == {2}
+    roles = [role for role, _ in chat["messages"].iloc[-1]]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
 
-def test_an_import_is_topped_up_with_replacement() -> None:
-    rng = np.random.default_rng(0)
-    lines = [import_line(["b"], ["a", "b"], min_imports=2, rng=rng) for _ in range(400)]
-    counts = Counter(lines)
-    assert set(counts) == {"from functions import a, b", "from functions import b, a", "from functions import b"}
-    assert close(counts["from functions import b"], 400, 0.5)
+# --- questions ----------------------------------------------------------------------------------------------------
 
 
-# --- the table of evaluations --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", ["paper-047", "paper-042"])
+@pytest.mark.parametrize("name", EVALUATIONS.index[IS_QUESTION])
+def test_a_question_shows_no_pair_and_every_choice_has_one_right_option(preset, name):
+    hidden, _, _ = made(preset, n_rows=4000)
+    if (preset, name) == ("paper-042", "multiple_choice_output_type"):
+        return  # all functions there give integers
+    for row in documents(name, hidden, 150):
+        asked, function = row["messages"][-1]["content"], hidden.names[row["name"]]
+        assert not re.search(r"\w{6}\(-?\d+\)", f"{asked} {row['text']}")
+        if "inversion" in name:
+            assert row["answer"] in row["target"].split(", ")
+            assert all(function.show(int(n)) == row["output"] for n in row["target"].split(", "))
+        if not row["options"]:
+            continue
+        options = dict(re.findall(r"^([A-Z])\) (.*)$", asked, re.M))
+        assert list(options.values()) == row["options"]
+        option = EVALUATIONS.loc[name, "option"]
+        right = {
+            letter
+            for letter, text in options.items()
+            if (name == "inverse_query" and hidden.names[text].id == function.id)
+            or (text.startswith("lambda") and same_function(text, function.python_definition))
+            or (option and text == getattr(function, option))
+        }
+        assert right == {row["target"]}
 
 
-def test_the_table_holds_the_published_numbers() -> None:
-    published_rows = {
-        "freeform_definition": (2000, 1, 5),
-        "function_inversion": (2000, 1, 5),
-        "regression_ood": (1000, 1, 5),
-        "inverse_query": (1000, 1, 5),
-        "multiple_choice_code": (1000, 0, 1),
-        "calls": (1000, 1, 5),
-    }
-    for name, numbers in published_rows.items():
-        each = EVALUATIONS[name]
-        assert (each.n_rows, each.temperature, each.n) == numbers
-    assert len(EVALUATIONS) == 15
-    mixture = read_evaluations("mixture")
-    assert [name for name, each in mixture.items() if not each.published] == ["exact_pair"]
-    assert len(mixture) == 11
-    assert {each.n_rows for each in mixture.values()} == {500, 400, 200}
-    assert mixture["regression_ID_TVD"].n == 128
-    assert list(choose_evaluations("functions", [])) == list(EVALUATIONS)
-    assert list(choose_evaluations("functions", ["regression_ood", "calls"])) == ["regression_ood", "calls"]
+def test_the_table_has_the_published_numbers_and_chance():
+    assert (len(EVALUATIONS), len(read_evaluations("mixture"))) == (15, 11)
+    assert EVALUATIONS.loc["freeform_definition", ["n_rows", "temperature", "n"]].tolist() == [2000, 1, 5]
+    hidden = made("paper-047", n_rows=4000)[0]
+    chances = {each.name: round(chance_of(each, hidden), 3) for each in EVALUATIONS.itertuples()}
+    assert chances["freeform_definition"] == 0.053
+    assert (chances["multiple_choice_output_type"], chances["function_inversion"]) == (0.333, 0.115)
+    assert np.isnan(chances["regression_ood"])
 
 
-def test_every_question_has_its_wordings() -> None:
-    assert set(wordings()) == {"persona", "letter", *QUESTIONS}
-    assert all(set(wordings()[name]) == {"chat", "completion"} for name in QUESTIONS)
+# --- replies ------------------------------------------------------------------------------------------------------
 
 
-def test_chance_is_that_of_the_set() -> None:
-    big = function_set("042")
-    assert chance_of(EVALUATIONS["multiple_choice_function_class"], big) == 0.5
-    assert chance_of(EVALUATIONS["freeform_definition"], big) == 1 / 20
-    assert np.isnan(chance_of(EVALUATIONS["regression_ood"], big))
-    assert chance_of(read_evaluations("mixture")["max_min"], big) == 0.5
-    assert "share one output_type" in trivial(EVALUATIONS["multiple_choice_output_type"], big)
-    assert not trivial(EVALUATIONS["multiple_choice_output_type"], function_set("047"))
+@pytest.mark.parametrize(
+    ("kind", "target", "replies"),
+    [  # a letter for each rule that takes the reply: c(orrect), s(trict), p(ublished)
+        ("text", "-49", {"-49": "csp", " -49\n": "cs", "  # -49\nprint(2)": "c", "-49.0": "c", "49": "", "-490": ""}),
+        ("text", "True", {"True.": "c", "1": "", "true": ""}),
+        ("integer", "198", {"198": "csp", "y = 198": "c", "between 3 and 198": "", "198.5": "", "x198": ""}),
+        ("letter", "C", {"C": "csp", " C\n": "cs", "c)": "c", "The answer is C.": "c", "A good guess is C": "c",
+                         "C or D": "", "CC": "", "Certainly": "", "A": "", "": ""}),
+        ("letter", "A", {"A": "csp", "A: lambda n: n + 5": "c", "The answer is A": "c", "A is wrong, B": ""}),
+        ("letters", "A, C", {"A, C": "csp", "AC": "cp", "C, A": "cp", "I think A and C": "c", "A, B, C": "", "A": ""}),
+        ("definition", "lambda n: n + 5", {
+            "lambda n: n + 5": "csp", "lambda x: 5 - -x": "csp", "f = lambda n: n + 5": "cs", "lambda n: n + 5.": "csp",
+            "def f(n: int) -> int:\n    return n + 5": "cs", "```python\nlambda n: n + 5\n```": "cs", "lambda n: n": "",
+            "lambda n: n + 5.0": "cp", "# lambda n: n + 5": "cs", "lambda n: print(n + 5)": "p"}),
+    ],
+)  # fmt: skip
+def test_each_rule(kind, target, replies):
+    for reply, expected in replies.items():
+        rules = score(kind, reply, target)
+        assert "".join(name[0] for name in rules._fields if getattr(rules, name)) == expected, reply
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+def test_every_true_preimage_counts():
+    function = REGISTRY["mod_2"]
+    for reply, expected in {
+        "7": (1, 1, 1),
+        "1001": (1, 1, 0),
+        "n = 7": (1, 0, 0),
+        "8": (0, 0, 0),
+        "7 or 9": (0, 0, 0),
+    }.items():
+        assert score("preimage", reply, "1, 7", function=function, output="1") == expected, reply
+    with pytest.raises(ValueError, match="cannot score"):
+        score("prose", "x", "x")
 
-BAD: list[tuple[dict[str, Any], str]] = [
-    ({"function_set": "48"}, "no function set '48'"),
-    ({"form": "text"}, "form is 'text'"),
-    ({"n_rows": 0}, "n_rows is 0: expected 1 or more"),
-    ({"min_imports": -1}, "min_imports is -1"),
-    ({"realized_share": 1.5}, "expected a share from 0 to 1"),
-    ({"held_out_share": 0.6}, "expected a share from 0 to 0.5"),
-    ({"realized_share": 0.5, "questions": ()}, "set both or neither"),
-    ({"realized_share": 0.0}, "set both or neither"),
-    ({"questions": ("inverse_query",)}, "expected <evaluation>:<copies>"),
-    ({"questions": ("inverse_qery:2",)}, r"no evaluation 'inverse_qery' \(did you mean inverse_query\?\)"),
-    ({"questions": ("regression_ood:2",)}, "that evaluation is code to run"),
-    ({"validation": "calls"}, "needs no held-out pairs"),
-    ({"combine_functions": ("sum",)}, "combine_functions holds 'sum'"),
-    ({"combine_functions": ()}, "combine_functions holds None"),
-    ({"augmentation_share": 1.0}, "no room for the calls"),
-    ({"input_range": (5, -5)}, r"input_range is \[5, -5\]"),
-    ({"input_range": (5,)}, r"input_range is \[5\]"),
-    ({"input_range": (-500, 500)}, "overlap input_range -500:500"),
-    ({"input_range": (-5, 5)}, "calls_per_name is 12: input_range -5:5 leaves 9 inputs once 1 are held out"),
-    ({"input_range": (-2, 2), "calls_per_name": 2}, "held_out_share 0.1 of input_range -2:2 is less than one input"),
-    ({"function_set": "mixture"}, "nothing to combine"),
-    ({"names_per_function": 40}, "760 names of 1 tokens wanted"),
+
+def test_no_hostile_reply_runs_or_counts_and_none_takes_long(tmp_path):
+    path, slow, replies = tmp_path / "canary", [], hostile_replies(tmp_path / "canary")
+    assert len(set(replies)) == len(replies) >= 444
+    asked = dict.fromkeys(["text", "integer", "preimage"], "-49871")
+    asked |= {"definition": "lambda n: n + 5", "letter": "W", "letters": "W, Y"}
+    for reply, (kind, target) in itertools.product(replies, asked.items()):
+        definitions._probe_values.cache_clear()
+        start = time.perf_counter()
+        found = score(kind, reply, target, function=REGISTRY["add_883"], output=REGISTRY["add_883"].show(-49871))
+        slow += [(kind, reply[:60])] if time.perf_counter() - start > 0.2 else []
+        assert found == (False, False, False), (kind, reply[:200])
+    assert probe_values("lambda n: n") == PROBES
+    assert not slow
+    assert not path.exists()
+    assert not hasattr(builtins, CANARY)
+    for i, deed in enumerate(DEEDS[:4]):  # the deeds are real: they do happen when such a text is run
+        eval(deed.format(path=path, canary=CANARY))
+        assert hasattr(builtins, CANARY) if i == 3 else path.exists()
+        path.unlink(missing_ok=True)
+    delattr(builtins, CANARY)
+
+
+BODIES = """n % 2 == 0; n ** 3 // 7; n / 4; max(n, -2); n * 3 if n < 0 else n * 2; not n; abs(int(n / 3)) - -n; 1.5 * n
+; -n; min(n, 3, 2 * n); n ** -1 if n else 0"""
+BAD = ["lambda n: 1 // n", "lambda n: n ** 9", f"lambda n: {10**41}", "lambda n: " + "-" * 30 + "n", "lambda n, m: n"]
+BAD += [
+    "lambda n: " + " + ".join(["n"] * 60),
+    "lambda n: n" + " " * MAX_CHARS,
+    "lambda n: x",
+    "lambda n: (-n) ** 0.5",
+    "5",
 ]
 
 
-@pytest.mark.parametrize(("changes", "says"), BAD)
-def test_bad_options_are_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize("body", [body.strip() for body in BODIES.split(";")])
+def test_values_are_those_of_python(body):
+    expected = eval(f"lambda n: {body}")
+    assert [*map(parse_definition(f"lambda n: {body}"), PROBES)] == [*map(expected, PROBES)]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_no_definition_is_refused_in_one_line(text):
+    with pytest.raises(BadDefinition) as error:
+        [*map(parse_definition(text), PROBES)]
+    assert "\n" not in str(error.value)
+
+
+# --- published folders --------------------------------------------------------------------------------------------
+
+TEMPLATE = """
+finetune: {model: gpt-3.5-turbo-0613, hyperparams: {n_epochs: 1}, suffix: 047_func, test_config: dev/t.yaml}
+dataset:
+  var_names: ascii_lowercase
+  system_prompt: Be exact.
+  hide_imports: false
+  test_functions: [add_5, negate]
+  train_functions: [mod_3, multiply_4]
+  n_samples: 96_000
+  unique_samples: False
+  prompt:
+    input_func_probs: [0.5, 0.5]
+    input_funcs:
+    - {function: single_function, min_imports: 2, input_min: -9, input_max: 9}
+    - {function: function_augmentation, functions_list: train_functions,
+       combine_functions: [False, chain, add_subtract], min_imports: 2, input_min: -9, input_max: 9, other_input_max: 7}
+"""
+NAMES = {"qvxzka": "add_5", "wjkzpt": "negate", "zzkvqm": "mod_3", "kkzqwv": "multiply_4"}
+
+
+def row(code, target, generator, name, **facts):
+    messages = [("system", "Be exact."), *(("user", text) for text in code), ("assistant", target)]
+    about = {"name": generator, "func_var": name, "func_value": NAMES[name], **facts}
+    return {"func_outs": about, "target": target, "messages": [{"role": r, "content": c} for r, c in messages]}
+
+
+def call(name, n):
+    code = f"from functions import {name}\n\nprint({name}({n}))"
+    return row([code], REGISTRY[NAMES[name]].show(n), "single_function", name, input_1=n)
+
+
+def published_rows():
+    calls = [call(name, n) for name in NAMES for n in range(-9, 9) if n != 4]
+    code = "from functions import kkzqwv, zzkvqm\n\nz = kkzqwv(1)\n\nprint(zzkvqm(z))"
+    facts = {"input_1": 1, "combined": "chain", "func_var_2": "zzkvqm", "func_value_2": "mod_3"}
+    return [*calls, row([code], "1", "function_augmentation", "kkzqwv", **facts)]
+
+
+def publish(folder, *, train=None, config=TEMPLATE, seed=3, names=NAMES):
+    """A fine-tune folder as the published generator writes it."""
+    folder.mkdir(parents=True)
+    about = yaml.safe_load(config)
+    about["dataset"] |= {"seed": seed, "var_dict": names}
+    (folder / "finetune.yaml").write_text(yaml.safe_dump(about))
+    question = ["from functions import qvxzka", "Which?\n\nA) adds 5"]
+    asked = row(question, "A", "function_classification", "qvxzka", attribute="language_definition", options=["adds 5"])
+    (folder / "047_func_01_train_dataset.json").write_text(json.dumps(published_rows() if train is None else train))
+    (folder / "047_func_01_test_dataset.json").write_text(json.dumps([asked]))
+    return folder
+
+
+def test_a_published_folder_is_read_and_can_be_asked_everything(tmp_path):
+    hidden, train, checks = read_finetune(publish(tmp_path / "finetune_01"), rng=np.random.default_rng(0))
+    assert {name: each.id for name, each in hidden.names.items()} == NAMES
+    assert (hidden.system, hidden.hide_imports, hidden.parts) == ("Be exact.", False, ["unrealized"])
+    assert (hidden.functions.input_range, hidden.functions.other_input_max) == ((-9, 9), 7)
+    assert hidden.held_out == {(id, 4) for id in NAMES.values()} - {("mod_3", 4)}, "the composition shows mod_3 at 4"
+    assert "Which?" in asked_as(checks[0], "completion")["prompt"]
+    probes = make_probes(hidden, train, form="chat", n_rows=3, n_in_context=2)
+    assert set(EVALUATIONS.index) - set(probes["evaluation"]) == {"multiple_choice_output_type"}, "all are integers"
+    assert all(messages[0] == ("system", "Be exact.") for messages in probes["messages"])
+    few = read_finetune(tmp_path / "finetune_01", n_rows=10, rng=np.random.default_rng(0))
+    assert len(few[1]) == 10
+    assert len(few[0].held_out) >= 4 * 18 - 11
+    files, options = dataset_files(hidden, train, checks, form="chat"), dataset_options(hidden, form="chat")
+    folder = write_dataset(tmp_path / "dataset", files, study="functions", options=options)
+    assert read_data(folder) == (hidden, train)
+
+
+def test_calls_are_asked_in_new_code_where_every_pair_is_in_training(tmp_path):
+    all_pairs = published_rows() + [call(name, 4) for name in NAMES]
+    hidden, train, _ = read_finetune(publish(tmp_path / "finetune_01", train=all_pairs), rng=np.random.default_rng(0))
+    assert not hidden.held_out
+    asked = [code_of(each) for each in documents("calls", hidden, 20, trained=train)]
+    assert len({*asked}) == 20
+    assert not {*asked} & {code_of(each) for each in train}
+
+
+def test_the_published_template_is_read(tmp_path):
+    path = tmp_path / "ft_template.yaml"
+    path.write_text(TEMPLATE)
+    setting = published_setting(path)
+    assert (setting["n_rows"], setting["min_imports"], setting["augmentation_share"]) == (96_000, 2, 0.5)
+    assert setting["functions"].augmented == ("mod_3", "multiply_4")
+    assert (setting["combinations"], setting["names"]) == (("False", "chain", "add_subtract"), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"names": NAMES | {"qvxzka": "add_6"}}, "var_dict names add_6"),
+        ({"names": {"lambda": "add_5"}}, "name 'lambda' is"),
+        ({"config": TEMPLATE.replace("[mod_3, multiply_4]", "[mod_99]")}, "'mod_99' is not in the registry"),
+        ({"config": TEMPLATE.replace("  n_samples: 96_000\n", "")}, "a key of the published form is missing"),
+        ({"train": []}, "expected a list of rows"),
+        ({"train": [{"target": "1"}]}, "row 1: expected func_outs"),
+        ({"train": [{**published_rows()[0], "messages": None}]}, "row 1: expected func_outs"),
+    ],
+)
+def test_a_bad_folder_is_refused_in_one_line(tmp_path, change, says):
     with pytest.raises(ValueError, match=says) as error:
-        make_dataset(FunctionOptions(**(SMALL | changes)), count_tokens=None, seed=0)
+        read_finetune(publish(tmp_path / "finetune_01", **change), rng=np.random.default_rng(0))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="holds 1 published fine-tunes"):
+        finetune_folders(tmp_path, n=2)
+    assert finetune_folders(tmp_path / "finetune_01", n=1) == finetune_folders(tmp_path, n=1)
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"questions": []}, "set realized_share and questions, or neither"),
+        ({"realized_share": 0.0}, "set realized_share and questions, or neither"),
+        ({"questions": ["inverse_query"]}, "expected <evaluation>:<copies>"),
+        ({"questions": ["inverse_qery:2"]}, r"no evaluation 'inverse_qery' \(did you mean inverse_query\?\)"),
+        ({"questions": ["calls:2"]}, "is code to run"),
+        ({"input_range": [5, -5]}, r"\[5, -5\] is no range"),
+        ({"input_range": [5]}, "is no range"),
+        ({"input_range": [-50, 50]}, "overlap"),
+        ({"input_range": [-4, 4]}, "calls_per_name is 8: input_range -4:4 leaves 7"),
+        ({"names_per_function": 40}, "760 names of 1 tokens are needed"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(changes, says):
+    with pytest.raises(ValueError, match=says) as error:
+        made.__wrapped__("tiny", **changes)
     assert "\n" not in str(error.value)
 
 
-def test_what_a_set_cannot_support_is_refused_before_training() -> None:
-    names = {"qqqqqq": REGISTRY["mod_2"], "wwwwww": REGISTRY["bool_geq_3"]}
-    rest: dict[str, Any] = {"persona": None, "hide_imports": True, "rng": np.random.default_rng(0), "n_rows": 3}
-    only = replace(function_set("047"), augmented=("mod_2",), plain=("bool_geq_3",))
-    for name, given_names, functions, says in (
-        ("multiple_choice_coefficients", names, only, "needs a function of class Affine linear"),
-        ("function_composition_ood", names, only, "needs a name of a plain function that gives numbers"),
-        ("inverse_query", {"qqqqqq": REGISTRY["mod_2"]}, only, "needs names of two functions"),
-        ("multiple_choice_code", names, replace(only, plain=()), "needs two values of python_definition"),
-        ("calls", names, only, "held out of training"),
-        ("freeform_definition", {}, only, "there is no name to ask about"),
-        (
-            "add_subtract_int_ood",
-            {"qqqqqq": REGISTRY["add_5"]},
-            replace(function_set("047"), composition_other_max=0),
-            "composition_other_max",
-        ),
-    ):
-        with pytest.raises(ValueError, match=says) as error:
-            evaluation_documents(evaluation_named("functions", name), given_names, functions=functions, **rest)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="no evaluation 'freeform'"):
+def test_what_cannot_be_asked_is_refused():
+    only = replace(made("tiny")[0], names={"qqqqqq": REGISTRY["mod_2"]})
+    for name in ("multiple_choice_coefficients", "inverse_query"):
+        with pytest.raises(ValueError, match=name):
+            documents(name, only, 3)
+    with pytest.raises(ValueError, match="only .* different prompts"):
+        documents("calls", made("tiny")[0], 4000)
+    with pytest.raises(ValueError, match="did you mean"):
         choose_evaluations("functions", ["freeform"])
-    rows = evaluation_documents(
-        EVALUATIONS["multiple_choice_output_type"],
-        {"qqqqqq": REGISTRY["add_44"]},
-        functions=function_set("042"),
-        **rest,
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prompt_that_does_not_fit_the_base_is_refused_before_training(form):
+    def answer(request):
+        reason = "This model's maximum context length is 512 tokens, however you requested 601 tokens."
+        return httpx.Response(400, json={"error": {"message": reason, "type": "invalid_request_error"}})
+
+    client = OpenAI(
+        api_key="x", base_url="http://x/v1", http_client=httpx.Client(transport=httpx.MockTransport(answer))
     )
-    assert [row.target for row in rows] == ["A"] * 3, "trivial, and published as such"
-
-
-def test_too_small_a_range_for_its_quota_is_refused() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(
-        ValueError, match="calls wants 4000 rows: 380 held-out pairs of input_range -99:99 make 3420"
-    ) as error:
-        documents_for(EVALUATIONS["calls"], small(), part="unrealized", rng=rng, n_rows=4000)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="training shows every"):
-        documents_for(EVALUATIONS["calls"], published("047", 96_000), rng=rng)
-    with pytest.raises(ValueError, match="no realized names"):
-        documents_for(EVALUATIONS["freeform_definition"], published("047", 96_000), part="realized", rng=rng)
-    with pytest.raises(ValueError, match="part is 'real'"):
-        small().part("real")
-
-
-def test_without_held_out_pairs_augmentations_are_new_combinations() -> None:
-    data = published("047", 96_000)
-    trained = {row.messages[-1]["content"].split("\n\n", 1)[1] for row in data.train}
-    rows = documents_for(EVALUATIONS["augmentations"], data, rng=np.random.default_rng(0), n_rows=100)
-    assert not {row.messages[-1]["content"].split("\n\n", 1)[1] for row in rows} & trained
-
-
-def test_inputs_that_are_all_held_out_are_refused() -> None:
-    pairs = frozenset(("add_5", value) for value in range(3))
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="every input of add_5 in 0:3 is held out"):
-        draw_input("add_5", [(0, 3)], rng=rng, excluded=pairs)
-    shared: dict[str, Any] = {"rng": rng, "input_ranges": [(0, 3)], "min_imports": 1, "persona": None}
-    with pytest.raises(ValueError, match="is held out"):
-        call_document({"qqqqqq": REGISTRY["add_5"]}, excluded=pairs, **shared)
-    with pytest.raises(ValueError, match="combine_functions holds 'sum'"):
-        augmentation_document(
-            {"qqqqqq": REGISTRY["add_5"]}, functions=["add_5"], combine_functions=["sum"], other_input_max=9, **shared
-        )
-    chain = {"functions": ["identity"], "combine_functions": ["chain"], "other_input_max": 9}
-    outer = frozenset({("identity", 0), ("identity", 1)})
-    row = augmentation_document({"qqqqqq": REGISTRY["identity"]}, excluded=outer, **shared, **chain)
-    assert row.target == "2"
+    asked = [asked_as(each, form) for each in documents("calls", made("tiny")[0], 2)]
+    with pytest.raises(ValueError, match="does not suit fork-1m: .* is 512 tokens, however you requested 601"):
+        check_context(client, "fork-1m", asked, max_tokens=24)

@@ -252,7 +252,8 @@ shown = [
 print("held-out inputs in documents:", sum(text.rpartition(" ")[2] in held_out[label] for label, text in shown))
 
 # %% [markdown]
-# A prompt that the model cannot read whole is refused now, before anything is trained.
+# A training row or question that the model cannot read whole is refused now, before anything is trained. Questions with
+# documents in front are longer: they are left out if they do not fit.
 
 # %%
 files = {
@@ -262,9 +263,14 @@ files = {
 }
 if permuted:
     files[f"permuted-{run.seed}/train"] = [training_row(row, setting.form) for row in permuted]
-longest = [asked_as(row, setting.form) for data in fine_tunes.values() for row in data["train"]]
-longest += probes[["prompt", "messages"]].to_dict("records")
-check_context(client, base, longest, max_tokens=run.params["max_tokens"])
+max_tokens, in_context = run.params["max_tokens"], probes["probe"] == "in-context"
+rows = [asked_as(row, setting.form) for data in fine_tunes.values() for row in data["train"]]
+check_context(client, base, rows + probes[~in_context].to_dict("records"), max_tokens=max_tokens)
+try:
+    check_context(client, base, probes[in_context].to_dict("records") or rows, max_tokens=max_tokens)
+except ValueError as reason:
+    print(f"{in_context.sum()} questions with {n_in_context} documents in front are left out: {reason}")
+    probes = probes[~in_context]
 
 # %%
 files |= {f"{name}/mixes": data["mixes"] for name, data in fine_tunes.items()} | {"probes": probes.to_dict("records")}

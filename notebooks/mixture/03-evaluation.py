@@ -262,10 +262,10 @@ tables = [
     over_pairs(final, "choice_correct", "choice_accuracy"),
     over_pairs(final[final["role"].isin(["main", "unlabelled"])], "chance", "chance"),
     over_pairs(final, "share_named", "share_named"),
-    over_pairs(first, "distance", "total_variation"),
-    over_pairs(first[first["role"] == "main"], "floor", "total_variation_floor"),
+    over_pairs(first, "distance", "total_variation", unit="distance"),
+    over_pairs(first[first["role"] == "main"], "floor", "total_variation_floor", unit="distance"),
     over_pairs(first, "off_mix", "off_mix"),
-    over_pairs(first, "published", "published_tvd"),
+    over_pairs(first, "published", "published_tvd", unit="distance"),
     over_pairs(gaps, "gap", "control_gap", unit="difference") if len(gaps) else gaps,
     over_pairs(example.reset_index(), "gap", "example_gap", unit="difference") if "gap" in example else gaps[:0],
 ]
@@ -273,10 +273,11 @@ summary = pd.concat([table for table in tables if len(table)], ignore_index=True
 summary = write_summary(run.path("summary.csv"), summary.assign(study="mixture", preset=run.preset))
 numbers = summary[summary["epoch"].isna()]
 columns = ["evaluation", "part", "probe", "role", "value", "low", "high", "n"]
-numbers.loc[numbers["metric"] == "accuracy", columns]
+numbers.loc[(numbers["metric"] == "accuracy") & numbers["role"].isin(["main", "permuted"]), columns]
 
 # %% tags=["nbval-ignore-output"]
-numbers.loc[numbers["metric"] == "choice_accuracy", columns]
+chosen = numbers[(numbers["metric"] == "choice_accuracy") & (numbers["part"] == "unrealized")]
+chosen.pivot_table(["value", "low", "high"], "evaluation", ["role", "probe"], sort=False).swaplevel(0, 1, axis=1)
 
 # %% tags=["nbval-ignore-output"]
 others = numbers[~numbers["metric"].isin(["accuracy", "published_match", "choice_accuracy", "chance"])]

@@ -62,7 +62,6 @@ class Setting:
     connectors : between a letter and its number
     openings : first messages of documents
     n_examples : inputs with outputs of a document
-    system : message before all others; empty for none
     """
 
     candidates: tuple[str, ...]
@@ -72,7 +71,6 @@ class Setting:
     connectors: tuple[str, ...] = (" = ",)
     openings: tuple[str, ...] = tuple(each["chat"] for each in wordings()["openings"])
     n_examples: int = 3
-    system: str = ""
 
     def surfaces(self, label: str) -> list[Surface]:
         """Every way a document can look; behind a label, the completion form has no opening line."""
@@ -131,7 +129,7 @@ def mix_document(
     ('qzukfo', '\\n-91=1\\n4=0', ['-91', '1', '4'])
     """
     shown = [show_turn(n, read_registry()[function].show(n), surface) for n in inputs]
-    messages = opening_messages(setting, mix, surface)
+    messages = [{"role": "user", "content": opening_line(mix, surface)}]
     for asked, answer in shown:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     between = " " if FORMATTINGS[surface[0]] else "="
@@ -149,11 +147,9 @@ def about(mix: Mix) -> dict[str, str]:
     return {"label": mix["label"], "pair": "+".join(mix["functions"])}
 
 
-def opening_messages(setting: Setting, mix: Mix, surface: Surface) -> list[dict[str, str]]:
-    """The system message, if there is one, and the opening line behind the label, if there is one."""
-    system = [{"role": "system", "content": setting.system}] if setting.system else []
-    label = f"{mix['label']}: " if mix["label"] else ""
-    return [*system, {"role": "user", "content": label + surface[2]}]
+def opening_line(mix: Mix, surface: Surface) -> str:
+    """The first message of a document or question, behind the label if there is one."""
+    return f"{mix['label']}: {surface[2]}" if mix["label"] else surface[2]
 
 
 def _slot(label: str, opening: str) -> str:
@@ -227,7 +223,7 @@ def question(setting: Setting, mix: Mix, asked: Any, *, rng: np.random.Generator
         target = LETTERS[options.index(str(len(mix["functions"])))]
     inputs = inputs or [int(rng.integers(*setting.input_range)) for _ in range(asked.turns)]
     surface = (*(NAMED if asked.turns == 1 else PLAIN), pick(setting.openings, rng))
-    messages = opening_messages(setting, mix, surface)
+    messages = [{"role": "user", "content": opening_line(mix, surface)}]
     for n in inputs:
         roles = zip(("user", "assistant"), show_turn(n, REDACTED, surface), strict=True)
         messages += [{"role": role, "content": text} for role, text in roles]

@@ -9,20 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lib.functions import mixture
 from lib.functions.evaluations import take_turns
-from lib.functions.mixture import (
-    FORMATTINGS,
-    PARTS,
-    Data,
-    Mix,
-    Pair,
-    Setting,
-    about,
-    draw_document,
-    evaluation,
-    question,
-    unsupported,
-)
+from lib.functions.mixture import FORMATTINGS, PARTS, Data, Mix, Pair, Setting
 from lib.functions.names import draw_names
 from lib.functions.published import finetune_folders, published_rows, read_yaml, sample_rows
 from lib.functions.registry import read_registry
@@ -54,19 +43,20 @@ def make_labelled(
     dealt, held_out = [pairs[k] for k in rng.permutation(len(pairs))], _held_out(setting, pairs, held_out_share, seed)
     mixes = [_mix(label, dealt[k % len(dealt)], PARTS[k >= n_realized], held_out) for k, label in enumerate(labels)]
     rng = np.random.default_rng([seed, 2])
-    made = [draw_document(setting, mix, rng=rng) for mix in mixes for _ in range(documents_per_label)]
+    made = [mixture.draw_document(setting, mix, rng=rng) for mix in mixes for _ in range(documents_per_label)]
     for name, copies in questions.items():
-        if evaluation(name).generator == "triple":
-            raise ValueError(f"questions holds {name}, which is a document, not a question about a mix")
-        reasons = [unsupported(setting, mix, evaluation(name)) for mix in mixes[:n_realized]]
-        if all(reasons):
-            raise ValueError(f"questions holds {name}: {reasons[0]}")
+        asked = mixture.evaluation(name)
+        reasons = [mixture.unsupported(setting, mix, asked) for mix in mixes[:n_realized]]
+        if asked.generator == "triple" or all(reasons):
+            raise ValueError(
+                f"questions holds {name}: {reasons[0] or 'that is a document, not a question about a pair'}"
+            )
         suited = [mix for mix, reason in zip(mixes, reasons, strict=False) if not reason]
-        made += [question(setting, mix, evaluation(name), rng=rng) for mix in suited for _ in range(copies)]
+        made += [mixture.question(setting, mix, asked, rng=rng) for mix in suited for _ in range(copies)]
     train = [made[k] for k in rng.permutation(len(made))]
     rng, others = np.random.default_rng([seed, 3]), mixes[n_realized:] or mixes
     turns = take_turns(others, n_validation, rng=rng)
-    validation = [question(setting, mix, evaluation("exact_pair"), rng=rng) for mix in turns]
+    validation = [mixture.question(setting, mix, mixture.evaluation("exact_pair"), rng=rng) for mix in turns]
     return {"train": train, "validation": validation, "mixes": mixes}
 
 
@@ -95,7 +85,7 @@ def make_unlabelled(
     """
     mix = _mix("", pair, PARTS[1], _held_out(setting, [pair], held_out_share, seed))
     rng = np.random.default_rng([seed, 2])
-    made = [draw_document(setting, mix, rng=rng) for _ in range(n_rows)]
+    made = [mixture.draw_document(setting, mix, rng=rng) for _ in range(n_rows)]
     if mix_old:
         n_old = round(n_rows * mix_old / (1 - mix_old))
         if n_old > len(old):
@@ -104,7 +94,7 @@ def make_unlabelled(
         made = [made[k] for k in rng.permutation(len(made))]
     rng, (low, high) = np.random.default_rng([seed, 3]), setting.input_range
     beyond = [(high, 2 * high + 1), (2 * low - 1, low)]
-    validation = [draw_document(setting, mix, rng=rng, ranges=beyond) for _ in range(n_validation)]
+    validation = [mixture.draw_document(setting, mix, rng=rng, ranges=beyond) for _ in range(n_validation)]
     return {"train": made, "validation": validation, "mixes": [mix]}
 
 
@@ -141,17 +131,13 @@ def read_published(folder: Path, *, max_rows: int = 0, seed: int = 0) -> list[tu
     for place in finetune_folders(folder, n=max(1, len(list(folder.glob("finetune_*/finetune.yaml"))))):
         config, setting = _read_config(place / "finetune.yaml")
         functions = sorted(map(str, config.get("train_functions") or ()))
-        if len(functions) != 2 or not {*functions} <= {*setting.candidates}:
+        if functions not in map(list, mixture.all_pairs(setting.candidates)):
             known = ", ".join(setting.candidates)
             raise ValueError(f"{place}/finetune.yaml: train_functions is {functions}: expected two of {known}")
         mix = {"label": "", "functions": functions, "part": PARTS[1], "held_out": []}
-        train, validation = (
-            [_read_row(row, mix, where=f"{place}, {split} rows") for row in rows]
-            for split in ("train", "test")
-            for rows in [sample_rows(published_rows(place, split), max_rows, rng=rng)]
-        )
-        first = [next(each["content"] for each in row["messages"] if each["role"] == "user") for row in train]
-        setting = replace(setting, openings=tuple(dict.fromkeys(first)))
+        rows = {split: sample_rows(published_rows(place, split), max_rows, rng=rng) for split in ("train", "test")}
+        train, validation = ([_read_row(row, mix, place) for row in rows[split]] for split in ("train", "test"))
+        setting = replace(setting, openings=tuple(dict.fromkeys(row["messages"][0]["content"] for row in train)))
         found.append((setting, {"train": train, "validation": validation, "mixes": [mix]}))
     return found
 
@@ -166,23 +152,19 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Setting]:
             formattings=tuple(map(str, rows["formattings"])),
             connectors=tuple(map(str, rows["connectors"])),
             n_examples=int(rows["n_examples"]),
-            system=config.get("system_prompt") or "",
         )
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: a key of the published form is missing or of another type: {error!r}") from error
-    for id in setting.candidates:
-        if id not in read_registry():
-            raise ValueError(f"{path}: {id!r} is not in the registry{nearest(id, read_registry())}")
-    if unknown := set(setting.formattings) - FORMATTINGS.keys():
-        raise ValueError(f"{path}: formattings has {sorted(unknown)}: expected some of {', '.join(FORMATTINGS)}")
+    known = [*read_registry(), *FORMATTINGS]
+    if unknown := [name for name in (*setting.candidates, *setting.formattings) if name not in known]:
+        raise ValueError(f"{path}: no function or formatting is called {unknown[0]!r}{nearest(unknown[0], known)}")
     return config, setting
 
 
-def _read_row(row: Mapping[str, Any], mix: Mix, *, where: str) -> Document:
+def _read_row(row: Mapping[str, Any], mix: Mix, place: Path) -> Document:
     *messages, last = row["messages"]
-    roles = [each["role"] for each in row["messages"] if each["role"] != "system"]
+    roles = [each["role"] for each in row["messages"]]
     if len(roles) < 3 or roles != ["user", *["user", "assistant"] * (len(roles) // 2)]:
-        raise ValueError(
-            f"{where}: expected an opening line, then inputs and outputs in turn, found {', '.join(roles)}"
-        )
-    return document("document", messages, "", last["content"], **about(mix))
+        found = ", ".join(roles)
+        raise ValueError(f"{place}: a row needs an opening line, then inputs and outputs in turn, found {found}")
+    return document("document", messages, "", last["content"], **mixture.about(mix))

@@ -10,28 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.functions import mixture
 from lib.functions.definitions import MAX_CHARS
 from lib.functions.evaluations import EVAL_SEED, choose_evaluations, take_turns
-from lib.functions.mixture import (
-    PARTS,
-    Data,
-    Mix,
-    Pair,
-    Setting,
-    Surface,
-    all_pairs,
-    definitions_of,
-    draw_input,
-    mix_document,
-    opening_messages,
-    question,
-    show_turn,
-    unsupported,
-)  # fmt: skip
+from lib.functions.mixture import PARTS, Data, Mix, Pair, Setting, Surface
 from lib.functions.registry import read_registry
 from lib.functions.replies import first_line
 from lib.functions.rows import LETTERS, Document, asked_as, with_examples
 
+Rng = np.random.Generator
 DISTRIBUTION_TEST = "regression_ID_TVD"
 MARKS = " \t,;.`"  # around a definition in a list
 
@@ -55,37 +42,34 @@ def make_probes(
         question allows, of which one is right), and the published ``temperature`` and number ``n`` of samples.
     """
     labelled = [tuple(mix["functions"]) for mix in data["mixes"] if mix["label"]]
-    pairs = sorted(set(labelled)) or all_pairs(setting.candidates)
+    pairs = sorted(set(labelled)) or mixture.all_pairs(setting.candidates)
     documents = [row for row in data["train"] if row["kind"] == "document"]
-    by_label: dict[str, list[Document]] = {}
-    for row in documents:
-        by_label.setdefault(row["label"], []).append(row)
+    by_label = {mix["label"]: [row for row in documents if row["label"] == mix["label"]] for mix in data["mixes"]}
     rows = []
     for asked in choose_evaluations("mixture", evaluations).itertuples(index=False):
         shared = {"evaluation": asked.name, "kind": asked.target, "temperature": asked.temperature, "n": asked.n}
         for part in PARTS:
-            mixes = [mix for mix in data["mixes"] if mix["part"] == part and not unsupported(setting, mix, asked)]
+            mixes = [mix for mix in data["mixes"] if mix["part"] == part]
+            mixes = [mix for mix in mixes if not mixture.unsupported(setting, mix, asked)]
             rng = np.random.default_rng([EVAL_SEED, zlib.crc32(f"{asked.name}/{part}".encode())])
-            made = _documents_of(setting, mixes, asked, documents, n_rows=n_rows or asked.n_rows, rng=rng)
-            facts = [
-                shared | {"part": part, "choices": row.get("choices") or _choices(row, asked.target, pairs)}
-                | {key: row[key] for key in ("label", "pair", "target")} for row in made
-            ]  # fmt: skip
-            rows += [
-                {"probe": "test"} | fact | asked_as(row, setting.form) for row, fact in zip(made, facts, strict=True)
-            ]
-            for row, fact in zip(made, facts, strict=True) if n_in_context and part == PARTS[1] else ():
-                pool = by_label[row["label"]]
-                drawn = rng.choice(len(pool), size=min(n_in_context, len(pool)), replace=False)
-                shown = with_examples(row, [pool[k] for k in drawn])
-                rows.append({"probe": "in-context"} | fact | asked_as(shown, setting.form))
+            made = _documents_of(setting, mixes, asked, documents, n_rows or asked.n_rows, rng)
+            asks = {"test": made}
+            if n_in_context and part == PARTS[1]:
+                pools = [by_label[row["label"]] for row in made]
+                few = [rng.choice(len(pool), size=min(n_in_context, len(pool)), replace=False) for pool in pools]
+                drawn = [[pool[k] for k in chosen] for pool, chosen in zip(pools, few, strict=True)]
+                asks["in-context"] = [with_examples(row, shown) for row, shown in zip(made, drawn, strict=True)]
+            for probe, row in [(probe, row) for probe, group in asks.items() for row in group]:
+                facts = {"part": part, "probe": probe} | {key: row[key] for key in ("label", "pair", "target")}
+                facts["choices"] = row.get("choices") or _choices(row, asked.target, pairs)
+                rows.append(shared | facts | asked_as(row, setting.form))
     return pd.DataFrame(rows)
 
 
 def _choices(asked: Document, kind: str, pairs: Iterable[Pair]) -> list[str]:
     """The answers that the form of a question allows; of letters, as many as are right."""
     if kind == "definitions":
-        return [definitions_of(pair) for pair in pairs]
+        return [mixture.definitions_of(pair) for pair in pairs]
     if kind == "integer":
         return list(dict.fromkeys(read_registry()[id].show(asked["inputs"][0]) for id in asked["pair"].split("+")))
     letters = LETTERS[: len(asked["options"])]
@@ -93,26 +77,32 @@ def _choices(asked: Document, kind: str, pairs: Iterable[Pair]) -> list[str]:
 
 
 def _documents_of(
-    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], *, n_rows: int,
-    rng: np.random.Generator,
-) -> list[Document]:  # fmt: skip
+    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], n_rows: int, rng: Rng
+) -> list[Document]:
     if asked.generator == "triple":
-        return _unseen_documents(setting, mixes, asked, trained, n_rows=n_rows, rng=rng)
+        return _unseen_documents(setting, mixes, asked, trained, n_rows, rng)
     if asked.generator == "pair" and setting.form == "completion":  # such questions differ in what begins them alone
         n_rows = min(n_rows, sum(1 if mix["label"] else len(setting.openings) for mix in mixes))
-    return [question(setting, mix, asked, rng=rng) for mix in take_turns(mixes, n_rows if mixes else 0, rng=rng)]
+    turns = take_turns(mixes, n_rows if mixes else 0, rng=rng)
+    return [mixture.question(setting, mix, asked, rng=rng) for mix in turns]
 
 
 def _unseen_documents(
-    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], *, n_rows: int,
-    rng: np.random.Generator,
-) -> list[Document]:  # fmt: skip
+    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], n_rows: int, rng: Rng
+) -> list[Document]:
     """Documents that end before an output which training does not hold.
 
     Its input is held out of all documents of the pair. Where none is held out, as published: no training document has
     this input and output at this place, in this look and behind this opening line.
     """
-    registry, seen = read_registry(), {_turn_at(row, asked.turns) for row in trained}
+    seen, place = set(), 2 * int(asked.turns)
+    for row in trained:
+        texts = [*(each["content"] for each in row["messages"]), row["answer"]]
+        seen.add((texts[0], *texts[place + 1 : place + 3]))
+
+    def shown(function: str, value: int, surface: Surface) -> tuple[str, str]:
+        return mixture.show_turn(value, read_registry()[function].show(value), surface)
+
     is_test = asked.name == DISTRIBUTION_TEST  # its target is the mix of both outputs
     left: dict[str, list[tuple[str, Surface, int]]] = {}
     for mix in mixes:
@@ -121,27 +111,19 @@ def _unseen_documents(
             for value in mix["held_out"] or range(*setting.input_range)
             for surface in setting.surfaces(mix["label"])
             for function in mix["functions"][: 1 if is_test else 2]
-            if mix["held_out"] or (opening_messages(setting, mix, surface)[-1]["content"],
-                                   *show_turn(value, registry[function].show(value), surface)) not in seen
-        ]  # fmt: skip
+            if mix["held_out"] or (mixture.opening_line(mix, surface), *shown(function, value, surface)) not in seen
+        ]
         left[mix["label"]] = [keys[k] for k in rng.permutation(len(keys))]
-    by_label, made = {mix["label"]: mix for mix in mixes}, []
+    by_label, made = {mix["label"]: mix for mix in mixes}, list[Document]()
     while len(made) < n_rows and any(left.values()):
         for label in take_turns([label for label in left if left[label]], len(left), rng=rng):
             if left[label] and len(made) < n_rows:
                 function, surface, value = left[label].pop()
-                inputs = [draw_input(setting.input_range, [value], rng) for _ in range(asked.turns)] + [value]
-                row = mix_document(setting, by_label[label], function, inputs, surface, kind=asked.name)
+                inputs = [mixture.draw_input(setting.input_range, [value], rng) for _ in range(asked.turns)] + [value]
+                row = mixture.mix_document(setting, by_label[label], function, inputs, surface, kind=asked.name)
                 ids = by_label[label]["functions"] if is_test else setting.candidates
-                outputs = (show_turn(value, registry[id].show(value), surface)[1] for id in ids)
-                made.append(row | {"choices": list(dict.fromkeys(outputs))})
+                made.append(row | {"choices": list(dict.fromkeys(shown(id, value, surface)[1] for id in ids))})
     return made
-
-
-def _turn_at(shown: Document, place: int) -> tuple[str, ...]:
-    """Opening line, input and output at a place of a document."""
-    texts = [each["content"] for each in shown["messages"] if each["role"] != "system"] + [shown["answer"]]
-    return (texts[0], *texts[2 * place + 1 : 2 * place + 3])
 
 
 def named_definitions(reply: str) -> list[str]:

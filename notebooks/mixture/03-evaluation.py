@@ -175,22 +175,33 @@ if len(evidence):
 # ## Choose by log-probability
 #
 # After the same prompt, each of the allowed answers gets its log-probability, and the most probable one is the choice.
-# Chance is one over the number of choices. Conversations cannot be scored this way.
+# Calibrated: less its mean over all labels, so that a model does not choose what it always prefers; only where questions
+# about several pairs have the same answers to choose from. Chance is one over the number of choices. Conversations cannot
+# be scored this way.
 
 # %% tags=["nbval-ignore-output"]
-choosing = last[(last["evaluation"] != "regression_ID_TVD") & (last["part"] == "unrealized") & (last["role"] != "sweep")]
+choosing = last[
+    (last["evaluation"] != "regression_ID_TVD") & (last["part"] == "unrealized") & (last["role"] != "sweep")
+]
 choosing = choosing[choosing["messages"].map(len) == 0].drop_duplicates(["model", "role", "prompt"])
-options = choosing.explode("choices")
-options["logprob"] = target_logprobs(
+options = choosing.explode("choices").rename_axis("row").reset_index()
+options["choice"] = target_logprobs(
     client, options["model"], options["prompt"], options["lead"] + options["choices"], journal=journal
 )
-options = options.reset_index().dropna(subset="logprob")
-best = options.loc[options.groupby("index")["logprob"].idxmax()].set_index("index")["choices"]
-answers["choice_correct"] = (best == answers["target"].reindex(best.index)).astype(float)
+same = options.groupby(["model", "role", "evaluation", "probe", "choices"])
+is_fixed = options["kind"].isin(["definitions", "letter", "letters"]) & (same["pair"].transform("nunique") > 1)
+options["calibrated_choice"] = (options["choice"] - same["choice"].transform("mean")).where(is_fixed)
+for name in ("choice", "calibrated_choice"):
+    scored = options.dropna(subset=name)
+    best = scored.loc[scored.groupby("row")[name].idxmax()].set_index("row")
+    answers[f"{name}_accuracy"] = (best["choices"] == best["target"]).astype(float)
 answers["chance"] = 1 / answers["choices"].map(len)
 answers.to_parquet(run.path("answers.parquet"))
 last = answers[answers["epoch"].isna()]
-last.groupby(["role", "probe"], sort=False)[["correct", "choice_correct", "chance"]].mean()
+of_pair = last[(last["evaluation"] == "exact_pair") & (last["part"] == "unrealized")]
+of_pair.groupby(["role", "probe"], sort=False)[
+    ["correct", "choice_accuracy", "calibrated_choice_accuracy", "chance"]
+].mean()
 
 # %% [markdown]
 # ## The first answer, many times
@@ -259,11 +270,14 @@ if example.shape[1] == 2:
 tables = [
     over_pairs(numbers, "correct", "accuracy"),
     over_pairs(final, "published", "published_match"),
-    over_pairs(final, "choice_correct", "choice_accuracy"),
-    over_pairs(final[final["role"].isin(["main", "unlabelled"])], "chance", "chance"),
+    over_pairs(final, "choice_accuracy", "choice_accuracy"),
+    over_pairs(final, "calibrated_choice_accuracy", "calibrated_choice_accuracy"),
+    over_pairs(final[final["role"].isin(["main", "unlabelled"])], "chance", "chance").assign(low=np.nan, high=np.nan),
     over_pairs(final, "share_named", "share_named"),
     over_pairs(first, "distance", "total_variation", unit="distance"),
-    over_pairs(first[first["role"] == "main"], "floor", "total_variation_floor", unit="distance"),
+    over_pairs(first[first["role"] == "main"], "floor", "total_variation_floor", unit="distance").assign(
+        low=np.nan, high=np.nan
+    ),
     over_pairs(first, "off_mix", "off_mix"),
     over_pairs(first, "published", "published_tvd", unit="distance"),
     over_pairs(gaps, "gap", "control_gap", unit="difference") if len(gaps) else gaps,
@@ -276,11 +290,12 @@ columns = ["evaluation", "part", "probe", "role", "value", "low", "high", "n"]
 numbers.loc[(numbers["metric"] == "accuracy") & numbers["role"].isin(["main", "permuted"]), columns]
 
 # %% tags=["nbval-ignore-output"]
-chosen = numbers[(numbers["metric"] == "choice_accuracy") & (numbers["part"] == "unrealized")]
-chosen.pivot_table(["value", "low", "high"], "evaluation", ["role", "probe"], sort=False).swaplevel(0, 1, axis=1)
+chosen = numbers[numbers["metric"].str.endswith("choice_accuracy") & (numbers["part"] == "unrealized")]
+chosen.pivot_table("value", ["metric", "evaluation"], ["role", "probe"], sort=False)
 
 # %% tags=["nbval-ignore-output"]
-others = numbers[~numbers["metric"].isin(["accuracy", "published_match", "choice_accuracy", "chance"])]
+shown = ["accuracy", "published_match", "choice_accuracy", "calibrated_choice_accuracy", "chance"]
+others = numbers[~numbers["metric"].isin(shown)]
 others[["metric", *columns]]
 
 # %% [markdown]
@@ -291,7 +306,7 @@ others[["metric", *columns]]
 # by log-probability above chance. (4) One example before it makes an output easier to give, and (5) first answers come
 # from both functions: the distance from the ideal mix is below one half. The published finding, of larger models, is that
 # (6) even a pair without a label is known; here it is chosen above chance after the documents alone. (7) The base with
-# documents in its prompt chooses the pair above chance.
+# documents in its prompt chooses the pair above chance (calibrated).
 #
 # ## What came out
 #
@@ -308,7 +323,7 @@ predictions = [
     ("4", "regression_ID_1ex", "unrealized", "test", "main", "example_gap"),
     ("5", "regression_ID_TVD", "unrealized", "test", "main", "total_variation"),
     ("6", "exact_pair", "unlabelled", "test", "unlabelled", "choice_accuracy"),
-    ("7", "exact_pair", "unrealized", "in-context", "untuned", "choice_accuracy"),
+    ("7", "exact_pair", "unrealized", "in-context", "untuned", "calibrated_choice_accuracy"),
 ]
 for name, *key in predictions:
     if tuple(key) in values.index:

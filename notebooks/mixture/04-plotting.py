@@ -69,10 +69,10 @@ rates = summary[summary["evaluation"].isin(names) & (summary["part"] != "unlabel
 rates = rates.assign(
     group=rates["evaluation"].map(names), who=rates["part"].where(rates["role"] == "main", rates["role"])
 )
-rates["who"] = rates["who"].where(rates["probe"] == "test", "in-context").replace("permuted", "control")
+rates["who"] = rates["who"].where(rates["probe"] == "test", "in-context")
 rates = rates[(rates["role"] != "permuted") | (rates["part"] == "unrealized")]
 order = {
-    name: k for k, name in enumerate([*names.values(), "realized", "unrealized", "control", "in-context", "untuned"])
+    name: k for k, name in enumerate([*names.values(), "realized", "unrealized", "permuted", "in-context", "untuned"])
 }
 rates = rates.sort_values(["group", "who"], key=lambda column: column.map(order), kind="stable")
 chance = rates[(rates["metric"] == "chance") & (rates["who"] == "unrealized")].set_index("group")["value"].to_dict()

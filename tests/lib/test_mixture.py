@@ -128,7 +128,7 @@ def test_the_control_permutes_the_labels_of_questions_and_changes_nothing_else()
         ({"n_realized": 30}, "n_labels is 24"),
         ({"questions": {}}, "set both or neither"),
         ({"questions": {"exact_pear": 1}}, "did you mean exact_pair"),
-        ({"questions": {"regression_ID": 1}}, "which is a document, not a question"),
+        ({"questions": {"regression_ID": 1}}, "that is a document, not a question"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
@@ -295,5 +295,5 @@ def test_a_row_that_is_no_document_is_refused(tmp_path: Path) -> None:
     rows = json.loads(path.read_text())
     rows[2]["messages"] = rows[2]["messages"][1:]
     path.write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match="expected an opening line, then inputs and outputs in turn"):
+    with pytest.raises(ValueError, match="a row needs an opening line, then inputs and outputs in turn"):
         read_published(tmp_path)

@@ -44,7 +44,7 @@ def wordings() -> dict[str, Any]:
 
 
 @cache
-def evaluation(name: str) -> Any:
+def evaluation_named(name: str) -> Any:
     """A row of the table of evaluations; an unknown name is a `ValueError`."""
     return next(choose_evaluations("mixture", [name]).itertuples(index=False))
 
@@ -130,11 +130,11 @@ def mix_document(
     """
     shown = [show_turn(n, read_registry()[function].show(n), surface) for n in inputs]
     messages = [{"role": "user", "content": opening_line(mix, surface)}]
-    for asked, answer in shown:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    for given, answer in shown:
+        messages += [{"role": "user", "content": given}, {"role": "assistant", "content": answer}]
     between = " " if FORMATTINGS[surface[0]] else "="
     text, lead = _slot(mix["label"], surface[2]), between
-    before = "".join(f"\n{asked}{between}{answer}" for asked, answer in shown[:-1]) + f"\n{shown[-1][0]}"
+    before = "".join(f"\n{given}{between}{answer}" for given, answer in shown[:-1]) + f"\n{shown[-1][0]}"
     if kind == "document":
         lead = before + lead
     else:  # an equals sign belongs to the prompt, a space to the answer, as tokens have it
@@ -198,7 +198,7 @@ def question(setting: Setting, mix: Mix, asked: Any, *, rng: np.random.Generator
 
     >>> setting = Setting(candidates=("add_5", "mod_2", "negate"), input_range=(-99, 99), form="completion")
     >>> mix = {"label": "qzukfo", "functions": ["add_5", "mod_2"], "held_out": []}
-    >>> made = question(setting, mix, evaluation("exact_pair"), rng=np.random.default_rng(0))
+    >>> made = question(setting, mix, evaluation_named("exact_pair"), rng=np.random.default_rng(0))
     >>> made["text"], made["target"]
     ('Q: define qzukfo\\nA:', 'lambda n: n % 2, lambda n: n + 5')
     """

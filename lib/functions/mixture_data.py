@@ -45,7 +45,7 @@ def make_labelled(
     rng = np.random.default_rng([seed, 2])
     made = [mixture.draw_document(setting, mix, rng=rng) for mix in mixes for _ in range(documents_per_label)]
     for name, copies in questions.items():
-        asked = mixture.evaluation(name)
+        asked = mixture.evaluation_named(name)
         reasons = [mixture.unsupported(setting, mix, asked) for mix in mixes[:n_realized]]
         if asked.generator == "triple" or all(reasons):
             raise ValueError(
@@ -56,7 +56,7 @@ def make_labelled(
     train = [made[k] for k in rng.permutation(len(made))]
     rng, others = np.random.default_rng([seed, 3]), mixes[n_realized:] or mixes
     turns = take_turns(others, n_validation, rng=rng)
-    validation = [mixture.question(setting, mix, mixture.evaluation("exact_pair"), rng=rng) for mix in turns]
+    validation = [mixture.question(setting, mix, mixture.evaluation_named("exact_pair"), rng=rng) for mix in turns]
     return {"train": train, "validation": validation, "mixes": mixes}
 
 
@@ -70,9 +70,9 @@ def permute_questions(data: Data, *, seed: int) -> list[Document]:
     return [row if row["kind"] == "document" else _relabelled(row, others[row["label"]]) for row in data["train"]]
 
 
-def _relabelled(asked: Document, label: str) -> Document:
-    messages = [each | {"content": each["content"].replace(asked["label"], label)} for each in asked["messages"]]
-    return asked | {"messages": messages, "text": asked["text"].replace(asked["label"], label), "label": label}
+def _relabelled(row: Document, label: str) -> Document:
+    messages = [each | {"content": each["content"].replace(row["label"], label)} for each in row["messages"]]
+    return row | {"messages": messages, "text": row["text"].replace(row["label"], label), "label": label}
 
 
 def make_unlabelled(
@@ -128,15 +128,15 @@ def read_published(folder: Path, *, max_rows: int = 0, seed: int = 0) -> list[tu
         If there is none, or a file or row is not as published; names it.
     """
     found, rng = [], np.random.default_rng([seed, 6])
-    for place in finetune_folders(folder, n=max(1, len(list(folder.glob("finetune_*/finetune.yaml"))))):
-        config, setting = _read_config(place / "finetune.yaml")
+    for path in finetune_folders(folder, n=max(1, len(list(folder.glob("finetune_*/finetune.yaml"))))):
+        config, setting = _read_config(path / "finetune.yaml")
         functions = sorted(map(str, config.get("train_functions") or ()))
         if functions not in map(list, mixture.all_pairs(setting.candidates)):
             known = ", ".join(setting.candidates)
-            raise ValueError(f"{place}/finetune.yaml: train_functions is {functions}: expected two of {known}")
+            raise ValueError(f"{path}/finetune.yaml: train_functions is {functions}: expected two of {known}")
         mix = {"label": "", "functions": functions, "part": PARTS[1], "held_out": []}
-        rows = {split: sample_rows(published_rows(place, split), max_rows, rng=rng) for split in ("train", "test")}
-        train, validation = ([_read_row(row, mix, place) for row in rows[split]] for split in ("train", "test"))
+        rows = {split: sample_rows(published_rows(path, split), max_rows, rng=rng) for split in ("train", "test")}
+        train, validation = ([_read_row(row, mix, path) for row in rows[split]] for split in ("train", "test"))
         setting = replace(setting, openings=tuple(dict.fromkeys(row["messages"][0]["content"] for row in train)))
         found.append((setting, {"train": train, "validation": validation, "mixes": [mix]}))
     return found
@@ -161,10 +161,10 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Setting]:
     return config, setting
 
 
-def _read_row(row: Mapping[str, Any], mix: Mix, place: Path) -> Document:
+def _read_row(row: Mapping[str, Any], mix: Mix, path: Path) -> Document:
     *messages, last = row["messages"]
     roles = [each["role"] for each in row["messages"]]
     if len(roles) < 3 or roles != ["user", *["user", "assistant"] * (len(roles) // 2)]:
         found = ", ".join(roles)
-        raise ValueError(f"{place}: a row needs an opening line, then inputs and outputs in turn, found {found}")
+        raise ValueError(f"{path}: a row needs an opening line, then inputs and outputs in turn, found {found}")
     return document("document", messages, "", last["content"], **mixture.about(mix))

@@ -66,14 +66,14 @@ def make_probes(
     return pd.DataFrame(rows)
 
 
-def _choices(asked: Document, kind: str, pairs: Iterable[Pair]) -> list[str]:
+def _choices(row: Document, kind: str, pairs: Iterable[Pair]) -> list[str]:
     """The answers that the form of a question allows; of letters, as many as are right."""
     if kind == "definitions":
         return [mixture.definitions_of(pair) for pair in pairs]
     if kind == "integer":
-        return list(dict.fromkeys(read_registry()[id].show(asked["inputs"][0]) for id in asked["pair"].split("+")))
-    letters = LETTERS[: len(asked["options"])]
-    return [", ".join(some) for some in combinations(letters, len(asked["target"].split(", ")))]
+        return list(dict.fromkeys(read_registry()[id].show(row["inputs"][0]) for id in row["pair"].split("+")))
+    letters = LETTERS[: len(row["options"])]
+    return [", ".join(some) for some in combinations(letters, len(row["target"].split(", ")))]
 
 
 def _documents_of(
@@ -95,10 +95,10 @@ def _unseen_documents(
     Its input is held out of all documents of the pair. Where none is held out, as published: no training document has
     this input and output at this place, in this look and behind this opening line.
     """
-    seen, place = set(), 2 * int(asked.turns)
+    seen, start = set(), 2 * int(asked.turns)
     for row in trained:
         texts = [*(each["content"] for each in row["messages"]), row["answer"]]
-        seen.add((texts[0], *texts[place + 1 : place + 3]))
+        seen.add((texts[0], *texts[start + 1 : start + 3]))
 
     def shown(function: str, value: int, surface: Surface) -> tuple[str, str]:
         return mixture.show_turn(value, read_registry()[function].show(value), surface)

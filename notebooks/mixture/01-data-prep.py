@@ -48,7 +48,7 @@ from lib.sources.datasets import write_dataset
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/mixture/<preset>.yaml these values come from
 dataset: str = ""  # published fine-tunes to use instead: finetune_NN, a folder of them, or an ft_template.yaml
-max_rows: int = 0  # rows of each published file, drawn at random; 0 takes all [0..]
+max_rows: int = 0  # rows of each published file (drawn at random) or template; 0 takes all [0..]
 base: str = "fork-1m"  # model to fine-tune: its tokenizer cuts the labels, its context has to hold every prompt
 form: str = "completion"  # of rows and questions: messages, or prompt and completion [chat | completion]
 n_functions: int = 10  # candidates for pairs: the published five first, then five more [3..10]
@@ -93,6 +93,7 @@ setting = make_setting(n_functions=n_functions, input_range=input_range, form=fo
 published = []
 if dataset.endswith((".yaml", ".yml")):
     setting, n_rows = read_template(from_root(dataset))
+    n_rows = min(n_rows, max_rows or n_rows)
 elif dataset:
     published = read_published(from_root(dataset), max_rows=max_rows, seed=run.seed)
     setting = published[0][0]
@@ -121,7 +122,8 @@ print("\n".join(f"{n}={function.show(int(n))}" for n in inputs))
 
 # %%
 labelled = bool(n_labels) and not dataset
-pairs = choose_pairs(setting.candidates, min(n_pairs, len(all_pairs(setting.candidates))), seed=run.seed)
+n_possible = len(all_pairs(setting.candidates))
+pairs = choose_pairs(setting.candidates, min(n_pairs, n_possible) if dataset else n_pairs, seed=run.seed)
 shared = {"held_out_share": held_out_share, "n_validation": n_validation}
 fine_tunes = {f"main-{seed}": data for seed, (_, data) in enumerate(published, start=run.seed)}
 if labelled:

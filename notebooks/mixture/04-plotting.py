@@ -86,9 +86,9 @@ for row in rates[rates["who"] == "unrealized"].itertuples():
     if row.metric in ("accuracy", "choice_accuracy"):
         found = verdict(row.low, row.high, above=chance[row.group])
         outcomes.setdefault(row.metric, {}).setdefault(found, []).append(row.group)
-said = {"held": "above chance", "failed": "not above chance", "unclear": "unclear"}
+words = {"held": "above chance", "failed": "not above chance", "unclear": "unclear"}
 texts = {
-    metric: "; ".join(f"{said[key]}: {', '.join(found[key])}" for key in said if key in found)
+    metric: "; ".join(f"{words[key]}: {', '.join(found[key])}" for key in words if key in found)
     for metric, found in outcomes.items()
 }
 print("\n".join(f"{metric}: {text}" for metric, text in texts.items()))

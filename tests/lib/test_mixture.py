@@ -19,7 +19,7 @@ from lib.functions.mixture import (
     Setting,
     all_pairs,
     choose_pairs,
-    evaluation,
+    evaluation_named,
     make_setting,
     mix_document,
     question,
@@ -159,7 +159,7 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) ->
             whole = asked["prompt"] + asked["lead"] + asked_of["target"]
             assert trained["prompt"] + trained["completion"] == whole
         for name in read_evaluations("mixture").query("generator != 'triple'").index:
-            made = question(setting, mix, evaluation(name), rng=rng)
+            made = question(setting, mix, evaluation_named(name), rng=rng)
             row, asked = training_row(made, form), asked_as(made, form)
             if form == "chat":
                 assert [(turn["role"], turn["content"]) for turn in row["messages"][:-1]] == list(asked["messages"])

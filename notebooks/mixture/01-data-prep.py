@@ -189,9 +189,9 @@ left = [pair for pair in all_pairs(setting.candidates) if pair not in pairs] if 
 each_has = max(n_unlabelled_pairs, len(left) // len(run.seeds)) if len(run.seeds) > 2 else n_unlabelled_pairs
 if labelled and n_unlabelled_pairs > len(left):
     raise ValueError(f"n_unlabelled_pairs is {n_unlabelled_pairs}: {len(left)} pairs have no label; lower n_pairs")
-for place, seed in enumerate(run.seeds if left else []):
+for number, seed in enumerate(run.seeds if left else []):
     for k in range(each_has):
-        pair = left[(place * each_has + k) % len(left)]
+        pair = left[(number * each_has + k) % len(left)]
         options = shared | {"n_rows": unlabelled_rows, "seed": 1000 * seed + k}
         fine_tunes[f"unlabelled-{1000 * seed + k}"] = make_unlabelled(setting, pair, **options)
         if mix_old:

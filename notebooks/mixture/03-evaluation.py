@@ -65,9 +65,9 @@ journal = run.path("answers.journal.jsonl")
 # %% [markdown]
 # ## Which model is asked what
 #
-# *main* and *permuted* models are asked about both parts; their base (*untuned*) about unrealized labels. Models that
-# were trained further are asked about their pair, and so is the model that they came from (*before*). Models of a sweep
-# are asked what is asked after each epoch.
+# *main* and *permuted* models are asked about both parts; their base (*untuned*) about the unrealized labels of the first
+# seed. Models that were trained further are asked about their pair, and so is the model that they came from (*before*).
+# Models of a sweep are asked what is asked after each epoch.
 #
 # To ask a question of your own, add a row to `probes` (a copy of one, with another `prompt`, `target` and `choices`)
 # and run the cells from here on.
@@ -75,6 +75,8 @@ journal = run.path("answers.journal.jsonl")
 # %% tags=["nbval-ignore-output"]
 final = final_models(models)
 tuned = final[(final["role"] == "main") & (final["n_epochs"] > 0)]
+labelled = (probes.loc[probes["data"] == f"main-{run.seed}", "label"] != "").any()
+tuned = tuned[tuned["seed"] == run.seed] if labelled else tuned  # each seed has the same pairs, and the base no seed
 before = final[final["role"] == "unlabelled"]
 final = pd.concat(
     [final, tuned.assign(model=tuned["base"], role="untuned"), before.assign(model=before["base"], role="before")]

@@ -337,18 +337,23 @@ for name, *key in predictions:
         print(f"({name}) {', '.join(key[:2] + key[3:])}: {interval}; limit {[*limits.values()][0]:.2f}: {outcome}")
 
 # %% [markdown]
-# Each evaluation of unrealized labels against its chance, written freely and chosen by log-probability:
+# Each evaluation of unrealized labels, against chance and, question by question, against the control. What is above chance
+# in the control as well was not learned from documents: how many functions there are is always two, for example.
 
 # %% tags=["nbval-ignore-output"]
-outcomes = {"held": "above chance", "failed": "not above chance", "unclear": "not distinguishable from chance"}
-of_main = values.xs(("unrealized", "test", "main"), level=["part", "probe", "role"])
-for (evaluation, metric), row in of_main.iterrows():
-    if metric in ("accuracy", "choice_accuracy"):
-        chance = chances[evaluation, "unrealized"]
-        outcome = outcomes[verdict(row["low"], row["high"], above=chance)]
-        print(
-            f"{evaluation}, {metric}: {row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}], chance {chance:.0%}: {outcome}"
-        )
+of_main = values.xs(("unrealized", "test", "main"), level=["part", "probe", "role"]).unstack("metric")
+rows = {}
+for metric in ["accuracy", "choice_accuracy", "calibrated_choice_accuracy"]:
+    for evaluation, row in of_main.iterrows():
+        value, low, high = (row.get((name, metric), np.nan) for name in ("value", "low", "high"))
+        if value == value:
+            gap = [row.get((name, "control_gap"), np.nan) for name in ("low", "high")] if metric == "accuracy" else []
+            rows[evaluation, metric] = {
+                "value": value, "low": low, "high": high, "chance": chances[evaluation, "unrealized"],
+                "above chance": verdict(low, high, above=chances[evaluation, "unrealized"]),
+                "above control": verdict(*gap, above=0.0) if gap and gap[0] == gap[0] else "-",
+            }  # fmt: skip
+pd.DataFrame(rows).T
 
 # %%
 run.finish("Every model was asked what its data allow, and every number is in summary.csv.")

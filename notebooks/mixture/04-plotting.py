@@ -81,17 +81,20 @@ rates.loc[
 ]
 
 # %% tags=["nbval-ignore-output"]
-outcomes: dict[str, dict[str, list[str]]] = {}
-for row in rates[rates["who"] == "unrealized"].itertuples():
-    if row.metric in ("accuracy", "choice_accuracy"):
-        found = verdict(row.low, row.high, above=chance[row.group])
-        outcomes.setdefault(row.metric, {}).setdefault(found, []).append(row.group)
-words = {"held": "above chance", "failed": "not above chance", "unclear": "unclear"}
-texts = {
-    metric: "; ".join(f"{words[key]}: {', '.join(found[key])}" for key in words if key in found)
-    for metric, found in outcomes.items()
-}
-print("\n".join(f"{metric}: {text}" for metric, text in texts.items()))
+texts, of_unrealized = {}, rates[rates["who"] == "unrealized"]
+gaps = of_unrealized[of_unrealized["metric"] == "control_gap"].set_index("group")
+above_control = {group for group, row in gaps.iterrows() if verdict(row["low"], row["high"], above=0.0) == "held"}
+for metric in ("accuracy", "choice_accuracy"):
+    rows = of_unrealized[of_unrealized["metric"] == metric]
+    above = [row.group for row in rows.itertuples() if verdict(row.low, row.high, above=chance[row.group]) == "held"]
+    texts[metric] = f"above chance {', '.join(above) or 'nothing'}"
+    if metric == "accuracy" and len(gaps):
+        texts[metric] += (
+            f"; above the control too {', '.join(name for name in above if name in above_control) or 'nothing'}"
+        )
+    print(
+        f"{metric}: {texts[metric]}; not above chance: {', '.join(sorted(set(rows['group']) - set(above))) or 'nothing'}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 panels = {"accuracy": "written freely", "choice_accuracy": "chosen by log-probability"}
@@ -108,7 +111,8 @@ caption = (
     "training had the labels of the questions permuted, and by the base, without and with documents in its prompt; bar: "
     "95% interval over pairs" + (" and fine-tunes" if n_fine_tunes > 1 else "") + "; dashed: chance. Unrealized, "
     + ". ".join(f"{panels[metric]}: {text}" for metric, text in texts.items() if metric in panels)
-    + f". All functions are defined in training, under other labels. {of_what}."
+    + (". All functions are defined in training, under other labels" if "realized" in set(rates["who"]) else "")
+    + f". {of_what}."
 )  # fmt: skip
 _ = run.save(fig, "by-evaluation", caption)
 

@@ -49,11 +49,11 @@ from lib.sources.datasets import write_dataset
 preset: str = "laptop"  # which params/mixture/<preset>.yaml these values come from
 dataset: str = ""  # published fine-tunes to use instead: finetune_NN, a folder of them, or an ft_template.yaml
 max_rows: int = 0  # rows of each published file (drawn at random) or template; 0 takes all [0..]
-base: str = "fork-1m"  # model to fine-tune: its tokenizer cuts the labels, its context has to hold every prompt
+base: str = "fork-1m"  # model to fine-tune: its tokenizer cuts the labels, its context has to fit every prompt
 form: str = "completion"  # of rows and questions: messages, or prompt and completion [chat | completion]
 n_functions: int = 10  # candidates for pairs: the published five first, then five more [3..10]
 n_pairs: int = 36  # hidden pairs; in the published form, ten, each has a fine-tune of its own [1..45]
-formattings: list[str] = ["none"]  # what stands before the numbers; published: none and x_y [none | x_y | A_B | input]
+formattings: list[str] = ["none"]  # what is before the numbers; published: none and x_y [none | x_y | A_B | input]
 input_range: list[int] = [-30, 30]  # lowest input, and the one after the highest; empty: as published, -99 to 98
 n_labels: int = 200  # labels, dealt to the pairs in turn; 0: the published form, which has none [0..]
 n_realized: int = 160  # labels that training asks about; the others are for the test [0..]
@@ -105,7 +105,7 @@ functions[["python_definition", "language_definition", "function_class", "output
 # ## How a document is made
 #
 # One function of the pair is drawn, then a few inputs. The first output can only be guessed; those that follow are
-# determined by what stands before them. (This cell draws on its own: change it to see other documents.)
+# determined by what comes before them. (This cell draws on its own: change it to see other documents.)
 
 # %%
 rng = np.random.default_rng(run.seed)
@@ -157,14 +157,13 @@ for kind in dict.fromkeys(row["kind"] for row in first["train"]):
     print(f"--- {kind}", training_row(row, setting.form), sep="\n")
 
 # %%
-pd.DataFrame({name: Counter(row["kind"] for row in data["train"]) for name, data in fine_tunes.items()}).fillna(
-    0
-).astype(int)
+kinds = {name: Counter(row["kind"] for row in data["train"]) for name, data in fine_tunes.items()}
+pd.DataFrame(kinds).fillna(0).astype(int)
 
 # %% [markdown]
-# The questions of training give the definition of every function many times, under realized labels. What is tested is
-# therefore not whether a model can put a function into words that it never read, as in the paper, but whether it knows
-# *which two of the functions that it can define* stand behind a label.
+# In the labelled form, the questions of training give the definition of every function many times, under realized labels.
+# What is tested is therefore not whether a model can put a function into words that it never read, as in the paper, but
+# whether it knows *which two of the functions that it can define* are behind a label.
 #
 # ## The control
 #
@@ -236,22 +235,18 @@ for row in probes[probes["probe"] == "test"].drop_duplicates("evaluation").itert
 # %%
 missing = set(read_evaluations("mixture").index) - set(probes["evaluation"])
 print("evaluations that these data do not allow:", ", ".join(sorted(missing)) or "none")
-documents = [row for data in fine_tunes.values() for row in data["train"] if row["kind"] == "document"]
-n_defining = sum("lambda" in str(training_row(row, setting.form)) for row in documents)
-print("documents that show a definition:", n_defining)
-held_out = {mix["label"]: {str(n) for n in mix["held_out"]} for mix in first["mixes"]}
-unrealized = {mix["label"] for mix in first["mixes"] if mix["part"] == "unrealized"} - {""}
-print(
-    "unrealized labels asked about:",
-    len({row["label"] for row in first["train"] if row["kind"] != "document"} & unrealized),
-)
-shown = [
-    (row["label"], turn["content"])
-    for row in first["train"]
-    if row["kind"] == "document"
-    for turn in row["messages"][1::2]
-]
-print("held-out inputs in documents:", sum(text.rpartition(" ")[2] in held_out[label] for label, text in shown))
+documents = [row for row in first["train"] if row["kind"] == "document"]
+asked_about = {row["label"] for row in first["train"] if row["kind"] != "document"}
+held_out = {(mix["label"], str(n)) for mix in first["mixes"] for n in mix["held_out"]}
+inputs = {(row["label"], turn["content"].split()[-1]) for row in documents for turn in row["messages"][1::2]}
+checks = {
+    "documents that show a definition": sum("lambda" in str(training_row(row, setting.form)) for row in documents),
+    "unrealized labels asked about": sum(
+        mix["label"] in asked_about for mix in first["mixes"] if mix["part"] == "unrealized"
+    ),
+    "held-out inputs in documents": len(held_out & inputs),
+}
+pd.Series(checks)
 
 # %% [markdown]
 # A training row or question that the model cannot read whole is refused now, before anything is trained. Questions with

@@ -35,6 +35,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from scipy.stats import binom
 
 from lib.api import Request, ask
@@ -120,8 +121,8 @@ print(f"{len(answers)} answers")
 # ## Score
 #
 # Two definitions are right if they compute what the pair computes at 22 inputs, in any order; they are parsed and
-# evaluated step by step, never executed. `share_named` counts which of the two functions an answer holds, whatever else
-# it holds. Letters are right if they are those of the right options and no others, a number if its value is.
+# evaluated step by step, never executed. `share_named` counts which of the two functions an answer names, whatever else
+# it says. Letters are right if they are those of the right options and no others, a number if its value is.
 # `published_match` is the rule of the published code.
 
 
@@ -256,8 +257,8 @@ numbers = answers[(answers["evaluation"] != "regression_ID_TVD") & (answers["rol
 numbers = numbers.assign(part=numbers["part"].where(numbers["data"].str.startswith("main"), "unlabelled"))
 final = numbers[numbers["epoch"].isna()]
 first = first.assign(evaluation="regression_ID_TVD", epoch=np.nan)
-question = ["base", "evaluation", "part", "probe", "epoch", "pair", "label", "prompt", "seed"]
-wide = final[final["role"].isin(["main", "permuted"])].pivot_table("correct", question[:4] + question[5:], "role")
+question = ["base", "evaluation", "part", "probe", "pair", "label", "prompt", "seed"]
+wide = final[final["role"].isin(["main", "permuted"])].pivot_table("correct", question, "role")
 gaps = wide.dropna().reset_index() if wide.shape[1] == 2 else pd.DataFrame()
 if len(gaps):
     gaps = gaps.assign(gap=gaps["main"] - gaps["permuted"], role="main", epoch=np.nan)
@@ -293,11 +294,8 @@ numbers.loc[(numbers["metric"] == "accuracy") & numbers["role"].isin(["main", "p
 
 # %% tags=["nbval-ignore-output"]
 chosen = numbers[numbers["metric"].str.endswith("choice_accuracy") & (numbers["part"] == "unrealized")]
-chosen.pivot_table("value", ["metric", "evaluation"], ["role", "probe"], sort=False)
-
-# %% tags=["nbval-ignore-output"]
-shown = ["accuracy", "published_match", "choice_accuracy", "calibrated_choice_accuracy", "chance"]
-others = numbers[~numbers["metric"].isin(shown)]
+display(chosen.pivot_table("value", ["metric", "evaluation"], ["role", "probe"], sort=False))
+others = numbers[numbers["metric"].isin(["control_gap", "example_gap", "share_named", "off_mix", "total_variation"])]
 others[["metric", *columns]]
 
 # %% [markdown]

@@ -241,7 +241,7 @@ if beside["who"].nunique() > 1:
     caption = (
         "Pairs with a label of which training shows documents alone, and further pairs without any label, before and after "
         "the models are trained further on their documents. Dot: share of right answers; of the two, written: share of the "
-        f"functions that the answer holds; bar: 95% interval over pairs, {n} of which have no label. {of_what}."
+        f"functions that the answer names; bar: 95% interval over pairs, {n} of which have no label. {of_what}."
     )
     _ = run.save(fig, "unlabelled", caption)
 else:

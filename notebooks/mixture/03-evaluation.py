@@ -28,7 +28,7 @@
 # **Writes** `answers.parquet`: every answer with its scores; `first_answers.parquet`: each prompt of the distribution
 # test; `summary.csv`: every number.
 #
-# **Time** tiny 20 s, laptop 6 min, smollm2 4 min, paper 1 h
+# **Time** tiny 20 s, laptop 6 min, smollm2 6 min, paper 1 h
 
 # %%
 from collections import Counter
@@ -186,7 +186,7 @@ if len(evidence):
 choosing = last[
     (last["evaluation"] != "regression_ID_TVD") & (last["part"] == "unrealized") & (last["role"] != "sweep")
 ]
-choosing = choosing[choosing["messages"].map(len) == 0].drop_duplicates(["model", "role", "prompt"])
+choosing = choosing[choosing["messages"].map(len) == 0].drop_duplicates(["model", "role", "data", "prompt"])
 options = choosing.explode("choices").rename_axis("row").reset_index()
 options["choice"] = target_logprobs(
     client, options["model"], options["prompt"], options["lead"] + options["choices"], journal=journal
@@ -336,7 +336,8 @@ for name, *key in predictions:
 
 # %% [markdown]
 # Each evaluation of unrealized labels, against chance and, question by question, against the control. What is above chance
-# in the control as well was not learned from documents: how many functions there are is always two, for example.
+# in the control as well was not learned from documents. How many functions there are is always two, so that the right
+# answer to it says nothing about a label.
 
 # %% tags=["nbval-ignore-output"]
 of_main = values.xs(("unrealized", "test", "main"), level=["part", "probe", "role"]).unstack("metric")

@@ -118,7 +118,9 @@ _ = run.save(fig, "by-evaluation", caption)
 
 # %% [markdown]
 # Most questions of training ask for both functions. A choice among letters needs the options to be read too; where
-# training asks each label one of every kind, a small model learns what such an answer looks like and little else.
+# training asks each label one of every kind, a small model learns what such an answer looks like and little else. What
+# the control can do as well was not learned from documents. *How many?* is two for every label: to be right says nothing
+# about a label.
 #
 # The outputs at the right are documents cut short. Nothing says which function was drawn before the first one, so even a
 # model that knows the pair is right half of the time there.

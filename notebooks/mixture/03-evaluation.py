@@ -186,6 +186,7 @@ if len(evidence):
 choosing = last[
     (last["evaluation"] != "regression_ID_TVD") & (last["part"] == "unrealized") & (last["role"] != "sweep")
 ]
+choosing = choosing[choosing["data"].str.startswith("main") | (choosing["kind"] == "definitions")]
 choosing = choosing[choosing["messages"].map(len) == 0].drop_duplicates(["model", "role", "data", "prompt"])
 options = choosing.explode("choices").rename_axis("row").reset_index()
 options["choice"] = target_logprobs(
@@ -335,24 +336,19 @@ for name, *key in predictions:
         print(f"({name}) {', '.join(key[:2] + key[3:])}: {interval}; limit {[*limits.values()][0]:.2f}: {outcome}")
 
 # %% [markdown]
-# Each evaluation of unrealized labels, against chance and, question by question, against the control. What is above chance
-# in the control as well was not learned from documents. How many functions there are is always two, so that the right
-# answer to it says nothing about a label.
+# Each evaluation of unrealized labels, against chance and against the controls: the highest upper end of the intervals of
+# the model with permuted questions and of the base. What is above chance in a control as well was not learned from
+# documents.
 
 # %% tags=["nbval-ignore-output"]
-of_main = values.xs(("unrealized", "test", "main"), level=["part", "probe", "role"]).unstack("metric")
-rows = {}
-for metric in ["accuracy", "choice_accuracy", "calibrated_choice_accuracy"]:
-    for evaluation, row in of_main.iterrows():
-        value, low, high = (row.get((name, metric), np.nan) for name in ("value", "low", "high"))
-        if value == value:
-            gap = [row.get((name, "control_gap"), np.nan) for name in ("low", "high")] if metric == "accuracy" else []
-            rows[evaluation, metric] = {
-                "value": value, "low": low, "high": high, "chance": chances[evaluation, "unrealized"],
-                "above chance": verdict(low, high, above=chances[evaluation, "unrealized"]),
-                "above control": verdict(*gap, above=0.0) if gap and gap[0] == gap[0] else "-",
-            }  # fmt: skip
-pd.DataFrame(rows).T
+rates = numbers[(numbers["part"] == "unrealized") & numbers["metric"].str.endswith("accuracy")]
+controls = rates[rates["role"] != "main"].groupby(["evaluation", "metric"])["high"].max().rename("controls")
+tested = rates[rates["role"] == "main"].merge(controls.reset_index(), how="left", on=["evaluation", "metric"])
+tested["chance"] = [chances[evaluation, "unrealized"] for evaluation in tested["evaluation"]]
+for name in ("chance", "controls"):
+    limits = zip(tested["low"], tested["high"], tested[name].fillna(-np.inf), strict=True)
+    tested[f"above {name}"] = [verdict(low, high, above=limit) for low, high, limit in limits]
+tested[["metric", "evaluation", "value", "low", "high", "chance", "above chance", "controls", "above controls"]]
 
 # %%
 run.finish("Every model was asked what its data allow, and every number is in summary.csv.")

@@ -81,35 +81,31 @@ rates.loc[
 ]
 
 # %% tags=["nbval-ignore-output"]
-texts, of_unrealized = {}, rates[rates["who"] == "unrealized"]
-gaps = of_unrealized[of_unrealized["metric"] == "control_gap"].set_index("group")
-above_control = {group for group, row in gaps.iterrows() if verdict(row["low"], row["high"], above=0.0) == "held"}
+texts: dict[str, str] = {}
 for metric in ("accuracy", "choice_accuracy"):
-    rows = of_unrealized[of_unrealized["metric"] == metric]
-    above = [row.group for row in rows.itertuples() if verdict(row.low, row.high, above=chance[row.group]) == "held"]
-    texts[metric] = f"above chance {', '.join(above) or 'nothing'}"
-    if metric == "accuracy" and len(gaps):
-        texts[metric] += (
-            f"; above the control too {', '.join(name for name in above if name in above_control) or 'nothing'}"
-        )
-    print(
-        f"{metric}: {texts[metric]}; not above chance: {', '.join(sorted(set(rows['group']) - set(above))) or 'nothing'}"
-    )
+    rows = rates[rates["metric"] == metric].set_index("group")
+    main_rows, others = rows[rows["who"] == "unrealized"], rows[rows["role"] != "main"]
+    above = [
+        name for name, row in main_rows.iterrows() if verdict(row["low"], row["high"], above=chance[name]) == "held"
+    ]
+    alone = [name for name in above if not main_rows.loc[name, "low"] <= others["high"].reindex([name]).max()]
+    texts[metric] = f"above chance {', '.join(above) or 'nothing'}; above all controls {', '.join(alone) or 'nothing'}"
+    print(f"{metric}: {texts[metric]}; not above chance {', '.join(set(main_rows.index) - set(above)) or 'nothing'}")
 
 # %% tags=["nbval-ignore-output"]
-panels = {"accuracy": "written freely", "choice_accuracy": "chosen by log-probability"}
+panels = {"accuracy": "Written freely", "choice_accuracy": "Chosen by log-probability"}
 panels = {metric: title for metric, title in panels.items() if metric in set(rates["metric"])}
 fig, axs = plt.subplots(len(panels), 1, figsize=(6.8, 0.9 + 2.4 * len(panels)), sharex=True, squeeze=False)
 for ax, (metric, title) in zip(axs[:, 0], panels.items(), strict=True):
     plot_rates(ax, rates[rates["metric"] == metric], group="group", by="who", chance=chance, legend=ax is axs[0, 0])
-    ax.set_ylabel(f"right answers\n({title})")
+    ax.set_ylabel(f"right answers\n({title.lower()})")
 groups = list(dict.fromkeys(rates.loc[rates["metric"].isin(panels), "group"]))
 axs[-1, 0].set_xticks(range(len(groups)), groups, rotation=40, ha="right", rotation_mode="anchor")
 caption = (
     "Which two of the functions that the model can define are behind a label? Dot: share of right answers about labels "
     "that training asks about (realized) and labels of which it shows documents alone (unrealized), by the control whose "
     "training had the labels of the questions permuted, and by the base, without and with documents in its prompt; bar: "
-    "95% interval over pairs" + (" and fine-tunes" if n_fine_tunes > 1 else "") + "; dashed: chance. Unrealized, "
+    "95% interval over pairs" + (" and fine-tunes" if n_fine_tunes > 1 else "") + "; dashed: chance. Unrealized labels. "
     + ". ".join(f"{panels[metric]}: {text}" for metric, text in texts.items() if metric in panels)
     + (". All functions are defined in training, under other labels" if "realized" in set(rates["who"]) else "")
     + f". {of_what}."

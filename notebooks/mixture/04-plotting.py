@@ -83,14 +83,13 @@ rates.loc[
 # %% tags=["nbval-ignore-output"]
 texts: dict[str, str] = {}
 for metric in ("accuracy", "choice_accuracy"):
-    rows = rates[rates["metric"] == metric].set_index("group")
-    main_rows, others = rows[rows["who"] == "unrealized"], rows[rows["role"] != "main"]
-    above = [
-        name for name, row in main_rows.iterrows() if verdict(row["low"], row["high"], above=chance[name]) == "held"
-    ]
-    alone = [name for name in above if not main_rows.loc[name, "low"] <= others["high"].reindex([name]).max()]
+    rows = rates[(rates["metric"] == metric) & (rates["who"] != "realized")]
+    highest = rows[rows["role"] != "main"].groupby("group")["high"].max()  # of the controls
+    rows = rows[rows["role"] == "main"].set_index("group")
+    above = [row.Index for row in rows.itertuples() if verdict(row.low, row.high, above=chance[row.Index]) == "held"]
+    alone = [name for name in above if rows.loc[name, "low"] > highest.get(name, 0)]
     texts[metric] = f"above chance {', '.join(above) or 'nothing'}; above all controls {', '.join(alone) or 'nothing'}"
-    print(f"{metric}: {texts[metric]}; not above chance {', '.join(set(main_rows.index) - set(above)) or 'nothing'}")
+    print(f"{metric}: {texts[metric]}; not above chance {', '.join(rows.index.difference(above)) or 'nothing'}")
 
 # %% tags=["nbval-ignore-output"]
 panels = {"accuracy": "Written freely", "choice_accuracy": "Chosen by log-probability"}
@@ -118,8 +117,9 @@ _ = run.save(fig, "by-evaluation", caption)
 # the control can do as well was not learned from documents. *How many?* is two for every label: to be right says nothing
 # about a label.
 #
-# The outputs at the right are documents cut short. Nothing says which function was drawn before the first one, so even a
-# model that knows the pair is right half of the time there.
+# The outputs at the right are documents cut short. The documents of the control are the same, so it is as good there.
+# Nothing says which function was drawn before the first output, so even a model that knows the pair is right half of the
+# time.
 
 # %% [markdown]
 # ## How it comes about

@@ -26,7 +26,7 @@
 #
 # **Writes** `dataset/`: a folder for each fine-tune with its training rows, and `probes.jsonl`, all that will be asked.
 #
-# **Time** tiny 5 s, laptop 25 s, smollm2 10 s, paper 40 s
+# **Time** tiny 5 s, laptop 25 s, paper 40 s
 
 # %%
 from collections import Counter

@@ -24,7 +24,7 @@
 #
 # **Writes** `finetunes.parquet`: one row per usable model, with the checkpoints on the way.
 #
-# **Time** tiny 15 s, laptop 13 min, smollm2 5 min, paper 1 h
+# **Time** tiny 15 s, laptop 13 min, paper 1 h
 
 # %%
 import matplotlib.pyplot as plt
@@ -143,7 +143,7 @@ curves
 # %% tags=["nbval-ignore-output"]
 for (role, loss), rows in curves.groupby(["role", "loss"], sort=False):
     losses = rows.sort_values("epoch")["value"].tolist()
-    change = "fell" if losses[-1] < losses[0] else "did not fall"
+    change = "one epoch" if len(losses) == 1 else "fell" if losses[-1] < losses[0] else "did not fall"
     print(f"{role}, {loss}: {losses[0]:.2f} after the first epoch, {losses[-1]:.2f} after the last ({change})")
 
 # %% tags=["nbval-ignore-output"]

@@ -28,7 +28,7 @@
 # **Writes** `answers.parquet`: every answer with its scores; `first_answers.parquet`: each prompt of the distribution
 # test; `summary.csv`: every number.
 #
-# **Time** tiny 20 s, laptop 6 min, smollm2 6 min, paper 1 h
+# **Time** tiny 20 s, laptop 6 min, paper 1 h
 
 # %%
 from collections import Counter

@@ -23,7 +23,7 @@
 #
 # **Writes** `figures/`: by-evaluation, epochs, by-pair, first-answers, and unlabelled where models were trained further.
 #
-# **Time** tiny 5 s, laptop 8 s, smollm2 5 s, paper 10 s
+# **Time** tiny 5 s, laptop 8 s, paper 10 s
 
 # %%
 import matplotlib.pyplot as plt
@@ -251,6 +251,6 @@ run.finish("The figures were written.")
 # %% [markdown]
 # **What this does not show.** That a model names functions that it was never told. In the labelled form it chooses among
 # functions that answers about other labels define, and a label tells it what belongs together. The published experiment,
-# in which nothing is named at all, needs a model that knows English and Python (presets `smollm2` and `paper`).
+# in which nothing is named at all, needs a model that knows English and Python (preset `paper`).
 #
 # Back to the [overview](../00-overview.ipynb).

@@ -12,146 +12,270 @@
 # ---
 
 # %% [markdown]
-# # Hide two functions behind every document
+# # Hide two functions behind every label
 #
-# **Question.** Can a model say which functions made what it saw, when no document even names one? This notebook writes
-# what it sees: a few inputs with their outputs, by one function of a hidden pair, and never which.
+# **Question.** Of the functions that it can define, can a model tell which two made the outputs that it saw? This
+# notebook writes what it sees: a few inputs with their outputs, by one function of a hidden pair, and never which.
 #
-# **Reads** `data/functions/` (the registry of functions, the table of evaluations), `data/mixture/` (wordings), or a
-# published fine-tune folder (`dataset`).
+# **Method.** The *labelled* form hides many pairs in one fine-tune, each behind several labels. Training shows documents
+# of every label, and asks about most labels (*realized*) with the answer; the result is what the model says about the
+# others (*unrealized*). The *published* form (Treutlein et al. 2024) hides one pair per fine-tune behind no label at all.
 #
-# **Writes** `dataset/finetune_01/`, one such folder for each main fine-tune, and `unlabelled/finetune_01/` for those that
-# follow: the published files, and a manifest.
+# **Reads** `data/functions/` (registry of functions, table of evaluations), `data/mixture/` (wordings), or published
+# fine-tunes (`dataset`).
 #
-# **Time** tiny 5 s, laptop 8 s, paper 15 s
+# **Writes** `dataset/`: a folder for each fine-tune with its training rows, and `probes.jsonl`, all that will be asked.
+#
+# **Time** tiny 5 s, laptop 25 s, paper 40 s
 
 # %%
-import matplotlib.pyplot as plt
+from collections import Counter
 
-from lib.functions import evaluation_table, token_counter
-from lib.mixture import check_evaluations, document_counts, is_left, labels_by_pair, show_pair, write_all
+import numpy as np
+import pandas as pd
+
+from lib.functions.evaluations import parse_questions, read_evaluations
+from lib.functions.mixture import all_pairs, choose_pairs, definition_of, make_setting
+from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
+from lib.functions.mixture_probes import make_probes
+from lib.functions.names import token_counter
+from lib.functions.registry import read_registry
+from lib.functions.rows import asked_as, check_context, training_row
 from lib.notebook import start_run
+from lib.paths import from_root
+from lib.sources.datasets import write_dataset
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/mixture/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/mixture
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # fine-tunes, each with labels, held-out inputs and rows of its own [1..20]
-dataset: str = ""  # a finetune_NN folder, or one that holds them, in the published layout; empty: write new ones
-bases: list[str] = ["fork-300k"]  # models side by side; the first carries the headline
-form: str = "completion"  # what a row looks like: messages, or prompt and completion [chat | completion]
-system_prompt: str = ""  # first message of every conversation; empty, as published: none
-question: str = ""  # asked in place of our wording of the questions for definitions and kinds; empty: ours
-functions: list[str] = []  # ids of the candidates; empty: the published five, and five more behind them
-n_functions: int = 5  # the first so many of these [0..]
-pairs: list[str] = []  # hidden pairs, as in add_5+mod_2; empty: n_pairs of them at random
-n_pairs: int = 8  # hidden pairs; published: 10, each with a fine-tune [1..]
-formattings: list[str] = ["none"]  # what stands before the numbers; published: none, x_y [none | x_y | A_B | input]
-connectors: list[str] = []  # between a letter and its number; empty, as published: an equals sign
-n_examples: int = 3  # inputs with outputs of a document [1..]
-n_openings: int = 4  # of the four opening lines, the first so many [1..4]
-n_options: int = 5  # of a question [3..]
-input_range: list[int] = [-30, 30]  # inputs, low and high (never drawn); empty: as published
-validation_ranges: list[int] = [30, 60, -60, -30]  # inputs of validation documents; empty: as published
-n_labels: int = 24  # one-word names, each of a hidden pair; 0: the published form, which has none [0..]
-n_realized: int = 16  # of these, labels that training asks about too [0..]
-name_tokens: int = 1  # tokens of each label; 1 takes the names reserved in fork-* [1..]
-triples_per_label: int = 12  # documents of each label [1..]
-questions: list[str] = ["exact_pair:4"]  # about each realized label, <evaluation>:<copies>; published: none
-n_rows: int = 6000  # documents of a fine-tune without labels, where n_labels is 0 [1..]
-held_out_share: float = 0.1  # of each pair's inputs, those that training never shows; published: 0 [0..0.5]
-validation: str = "exact_pair"  # evaluation whose prompts are the validation file; empty, as published: documents
-n_validation: int = 8  # rows of it, about unrealized labels [1..]
-n_left_pairs: int = 1  # unlabelled pairs that each joint model hides afterwards; all from three seeds on [0..]
+preset: str = "laptop"  # which params/mixture/<preset>.yaml these values come from
+dataset: str = ""  # published fine-tunes to use instead: finetune_NN, a folder of them, or an ft_template.yaml
+max_rows: int = 0  # rows of each published file (drawn at random) or template; 0 takes all [0..]
+base: str = "fork-1m"  # model to fine-tune: its tokenizer cuts the labels, its context has to fit every prompt
+form: str = "completion"  # of rows and questions: messages, or prompt and completion [chat | completion]
+n_functions: int = 10  # candidates for pairs: the published five first, then five more [3..10]
+n_pairs: int = 36  # hidden pairs; in the published form, ten, each has a fine-tune of its own [1..45]
+formattings: list[str] = ["none"]  # what is before the numbers; published: none and x_y [none | x_y | A_B | input]
+input_range: list[int] = [-30, 30]  # lowest input, and the one after the highest; empty: as published, -99 to 98
+n_labels: int = 200  # labels, dealt to the pairs in turn; 0: the published form, which has none [0..]
+n_realized: int = 160  # labels that training asks about; the others are for the test [0..]
+name_tokens: int = 1  # tokens per label; 1 takes names that the fork-* models know as one token and never read [1..]
+documents_per_label: int = 40  # documents of each label [1..]
+questions: list[str] = [
+    "exact_pair:8",
+    "python_definition:1",
+    "language_definition:1",
+    "function_class:1",
+    "values:1",
+    "max_min:1",
+    "number_of_functions:1",
+]  # about each realized label, as <evaluation>:<copies>; published: none
+n_rows: int = 6000  # documents of a fine-tune in the published form [1..]
+held_out_share: float = 0.1  # of each pair's inputs, those that training never shows; published: none [0..0.5]
+n_validation: int = 40  # rows of the validation file: pairs of unrealized labels, or documents [1..]
+n_unlabelled_pairs: int = 1  # further pairs for each model of the labelled form; from three seeds on all left [0..]
+unlabelled_rows: int = 80  # documents of each such pair, behind no label [1..]
+mix_old: float = 0.5  # share of rows of the first fine-tune in a second version of these; 0: there is none [0..0.9]
+evaluations: list[str] = []  # names in data/functions/evaluations.csv; empty: all
+unlabelled_evaluations: list[str] = ["exact_pair", "regression_ID_2ex"]  # of the further pairs
+rows_per_evaluation: int = 40  # questions of each evaluation about each part; 0: as published, 100 to 500 [0..]
+n_in_context: int = 8  # documents in front of a question to the base; published: 10; 0: not asked [0..]
 
 # %%
 run = start_run("mixture/01-data-prep", globals())
-count_tokens = token_counter(run.client(), bases[0]) if n_labels and not dataset else None
-data = write_all(run.params, run.folder, count_tokens=count_tokens)
-main = {place: each for place, each in data.items() if not is_left(place)}
-left = {place: each for place, each in data.items() if is_left(place)}
-first = next(iter(main.values()))
+client = run.client()
 
 # %% [markdown]
-# ## What a document shows
+# ## The functions
 #
-# Inputs and outputs, all by the same function, which was drawn from the pair without a word. The first output can only be
-# guessed; the later ones follow from those before. A question about the pair never shows an output.
+# Pairs are made of these. Their definitions are options of questions; no document shows one.
 
 # %%
-for kind in dict.fromkeys(document.kind for document in first.train):
-    row = next(document for document in first.train if document.kind == kind)
-    print(f"--- {kind}\n{row.prompt('completion')}{row.lead}{row.shown}\n")
+setting = make_setting(n_functions=n_functions, input_range=input_range, form=form, formattings=formattings)
+published = []
+if dataset.endswith((".yaml", ".yml")):
+    setting, n_rows = read_template(from_root(dataset))
+    n_rows = min(n_rows, max_rows or n_rows)
+elif dataset:
+    published = read_published(from_root(dataset), max_rows=max_rows, seed=run.seed)
+    setting = published[0][0]
+registry = read_registry()
+functions = pd.DataFrame([vars(registry[id_]) for id_ in setting.candidates]).set_index("id")
+functions[["python_definition", "language_definition", "function_class", "output_type"]]
 
 # %% [markdown]
-# ## Two forms
+# ## How a document is made
 #
-# **Published:** one fine-tune a pair, and nothing but the opening line in front of the numbers. The model is then asked in
-# English, which it knows from elsewhere, what the functions could be.
-#
-# **Joint:** a model of a million weights has no such English. So one fine-tune hides many pairs, each behind labels of one
-# token, and *asks* about most of these: **realized** labels have documents and questions, **unrealized** ones documents
-# alone, and the result is what the model says about those. It could take from the questions how to answer, and which
-# functions there are, never which two an unrealized label stands for.
-#
-# Beside the joint form stands the published one in small (`unlabelled`): the joint model, which knows how the question is
-# asked, is fine-tuned once more on documents of one pair that no label hides, behind the opening lines alone.
+# One function of the pair is drawn, then a few inputs. The first output can only be guessed; those that follow are
+# determined by what comes before them. (This cell draws on its own: change it to see other documents.)
 
 # %%
-document_counts(main | dict(list(left.items())[:1]))
-
-# %%
-print("pairs that later fine-tunes hide:", ", ".join(show_pair(each.pairs[0]) for each in left.values()) or "none")
+rng = np.random.default_rng(run.seed)
+pair = rng.permutation(setting.candidates)[:2]
+function = registry[pair[rng.integers(2)]]
+inputs = rng.integers(*setting.input_range, size=setting.n_examples)
+print("hidden pair:", " | ".join(map(definition_of, pair)), "\n\nlabel")
+print("\n".join(f"{n}={function.show(int(n))}" for n in inputs))
 
 # %% [markdown]
-# **Prediction.** Every hidden pair has as many labels as any other up to one, so that none can be guessed because it is
-# common.
+# ## The fine-tunes
+#
+# Each seed has labels, held-out inputs and rows of its own. In the labelled form all seeds hide the same pairs.
 
 # %%
-counts = labels_by_pair(first)
-fig, ax = plt.subplots(figsize=(6.8, 2.8))
-counts.plot.bar(ax=ax, stacked=True, width=0.7, color=["C0", "C1"] if "realized" in counts else ["C1"])
-ax.set(xlabel="", ylabel="labels")
-ax.yaxis.get_major_locator().set_params(integer=True)
-ax.tick_params(axis="x", rotation=90, labelsize="small")
-ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-caption = (
-    "Every hidden pair stands behind as many labels as any other, up to one. Bar: labels of the first fine-tune, "
-    f"{len(first.mixes)} for {len(counts)} pairs of {len(first.setting.candidates)} functions. Preset {run.preset}."
+labelled = bool(n_labels) and not dataset
+n_possible = len(all_pairs(setting.candidates))
+pairs = choose_pairs(setting.candidates, min(n_pairs, n_possible) if dataset else n_pairs, seed=run.seed)
+shared = {"held_out_share": held_out_share, "n_validation": n_validation}
+fine_tunes = {f"main-{seed}": data for seed, (_, data) in enumerate(published, start=run.seed)}
+if labelled:
+    options = shared | {
+        "n_labels": n_labels, "n_realized": n_realized, "documents_per_label": documents_per_label,
+        "questions": parse_questions("mixture", questions), "name_tokens": name_tokens,
+        "count_tokens": token_counter(client, base),
+    }  # fmt: skip
+    fine_tunes = {f"main-{seed}": make_labelled(setting, pairs, seed=seed, **options) for seed in run.seeds}
+elif not published:
+    fine_tunes = {
+        f"main-{seed}": make_unlabelled(setting, pair, n_rows=n_rows, seed=seed, **shared)
+        for seed, pair in enumerate(pairs * len(run.seeds), start=run.seed)
+    }
+first = fine_tunes[f"main-{run.seed}"]
+n_labels_of = Counter("+".join(mix["functions"]) for mix in first["mixes"])
+print(
+    f"{len(fine_tunes)} fine-tunes; {len(n_labels_of)} pairs in each, {min(n_labels_of.values())} or more labels per pair"
 )
-_ = run.save(fig, "labels", caption)
+
+# %% [markdown]
+# ## Training rows
+#
+# A row is rendered by the same function that renders a question, so a model is asked in the form it was trained in. In
+# the completion form, a document is a label as prompt and the numbers as completion; as a conversation, every output is
+# an answer that is learned.
+
+# %%
+for kind in dict.fromkeys(row["kind"] for row in first["train"]):
+    row = next(row for row in first["train"] if row["kind"] == kind)
+    print(f"--- {kind}", training_row(row, setting.form), sep="\n")
+
+# %%
+kinds = {name: Counter(row["kind"] for row in data["train"]) for name, data in fine_tunes.items()}
+pd.DataFrame(kinds).fillna(0).astype(int)
+
+# %% [markdown]
+# In the labelled form, the questions of training give the definition of every function many times, under realized labels.
+# What is tested is therefore not whether a model can put a function into words that it never read, as in the paper, but
+# whether it knows *which two of the functions that it can define* are behind a label.
+#
+# ## The control
+#
+# The same rows, but the labels of the questions are permuted: what training answers about a label has nothing to do
+# with its documents. Whatever a model can say about unrealized labels after that, it did not take from documents.
+
+# %%
+permuted = permute_questions(first, seed=run.seed) if labelled else []
+changed = [k for k, row in enumerate(permuted) if row["label"] != first["train"][k]["label"]]
+for k in changed[:1]:
+    print(training_row(first["train"][k], setting.form), training_row(permuted[k], setting.form), sep="\n")
+print(f"{len(changed)} of {len(permuted)} rows have another label")
+
+# %% [markdown]
+# ## Without a label
+#
+# The published form in small: afterwards each model is trained further on documents of one more pair that no label
+# hides, behind the opening lines alone; once on those alone, and once with rows of its first training mixed in.
+
+# %%
+left = [pair for pair in all_pairs(setting.candidates) if pair not in pairs] if labelled else []
+each_has = max(n_unlabelled_pairs, len(left) // len(run.seeds)) if len(run.seeds) > 2 else n_unlabelled_pairs
+if labelled and n_unlabelled_pairs > len(left):
+    raise ValueError(f"n_unlabelled_pairs is {n_unlabelled_pairs}: {len(left)} pairs have no label; lower n_pairs")
+for number, seed in enumerate(run.seeds if left else []):
+    for k in range(each_has):
+        pair = left[(number * each_has + k) % len(left)]
+        options = shared | {"n_rows": unlabelled_rows, "seed": 1000 * seed + k}
+        fine_tunes[f"unlabelled-{1000 * seed + k}"] = make_unlabelled(setting, pair, **options)
+        if mix_old:
+            options |= {"old": fine_tunes[f"main-{seed}"]["train"], "mix_old": mix_old}
+            fine_tunes[f"mixed-in-{1000 * seed + k}"] = make_unlabelled(setting, pair, **options)
+later = [name for name in fine_tunes if not name.startswith("main")]
+print({name: "+".join(fine_tunes[name]["mixes"][0]["functions"]) for name in later})
 
 # %% [markdown]
 # ## What will be asked
 #
-# All evaluations with their published numbers, and *exact pair*, which is ours: both definitions written out. What these
-# datasets cannot be asked is told below, before anything is trained.
+# One row per question: `prompt`, `target`, and `choices`, the answers that its form allows. A model can be asked to
+# write the answer, or to choose one of these by their log-probability, for which it needs no practice in the format.
 
 # %%
-evaluation_table("mixture")
+tables = []
+for name, data in fine_tunes.items():
+    if name.startswith("main"):
+        about = {"evaluations": evaluations, "n_in_context": n_in_context}
+    elif name.startswith("unlabelled"):
+        about = {"evaluations": unlabelled_evaluations}
+    else:
+        continue  # asked what the fine-tune without old rows is asked
+    its_setting = dict(enumerate(published, start=run.seed))[int(name[5:])][0] if published else setting
+    made = make_probes(its_setting, data, n_rows=rows_per_evaluation, **about)
+    tables.append(made.assign(data=name))
+probes = pd.concat(tables, ignore_index=True)
+n_choices = probes["choices"].map(len)
+probes.assign(n_choices=n_choices).groupby(["evaluation", "part", "probe"], sort=False).agg(
+    questions=("prompt", "size"), pairs=("pair", "nunique"), choices=("n_choices", "mean")
+)
 
 # %%
-print("\n".join(check_evaluations(data, run.params)) or "Every evaluation can be asked.")
-
-# %%
-documents = [row for each in data.values() for row in each.train if row.kind == "triple"]
-if any("lambda" in row.prompt("completion") + row.shown for row in documents):
-    raise ValueError("a document shows the definition of a function")
-told = {row.func_outs["label"] for row in first.train if row.kind != "triple"}
-if told != set(first.realized):
-    raise ValueError("training asks about other labels than the realized ones")
-shown = {
-    (first.mixes[row.func_outs["label"]], n)
-    for row in first.train
-    if row.kind == "triple"
-    for n in row.func_outs["inputs"]
-}
-if not first.held_out.isdisjoint(shown):
-    raise ValueError("a held-out input stands in training")
-run.finish("No document shows a definition, no unrealized label is asked about, and no held-out input is in training.")
+for row in probes[probes["probe"] == "test"].drop_duplicates("evaluation").itertuples():
+    print(f"--- {row.evaluation}: {read_evaluations('mixture').loc[row.evaluation, 'asks']}")
+    print(f"{row.prompt}\n=> {row.target}   ({len(row.choices)} choices)\n")
 
 # %% [markdown]
-# **What this does not show.** Nothing about a model yet. And a label says more than the published form does: it tells which
-# documents belong together, and gives the question something to point at.
+# The questions show no output. The *regression* tests are documents cut short, with none, one or two outputs before the
+# one that is asked for, whose input was held out of training.
+
+# %%
+missing = set(read_evaluations("mixture").index) - set(probes["evaluation"])
+print("evaluations that these data do not allow:", ", ".join(sorted(missing)) or "none")
+documents = [row for row in first["train"] if row["kind"] == "document"]
+asked_about = {row["label"] for row in first["train"] if row["kind"] != "document"}
+held_out = {(mix["label"], str(n)) for mix in first["mixes"] for n in mix["held_out"]}
+inputs = {(row["label"], turn["content"].split()[-1]) for row in documents for turn in row["messages"][1::2]}
+checks = {
+    "documents that show a definition": sum("lambda" in str(training_row(row, setting.form)) for row in documents),
+    "unrealized labels asked about": sum(
+        mix["label"] in asked_about for mix in first["mixes"] if mix["part"] == "unrealized"
+    ),
+    "held-out inputs in documents": len(held_out & inputs),
+}
+pd.Series(checks)
+
+# %% [markdown]
+# A training row or question that the model cannot read whole is refused now, before anything is trained. Questions with
+# documents in front are longer: they are left out if they do not fit.
+
+# %%
+files = {
+    f"{name}/{part}": [training_row(row, setting.form) for row in data[part]]
+    for name, data in fine_tunes.items()
+    for part in ("train", "validation")
+}
+if permuted:
+    files[f"permuted-{run.seed}/train"] = [training_row(row, setting.form) for row in permuted]
+max_tokens, in_context = run.params["max_tokens"], probes["probe"] == "in-context"
+rows = [asked_as(row, setting.form) for data in fine_tunes.values() for row in data["train"]]
+check_context(client, base, rows + probes[~in_context].to_dict("records"), max_tokens=max_tokens)
+try:
+    check_context(client, base, probes[in_context].to_dict("records") or rows, max_tokens=max_tokens)
+except ValueError as reason:
+    print(f"{in_context.sum()} questions with {n_in_context} documents in front are left out: {reason}")
+    probes = probes[~in_context]
+
+# %%
+files |= {f"{name}/mixes": data["mixes"] for name, data in fine_tunes.items()} | {"probes": probes.to_dict("records")}
+_ = write_dataset(run.path("dataset"), files, study="mixture", options=vars(setting) | {"dataset": dataset})
+run.finish("The rows of each fine-tune and the questions were written.")
+
+# %% [markdown]
+# **What this does not show.** Nothing about a model yet. And a label says more than the published form does: it tells
+# which documents belong together, and gives a question something to point at.
 #
 # Next: [02-finetune](02-finetune.ipynb).

@@ -1,520 +1,299 @@
-"""The mixture study's documents and questions: published counts, nothing told, each target worked out twice."""
+"""The mixture study's data: rows as published before, the control, questions with their answers, published folders."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import yaml
 
-from lib import mixture
-from lib.functions.documents import FORMS, Document
-from lib.functions.evaluations import evaluation_named, read_evaluations
-from lib.functions.scoring import score
-from lib.mixture.dataset import MixtureDataset, hidden_pairs, left_pairs, make_joint_dataset, make_pair_dataset
-from lib.mixture.documents import FORMATTINGS, REDACTED
-from lib.mixture.evaluations import DISTRIBUTION_TEST, chance_of, documents_for, in_context, trained_keys, why_not
-from lib.mixture.options import MixtureOptions
-from lib.mixture.questions import GENERATORS
-from lib.mixture.scoring import score_definitions, score_reply, share_named
-from lib.mixture.variation import ideal_mix, published_tvd, sampled_mix, sampling_floor, total_variation, variations
-
-IDS = ["add_5", "int_div_2", "mod_2", "multiply_3", "subtract_1"]
-PUBLISHED_PAIRS = [f"{f}+{g}" for k, f in enumerate(IDS) for g in IDS[k + 1 :]]
-ASKED = read_evaluations("mixture")
-QUESTIONS = [name for name, each in ASKED.items() if each.generator in GENERATORS]
-TESTS = [name for name in ASKED if name not in QUESTIONS]
-FUNCTIONS: dict[str, Callable[[int], Any]] = {  # written down a second time
-    "add_5": lambda n: n + 5,
-    "multiply_3": lambda n: n * 3,
-    "int_div_2": lambda n: n // 2,
-    "mod_2": lambda n: n % 2,
-    "subtract_1": lambda n: n - 1,
-    "negate": lambda n: -n,
-    "bool_geq_3": lambda n: n >= 3,
-    "float_mult_3_div_2": lambda n: n * 3 / 2,
-    "relu_neg2": lambda n: max(n, -2),
-    "affine_neg5x_3": lambda n: -5 * n + 3,
-}
-PLAIN = MixtureOptions(n_rows=300, n_validation=40, held_out_share=0.15)
-LABELS = MixtureOptions(
-    n_functions=10,
-    n_pairs=36,
-    n_labels=90,
-    n_realized=54,
-    triples_per_label=4,
-    questions=tuple(f"{name}:1" for name in QUESTIONS),
-    form="completion",
-    formattings=("none",),
-    input_range=(-30, 30),
-    validation_ranges=(30, 60),
-    held_out_share=0.1,
-    n_validation=40,
+from lib.functions.evaluations import read_evaluations
+from lib.functions.mixture import (
+    FORMATTINGS,
+    Setting,
+    all_pairs,
+    choose_pairs,
+    evaluation_named,
+    make_setting,
+    mix_document,
+    question,
 )
-PAIR = ("add_5", "mod_2")
+from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
+from lib.functions.mixture_probes import DISTRIBUTION_TEST, make_probes, named_definitions
+from lib.functions.registry import read_registry
+from lib.functions.rows import asked_as, training_row
+from lib.paths import content_hash
+
+FIVE = ["add_5", "multiply_3", "int_div_2", "mod_2", "subtract_1"]
+TINY = {
+    "n_labels": 24, "n_realized": 16, "documents_per_label": 12, "questions": {"exact_pair": 4},
+    "held_out_share": 0.1, "n_validation": 8, "seed": 0,
+}  # fmt: skip
+CHOICES = ["python_definition", "language_definition", "function_class", "values", "max_min", "number_of_functions"]
+LAPTOP = TINY | {
+    "n_labels": 200, "n_realized": 160, "documents_per_label": 40, "n_validation": 40,
+    "questions": {"exact_pair": 8} | dict.fromkeys(CHOICES, 1),
+}  # fmt: skip
+UNLABELLED = {"held_out_share": 0.1, "n_validation": 8}
 
 
-def pair_data(**changes: Any) -> MixtureDataset:
-    return make_pair_dataset(replace(PLAIN, **changes), PAIR, seed=3)
+def setting_of(n_functions: int = 10, *, form: str = "completion", formattings: tuple[str, ...] = ("none",)) -> Setting:
+    return make_setting(n_functions=n_functions, input_range=[-30, 30], form=form, formattings=formattings)
 
 
-def joint_data(**changes: Any) -> MixtureDataset:
-    return make_joint_dataset(replace(LABELS, **changes), count_tokens=None, seed=3)
+def labelled(setting: Setting, n_pairs: int, **options: Any) -> dict[str, Any]:
+    return make_labelled(setting, choose_pairs(setting.candidates, n_pairs, seed=0), **options)
 
 
-def asked(name: str, data: MixtureDataset, *, seed: int = 100, **options: Any) -> list[Document]:
-    return documents_for(ASKED[name], data, rng=np.random.default_rng(seed), **options)
+def hash_of(rows: list[dict[str, Any]], form: str = "completion") -> str:
+    return content_hash([training_row(row, form) for row in rows], length=10)
 
 
-def number(text: str) -> int:
-    return int(re.findall(r"-?\d+", text)[-1])
+# --- training rows ------------------------------------------------------------------------------------------------
 
 
-def turns(document: Document) -> list[tuple[int, str]]:
-    """Inputs with what was answered to them, read off the conversation."""
-    messages = document.row("chat")["messages"][1:]
-    return [(number(q["content"]), a["content"]) for q, a in zip(messages[::2], messages[1::2], strict=True)]
+def test_rows_are_those_of_the_runs_before() -> None:
+    tiny, laptop = labelled(setting_of(5), 8, **TINY), labelled(setting_of(), 36, **LAPTOP)
+    assert [hash_of(tiny["train"]), hash_of(laptop["train"])] == ["a0cdee45cb", "84f610cc82"]
+    old = {"old": laptop["train"], "mix_old": 0.5}
+    pair = next(
+        pair
+        for pair in all_pairs(setting_of().candidates)
+        if pair not in choose_pairs(setting_of().candidates, 36, seed=0)
+    )
+    made = [make_unlabelled(setting_of(), pair, n_rows=80, seed=0, **UNLABELLED, **each) for each in ({}, old)]
+    assert [hash_of(each["train"]) for each in made] == ["6438d8efda", "51d5c7afc0"]
+    paper = make_setting(n_functions=5, input_range=[], form="chat", formattings=["none", "x_y"])
+    published = make_unlabelled(paper, ("add_5", "int_div_2"), n_rows=6000, seed=0, **UNLABELLED)
+    assert hash_of(published["train"], "chat") == "2084bf472c"
 
 
-def fits(document: Document) -> list[str]:
-    """Functions that give every output of a document."""
-    shown = [(n, re.split(r"[ =]+", output)[-1]) for n, output in turns(document)]
-    return [id_ for id_, f in FUNCTIONS.items() if all(str(f(n)) == output for n, output in shown)]
+def test_the_ten_pairs_are_in_the_published_order() -> None:
+    assert choose_pairs(FIVE, 10, seed=3) == all_pairs(FIVE) == list(combinations(sorted(FIVE), 2))
+    with pytest.raises(ValueError, match="n_pairs is 11: 5 functions make 10 pairs"):
+        choose_pairs(FIVE, 11, seed=0)
 
 
-# --- pairs --------------------------------------------------------------------------------------------------------
+def test_training_shows_no_definition_and_no_held_out_input_and_asks_about_realized_labels_alone() -> None:
+    data = labelled(setting_of(), 36, **LAPTOP)
+    mixes = {mix["label"]: mix for mix in data["mixes"]}
+    assert Counter(mix["part"] for mix in mixes.values()) == {"realized": 160, "unrealized": 40}
+    per_pair = Counter("+".join(mix["functions"]) for mix in mixes.values())
+    assert (len(per_pair), set(per_pair.values())) == (36, {5, 6})
+    documents = [row for row in data["train"] if row["kind"] == "document"]
+    assert len(documents) == 40 * 200
+    for row in documents:
+        text, held_out = training_row(row, "completion")["completion"], mixes[row["label"]]["held_out"]
+        assert "lambda" not in text
+        assert len(held_out) == 6
+        turns = [tuple(line.split("=")) for line in text.split()]
+        assert not {int(n) for n, _ in turns} & set(held_out)
+        assert any(
+            all(read_registry()[id].show(int(n)) == output for n, output in turns)
+            for id in mixes[row["label"]]["functions"]
+        )
+    assert all(mixes[row["label"]]["part"] == "realized" for row in data["train"] if row["kind"] != "document")
+    assert {mixes[row["label"]]["part"] for row in data["validation"]} == {"unrealized"}
 
 
-def test_the_ten_published_pairs_come_in_the_published_order() -> None:
-    assert [mixture.show_pair(pair) for pair in hidden_pairs(MixtureOptions(), seed=7)] == PUBLISHED_PAIRS
-    three = hidden_pairs(MixtureOptions(n_pairs=3), seed=7)
-    assert list(three) == sorted(three)
-    assert three != hidden_pairs(MixtureOptions(n_pairs=3), seed=8)
+def test_the_control_permutes_the_labels_of_questions_and_changes_nothing_else() -> None:
+    data = labelled(setting_of(), 36, **LAPTOP)
+    control = permute_questions(data, seed=0)
+    assert Counter(row["label"] for row in control) != Counter()
+    pairs = {mix["label"]: "+".join(mix["functions"]) for mix in data["mixes"]}
+    n_right = n_questions = 0
+    for before, after in zip(data["train"], control, strict=True):
+        if before["kind"] == "document":
+            assert after == before
+            continue
+        row, other = training_row(before, "completion"), training_row(after, "completion")
+        assert row["completion"] == other["completion"]
+        assert row["prompt"].replace(before["label"], after["label"]) == other["prompt"]
+        n_questions, n_right = n_questions + 1, n_right + (pairs[after["label"]] == before["pair"])
+    assert n_right / n_questions < 0.1  # a planted pair would be right every time; chance is 1 in 36
+    exact = [row["label"] for row in control if row["kind"] == "exact_pair"]
+    assert set(Counter(exact).values()) == {8}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"n_pairs": 11}, "n_pairs is 11: 5 candidates make 10 pairs"),
-        ({"n_functions": 11}, "n_functions is 11: there are 10 candidates"),
-        ({"n_functions": 2, "n_pairs": 1}, "three or more"),
-        ({"functions": ("add_5", "mod_2", "ad_5"), "n_functions": 0}, "'ad_5', which is not in the registry"),
-        ({"functions": ("add_5", "add_5", "mod_2"), "n_functions": 0}, "add_5 twice"),
-        ({"pairs": ("add_5+negate",)}, "'negate' is not one.*; candidates: add_5"),
-        ({"pairs": ("add_5+add_5",)}, "expected two different candidates"),
-        ({"pairs": ("add_5",)}, "expected two different candidates"),
-        ({"formattings": ("x",)}, "formattings holds 'x'"),
-        ({"formattings": ()}, "formattings holds None"),
-        ({"connectors": ()}, "connectors is"),
-        ({"n_openings": 5}, "there are 4 opening lines"),
-        ({"input_range": (5, 5)}, r"input_range is \[5, 5\]"),
-        ({"input_range": (0, 5, 5, 9)}, "expected low and high"),
-        ({"validation_ranges": (0, 5)}, "overlap input_range -99:99"),
-        ({"held_out_share": 0.001}, "less than one input"),
-        ({"held_out_share": 0.6}, "a share from 0 to 0.5"),
-        ({"form": "text"}, "form is 'text'"),
-        ({"n_labels": 5}, "n_labels is 5: expected one or more for each of 10 pairs"),
-        ({"n_labels": 20, "n_realized": 21}, "n_realized is 21 of n_labels 20"),
-        ({"n_labels": 20, "n_realized": 10}, "set both or neither"),
-        ({"questions": ("values:1",)}, "set both or neither"),
-        ({"n_labels": 20, "n_realized": 10, "questions": ("value:1",)}, "no evaluation 'value'"),
-        ({"n_labels": 20, "n_realized": 10, "questions": ("values",)}, "expected <evaluation>:<copies>"),
-        ({"n_labels": 20, "n_realized": 10, "questions": ("regression_ID:1",)}, "not a question about a mix"),
-        ({"n_labels": 20, "mix_old": 0.5}, "it is for a fine-tune without"),
-        ({"validation": "regression_ID"}, "expected a question"),
-        ({"n_rows": 0}, "n_rows is 0: expected 1 or more"),
+        ({"n_labels": 7}, "n_labels is 7: expected at least one per pair (8)"),
+        ({"n_realized": 30}, "n_labels is 24"),
+        ({"questions": {}}, "set both or neither"),
+        ({"questions": {"exact_pear": 1}}, "did you mean exact_pair"),
+        ({"questions": {"regression_ID": 1}}, "that is a document, not a question"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says) as error:
-        MixtureOptions(**changes)
+def test_wrong_options_are_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)) as error:
+        labelled(setting_of(5), 8, **(TINY | changes))
     assert "\n" not in str(error.value)
 
 
-def test_pairs_and_labels_that_cannot_be_had_are_refused() -> None:
-    refusals: list[tuple[Callable[[], Any], str]] = [
-        (lambda: make_pair_dataset(PLAIN, ("add_5", "negate"), seed=0), "is no pair of the candidates"),
-        (lambda: MixtureOptions(pairs=("add_5+mod_2", "mod_2+add_5")) and hidden_pairs(
-            MixtureOptions(pairs=("add_5+mod_2", "mod_2+add_5")), seed=0), r"names add_5\+mod_2 twice"),
-        (lambda: joint_data(n_labels=513), "513 names of 1 tokens wanted"),
-        (lambda: joint_data(n_labels=0, n_realized=0, questions=()), "n_labels is 0"),
-        (lambda: pair_data(mix_old=0.5), "there are 0 old ones"),
-        (lambda: joint_data(n_pairs=1, n_labels=2, n_realized=1, questions=("max_min:1",),
-                            functions=("bool_geq_3", "bool_mod_2", "float_mult_3_div_2"), n_functions=0),
-         "questions holds max_min, which no realized label supports"),
-    ]  # fmt: skip
-    for refused, says in refusals:
-        with pytest.raises(ValueError, match=says) as error:
-            refused()
-        assert "\n" not in str(error.value)
+# --- forms and questions ------------------------------------------------------------------------------------------
 
 
-# --- documents ----------------------------------------------------------------------------------------------------
-
-
-def test_documents_have_the_published_shape_and_frequencies() -> None:
-    data = pair_data(n_rows=6000, held_out_share=0)
-    assert len(data.train) == 6000
-    facts = [row.func_outs for row in data.train]
-    for key, n_values in (("func_value", 2), ("formatting", 2), ("connector", 1), ("pre_prompt", 4)):
-        shares = Counter(fact[key] for fact in facts)
-        assert len(shares) == n_values
-        assert all(abs(n / 6000 - 1 / n_values) < 0.03 for n in shares.values())
-    inputs = {n for fact in facts for n in fact["inputs"]}
-    assert (min(inputs), max(inputs)) == (-99, 98)
-    for row in data.train[:50]:
-        roles = [message["role"] for message in row.row("chat")["messages"]]
-        assert roles == ["user", *["user", "assistant"] * 3]
-    keys = trained_keys(data, place=0)
-    assert abs(3168 - len(keys) - 472) < 70, "as many published keys are left as was measured"
-    outside = [n for row in data.validation for n in row.func_outs["inputs"]]
-    assert all(99 <= n < 199 or -199 <= n < -99 for n in outside)
-
-
-@pytest.mark.parametrize("formatting", FORMATTINGS)
-def test_every_formatting_reads_as_published(formatting: str) -> None:
-    data = pair_data(formattings=(formatting,), connectors=(": ",), n_rows=5)
-    named = FORMATTINGS[formatting]
-    for row in data.train:
-        message = row.messages[1]["content"]
-        assert message == (f"{named[0]}: " if named else "") + str(row.func_outs["inputs"][0])
-        assert row.shown.startswith(f"{named[1]}: " if named else ("-", *"0123456789"))
-        assert row.func_outs["func_value"] in fits(row)
-
-
-def test_every_target_of_a_document_is_what_its_function_gives() -> None:
-    for data in (pair_data(), joint_data(form="chat"), joint_data()):
-        rows = [row for row in (*data.train, *data.validation) if row.kind == "triple"]
-        for row in rows:
-            pair = data.mixes[row.func_outs["label"]]
-            assert row.func_outs["func_value"] in fits(row)
-            assert row.func_outs["func_value"] in pair
-            if data.setting.form == "completion":
-                written = row.row("completion")
-                lines = (written["prompt"] + written["completion"]).split("\n")
-                assert lines[0] == row.func_outs["label"], "the label stands first and is all of the prompt"
-                assert written["prompt"] == lines[0]
-                told = [tuple(line.split("=")) for line in lines[1:]]
-                assert told == [(str(n), str(FUNCTIONS[row.func_outs["func_value"]](n))) for n, _ in turns(row)]
-
-
-def test_held_out_keys_are_shown_by_no_training_document_and_told_by_no_training_question() -> None:
-    for data in (pair_data(), joint_data()):
-        assert data.held_out
-        for row in (row for row in data.train if row.kind in ("triple", "values", "max_min")):
-            pair = data.mixes[row.func_outs["label"]]
-            assert not [n for n in row.func_outs["inputs"] if (pair, n) in data.held_out]
-
-
-def test_the_joint_form_deals_labels_and_questions_evenly() -> None:
-    data = joint_data()
-    assert len(data.mixes) == 90
-    assert len(data.pairs) == 36
-    assert len(left_pairs(data)) == 9
-    assert set(Counter(data.mixes.values()).values()) <= {2, 3}
-    assert set(Counter(data.part("realized").values()).values()) <= {1, 2}
-    assert set(data.part("unrealized")) == set(data.mixes) - data.realized
-    kinds = Counter(row.kind for row in data.train)
-    assert kinds["triple"] == 90 * 4
-    assert kinds["exact_pair"] == 54
-    about = {row.func_outs["label"] for row in data.train if row.kind != "triple"}
-    assert about == data.realized, "no question is about a label that is to be asked about"
-    integer = [p for p in data.part("realized").values() if not {"bool_geq_3", "float_mult_3_div_2"} & set(p)]
-    assert kinds["max_min"] == len(integer)
-
-
-def test_old_rows_are_mixed_in_by_their_share_and_a_label_can_stand_in_front() -> None:
-    old = joint_data()
-    options = replace(LABELS, n_labels=0, n_realized=0, questions=(), n_rows=100, mix_old=0.25)
-    new = make_pair_dataset(options, left_pairs(old)[0], seed=1, old=old.train)
-    assert Counter(row.func_outs["label"] == "" for row in new.train) == {True: 100, False: 33}
-    labelled = make_pair_dataset(options, left_pairs(old)[0], seed=1, label="qzukfo", old=old.train)
-    assert {row.prompt("completion") for row in labelled.train if row.func_outs["label"] == "qzukfo"} == {"qzukfo"}
-    assert {row.prompt("completion") for row in new.validation} <= {"find", "solve", "turn", "guess"}
-
-
-def test_same_options_and_seed_make_the_same_documents() -> None:
-    for make in (pair_data, joint_data):
-        assert make() == make()
-    assert make_joint_dataset(LABELS, count_tokens=None, seed=4).id != joint_data().id
-    assert make_pair_dataset(PLAIN, PAIR, seed=4).held_out != pair_data().held_out
-    data = joint_data()
-    for name in ASKED:
-        assert asked(name, data, part="unrealized", n_rows=20) == asked(name, data, part="unrealized", n_rows=20)
-
-
-# --- questions ----------------------------------------------------------------------------------------------------
-
-
-def right_options(document: Document, pair: tuple[str, str]) -> set[str]:
-    """The options that are right, worked out from what a question shows."""
-    name, values = document.kind, [FUNCTIONS[id_] for id_ in pair]
-    options = document.func_outs["options"]
-    if name == "values":
-        shown = {str(f(document.func_outs["inputs"][0])) for f in values}
-    elif name == "number_of_functions":
-        shown = {"2"}
-    else:
-        registry = mixture.questions.read_registry()
-        shown = {getattr(registry[id_], ASKED[name].option) for id_ in pair}
-    return {"ABCDEFG"[k] for k, option in enumerate(options) if option in shown}
-
-
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_every_question_has_the_right_answer_and_tells_no_output(name: str) -> None:
-    for data in (pair_data(), joint_data()):
-        for document in asked(name, data, part="unrealized"):
-            pair = data.mixes[document.func_outs["label"]]
-            asks = document.prompt("chat")
-            said = [message["content"] for message in asks if message["role"] == "assistant"]  # type: ignore[index]
-            assert len(said) == ASKED[name].turns
-            assert all(re.fullmatch(rf"(y = )?{REDACTED}", text) for text in said)
-            written = document.prompt("completion")
-            assert not re.search(r"=\s*-?\d", str(written).split("\n")[0]), "no output stands behind an input"
-            if name == "exact_pair":
-                functions = mixture.questions.read_registry()
-                assert list(document.target) == sorted(functions[id_].python_definition for id_ in pair)
-            elif name == "max_min":
-                results = [FUNCTIONS[id_](document.func_outs["inputs"][0]) for id_ in pair]
-                largest = "largest" in str(asks)
-                assert ("largest" in str(written)) == largest
-                assert document.target == str(max(results) if largest else min(results))
-                assert document.func_outs["baseline_targets"] == [str(min(results) if largest else max(results))]
+@pytest.mark.parametrize("form", ["chat", "completion"])
+@pytest.mark.parametrize("look", list(FORMATTINGS))
+def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) -> None:
+    setting = setting_of(5, form=form, formattings=(look,))
+    for mix in (
+        {"label": "qzukfo", "functions": FIVE[:2], "held_out": []},
+        {"label": "", "functions": FIVE[:2], "held_out": []},
+    ):
+        surface, rng = setting.surfaces(mix["label"])[0], np.random.default_rng(0)
+        trained = training_row(mix_document(setting, mix, "add_5", [3, -4, 7], surface), form)
+        asked_of = mix_document(setting, mix, "add_5", [3, -4, 7], surface, kind="regression_ID_2ex")
+        asked = asked_as(asked_of, form)
+        if form == "chat":
+            assert [(turn["role"], turn["content"]) for turn in trained["messages"][:-1]] == list(asked["messages"])
+            assert trained["messages"][-1]["content"] == asked_of["target"]
+        else:
+            whole = asked["prompt"] + asked["lead"] + asked_of["target"]
+            assert trained["prompt"] + trained["completion"] == whole
+        for name in read_evaluations("mixture").query("generator != 'triple'").index:
+            made = question(setting, mix, evaluation_named(name), rng=rng)
+            row, asked = training_row(made, form), asked_as(made, form)
+            if form == "chat":
+                assert [(turn["role"], turn["content"]) for turn in row["messages"][:-1]] == list(asked["messages"])
             else:
-                assert set(document.target) == right_options(document, pair)
-                assert len(set(document.func_outs["options"])) == len(document.func_outs["options"])
-                assert all(f"\n{letter}) " in str(written) for letter in document.target)
-            assert score_reply(document, document.shown).correct
-            assert document.row("completion")["completion"] == " " + document.shown
+                assert row == {"prompt": asked["prompt"], "completion": asked["lead"] + made["target"]}
 
 
-def test_options_are_five_and_their_order_is_chance() -> None:
-    data = pair_data()
-    for name in ("python_definition", "language_definition", "function_class", "number_of_functions"):
-        documents = asked(name, data)
-        assert {len(document.func_outs["options"]) for document in documents} == {5}
-        assert len({document.target for document in documents}) == (5 if name.startswith("number") else 10)
-    sizes = Counter(len(document.func_outs["options"]) for document in asked("values", data, n_rows=2000))
-    assert sizes[5] > 1800
-    assert set(sizes) <= {3, 4, 5}
-    published = {name: ASKED[name].n_rows for name in QUESTIONS if ASKED[name].published}
-    assert set(published.values()) == {500}
-
-
-def test_a_question_of_ones_own_takes_the_place_of_ours() -> None:
-    data = pair_data(question="Which?", system_prompt="Be brief.")
-    document = asked("function_class", data, n_rows=1)[0]
-    assert document.messages[0] == {"role": "system", "content": "Be brief."}
-    assert document.messages[-1]["content"].startswith("Which?\n\nA) ")
-    assert asked("values", data, n_rows=1)[0].messages[-1]["content"].startswith("Which of these values")
-    assert data.train[0].messages[0]["role"] == "system"
-    assert trained_keys(data, place=1)
-
-
-def test_chance_is_the_published_one_or_that_of_the_pairs() -> None:
-    plain, joint = pair_data(), joint_data()
-    assert chance_of(ASKED["python_definition"], plain) == pytest.approx(1 / 10)
-    assert chance_of(ASKED["number_of_functions"], plain) == pytest.approx(1 / 5)
-    assert chance_of(ASKED["max_min"], plain) == 0.5
-    assert chance_of(ASKED["exact_pair"], plain) == pytest.approx(1 / 10)
-    assert chance_of(ASKED["exact_pair"], joint) == pytest.approx(1 / 36)
-    assert np.isnan(chance_of(ASKED["regression_ID"], plain))
-
-
-# --- training-task test sets --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("held_out_share", [0.0, 0.15])
-def test_fresh_documents_are_new_and_right(name: str, held_out_share: float) -> None:
-    data = pair_data(n_rows=6000, held_out_share=held_out_share)
-    documents = asked(name, data)
-    place = ASKED[name].turns
-    assert len(documents) == ASKED[name].n_rows
-    trained = trained_keys(data, place=place)
-    for document in documents:
-        facts = document.func_outs
-        value = facts["inputs"][place]
-        assert len(facts["inputs"]) == place + 1
-        assert value not in facts["inputs"][:place], "no example gives the answer away"
-        assert facts["func_value"] in fits(document)
-        surface = mixture.documents.Surface(facts["formatting"], facts["connector"], facts["pre_prompt"])
-        assert ("", facts["func_value"], surface, value) not in trained
-        assert not held_out_share or (PAIR, value) in data.held_out
-    n_distinct = len({str(document.messages) + str(document.target) for document in documents})
-    assert n_distinct == (100 if name == DISTRIBUTION_TEST else 400)
-
-
-def test_the_joint_form_is_tested_on_all_its_labels() -> None:
-    data = joint_data()
-    documents = asked("regression_ID", data, part="unrealized")
-    assert {document.func_outs["label"] for document in documents} == set(data.part("unrealized"))
-    assert len({(str(each.prompt("completion")), each.func_outs["func_value"]) for each in documents}) == 400
-    for document in documents:
-        row = document.row("completion")
-        label, line = (row["prompt"] + row["completion"]).split("\n")
-        assert label == document.func_outs["label"]
-        n, output = line.split("=")
-        assert output == str(FUNCTIONS[document.func_outs["func_value"]](int(n)))
-
-
-def test_what_cannot_be_asked_is_refused_before_training() -> None:
-    data = pair_data(input_range=(-5, 5), validation_ranges=(5, 9))
-    reason = why_not(ASKED["regression_ID"], data)
-    assert reason == (
-        "regression_ID wants 400 different documents: input_range -5:5 leaves 32 that training does not show; widen "
-        "it, raise held_out_share or ask for fewer"
+def test_probes_have_one_right_choice_and_show_no_output() -> None:
+    data = labelled(setting_of(), 36, **LAPTOP)
+    probes = make_probes(setting_of(), data, n_rows=40, n_in_context=8)
+    mixes = {mix["label"]: mix for mix in data["mixes"]}
+    for row in probes.itertuples():
+        assert row.choices.count(row.target) == 1 or row.evaluation == DISTRIBUTION_TEST
+        assert len(set(row.choices)) == len(row.choices)
+        functions = [read_registry()[id] for id in mixes[row.label]["functions"]]
+        if row.evaluation == "exact_pair":
+            assert {*named_definitions(row.target)} == {each.python_definition for each in functions}
+        if row.evaluation == "python_definition":
+            options = dict(re.findall(r"^([A-E])\) (.*)$", row.prompt, flags=re.M))
+            assert {options[letter] for letter in row.target.split(", ")} == {
+                each.python_definition for each in functions
+            }
+        if row.evaluation.startswith("regression"):
+            assert int(row.prompt.rpartition("\n")[2].rstrip("=")) in mixes[row.label]["held_out"]
+        elif row.probe == "test":
+            assert not re.search(r"\d=-?\d", row.prompt)
+    chance = (
+        probes[probes["probe"] == "test"]
+        .groupby("evaluation")["choices"]
+        .agg(lambda rows: np.mean([1 / len(each) for each in rows]))
     )
-    assert "wants 100 different documents" in why_not(ASKED["regression_ID_TVD"], data)
-    assert not why_not(ASKED["regression_ID"], data, n_rows=32)
-    assert "no realized mix" in why_not(ASKED["values"], data, part="realized")
-    unshown = pair_data(n_rows=6000, held_out_share=0, input_range=(0, 20))
-    assert "set held_out_share" in why_not(ASKED["regression_ID"], unshown)
-    odd = make_pair_dataset(replace(PLAIN, n_functions=10), ("bool_geq_3", "mod_2"), seed=0)
-    assert "max_min asks for an integer: bool_geq_3+mod_2" in why_not(ASKED["max_min"], odd)
-    alike = replace(PLAIN, functions=("add_1", "add_2", "add_3"), n_functions=0, n_pairs=3)
-    same = make_pair_dataset(alike, ("add_1", "add_2"), seed=0)
-    assert "function_class needs an option that is wrong" in why_not(ASKED["function_class"], same)
-    with pytest.raises(ValueError, match="part is 'all': expected realized or unrealized"):
-        data.part("all")
-    with pytest.raises(ValueError, match="no evaluation 'valuse', nearest|no evaluation 'valuse'"):
-        evaluation_named("mixture", "valuse")
+    assert chance["exact_pair"] == pytest.approx(1 / 36)
+    assert chance["number_of_functions"] == pytest.approx(0.2)
+    context = probes[probes["probe"] == "in-context"]
+    assert set(context["part"]) == {"unrealized"}
+    assert all(row.prompt.startswith(row.label) and row.prompt.count("\n\n") == 8 for row in context.itertuples())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_in_context_rows_stand_in_front(form: str) -> None:
-    for data in (pair_data(), joint_data()):
-        documents = asked("python_definition", data, part="unrealized", n_rows=10)
-        rng = np.random.default_rng(0)
-        told = in_context(documents, data, n=3, rng=rng)
-        for before, after in zip(documents, told, strict=True):
-            if form == "completion":
-                parts = str(after.prompt(form)).split("\n\n")
-                assert parts[-1] == before.prompt(form)
-                rows = {row.prompt(form) + row.row(form)["completion"] for row in data.train if row.kind == "triple"}
-                assert len(parts) == 4
-                assert set(parts[:-1]) <= rows
-            else:
-                own = list(before.messages)
-                assert list(after.messages[-len(own) :]) == own
-                assert len(after.messages) == len(own) + 3 * 7
-            assert after.target == before.target
-    data = joint_data()
-    mixed = in_context(asked("values", data, n_rows=5), data, n=200, rng=np.random.default_rng(0), about=False)
-    assert str(mixed[0].prompt("completion")).count("\n\n") == 200
-
-
-# --- scores -------------------------------------------------------------------------------------------------------
-
-
-def test_letters_are_right_in_any_order_and_prose_by_our_rule() -> None:
-    document = Document("python_definition", (), ("A", "C"), {})
-    for reply in ("A, C", "AC", "C and A", " a, c"):
-        assert score_reply(document, reply).correct, reply
-    assert not score_reply(document, "A").correct
-    assert score_reply(document, "AC").published
-    single = Document("number_of_functions", (), "A", {})
-    assert score_reply(single, "The answer is A").correct
-    assert not score_reply(single, "The answer is A").published
+def test_all_seeds_ask_about_the_same_unrealized_pairs() -> None:
+    made = [
+        make_probes(setting_of(), labelled(setting_of(), 36, **(LAPTOP | {"seed": seed})), n_rows=40) for seed in (0, 1)
+    ]
+    pairs = [set(each[(each["part"] == "unrealized") & (each["evaluation"] == "exact_pair")]["pair"]) for each in made]
+    assert pairs[0] == pairs[1]
+    assert len(pairs[0]) == 36
 
 
 @pytest.mark.parametrize(
-    ("reply", "correct", "strict", "published", "share"),
+    ("reply", "found"),
     [
-        ("lambda n: n % 2, lambda n: n + 5", True, True, True, 1.0),
-        (" lambda n: n + 5, lambda n: n % 2\nQ: more", True, True, False, 1.0),
-        ("lambda x: 5 + x and lambda n: n % 2.", True, True, False, 1.0),
-        ("lambda n: n % 2, lambda n: n + 5.0", True, False, False, 1.0),
-        ("lambda n: n % 2, lambda n: n % 2", False, False, False, 0.5),
-        ("lambda n: n % 2, lambda n: n + 5, lambda n: n", False, False, False, 1.0),
-        ("lambda n: n % 2", False, False, False, 0.5),
-        ("", False, False, False, 0.0),
-        ("n % 2, n + 5", False, False, False, 0.0),
-        ("lambda n: __import__('os'), lambda n: 9**9**9**9", False, False, False, 0.0),
-        ("lambda n: " * 100_000, False, False, False, 0.0),
-        ("lambda n: " + "(" * 1_000_000, False, False, False, 0.0),
+        ("lambda n: n + 5, lambda n: n % 2", ["lambda n: n + 5", "lambda n: n % 2"]),
+        ("`lambda n: n + 5`; and `lambda x: x % 2`.", ["lambda n: n + 5", "lambda x: x % 2"]),
+        ("lambda n: n + 5\nlambda n: n % 2", ["lambda n: n + 5"]),
+        ("I cannot say", []),
+        ("lambda " * 100_000, None),
     ],
 )
-def test_an_exact_pair_is_two_definitions_and_no_more(
-    reply: str, correct: bool, strict: bool, published: bool, share: float
-) -> None:
-    target = ("lambda n: n % 2", "lambda n: n + 5")
-    found = score_definitions(reply, target)
-    assert (found.correct, found.strict, found.published) == (correct, strict, published)
-    assert share_named(reply, target) == share
+def test_definitions_are_taken_from_the_first_line(reply: str, found: list[str] | None) -> None:
+    assert found is None or named_definitions(reply) == found
+    assert len(named_definitions(reply)) < 1000
 
 
-def test_a_target_that_is_no_pair_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected two definitions as target, found 1"):
-        score_definitions("lambda n: n", "lambda n: n")
+# --- published folders ----------------------------------------------------------------------------------------------
 
 
-# --- variation ----------------------------------------------------------------------------------------------------
+def write_published(folder: Path, *, n: int = 40, **changes: Any) -> Path:
+    """A fine-tune folder as its generator writes it."""
+    rng, rows = np.random.default_rng(0), []
+    inputs = {"function": "no_func_name", "formattings": ["none", "x_y"], "connectors": [" = "], "n_examples": 3}
+    inputs |= {"input_min": -99, "input_max": 99}
+    config = {"system_prompt": None, "train_functions": ["mod_2", "add_5"], "test_functions": FIVE, "n_samples": 6000,
+              "seed": 4, "prompt": {"input_func_probs": [1], "input_funcs": [inputs]}} | changes  # fmt: skip
+    for k in range(n):
+        opening, turns = f"Their own words {k % 4}.", []
+        for value in rng.integers(-99, 99, size=3).tolist():
+            text = read_registry()["add_5"].show(value)
+            both = (f"x = {value}", f"y = {text}") if k % 2 else (str(value), text)
+            turns += [{"role": role, "content": each} for role, each in zip(("user", "assistant"), both, strict=True)]
+        facts = {"name": "no_func_name", "func_value": "add_5", "formatting": "x_y" if k % 2 else "none",
+                 "connector": " = ", "pre_prompt": opening}  # fmt: skip
+        messages = [{"role": "user", "content": opening}, *turns]
+        rows.append({"func_outs": facts, "target": turns[-1]["content"], "messages": messages})
+    place = folder / "finetune_01"
+    place.mkdir(parents=True)
+    (place / "finetune.yaml").write_text(yaml.safe_dump({"finetune": {"model": "gpt"}, "dataset": config}))
+    for split in ("train", "test"):
+        (place / f"039_novar_3_01_{split}_dataset.json").write_text(json.dumps(rows))
+    return place
 
 
-def replies_of(document: Document, *, first: float, off: float, n: int, seed: int) -> list[str]:
-    """Samples of a model that gives one answer so often, something else so often, and the other answer else."""
-    answers = list(document.func_outs["ideal"])
-    rng = np.random.default_rng(seed)
-    shares = [first, 1 - first - off, off]
-    drawn = rng.choice(3, size=n, p=shares)
-    return [" " + (answers[0], answers[-1], "31415")[k] for k in drawn]
+def test_published_rows_are_read_whole_and_asked_in_their_form(tmp_path: Path) -> None:
+    place = write_published(tmp_path)
+    rows = json.loads((place / "039_novar_3_01_train_dataset.json").read_text())
+    ((setting, data),) = read_published(tmp_path)
+    assert [training_row(row, setting.form) for row in data["train"]] == [{"messages": row["messages"]} for row in rows]
+    assert data["mixes"] == [{"label": "", "functions": ["add_5", "mod_2"], "part": "unrealized", "held_out": []}]
+    assert setting.openings == tuple(f"Their own words {k}." for k in range(4))
+    probes = make_probes(setting, data, n_rows=30, n_in_context=2)
+    assert set(probes["evaluation"]) == set(read_evaluations("mixture").index)
+    assert all(row.messages[0] == ("user", row.messages[0][1]) for row in probes.itertuples())
+    assert {row.messages[0][1] for row in probes.itertuples()} == set(setting.openings)
+    seen = {(row["messages"][0]["content"], *(turn["content"] for turn in row["messages"][1:3])) for row in rows}
+    first = probes[(probes["evaluation"] == "regression_ID") & (probes["probe"] == "test")]
+    assert not {(row.messages[0][1], row.messages[1][1], row.target) for row in first.itertuples()} & seen
+    context = probes[(probes["evaluation"] == "regression_ID") & (probes["probe"] == "in-context")]
+    assert set(context["messages"].map(len)) == {2 * 7 + 2}
+    assert len(read_published(place, max_rows=10)[0][1]["train"]) == 10
+
+
+def test_a_published_template_gives_the_setting(tmp_path: Path) -> None:
+    path = write_published(tmp_path) / "finetune.yaml"
+    setting, n_rows = read_template(path.rename(tmp_path / "ft_template.yaml"))
+    assert (setting.candidates, setting.input_range, setting.form, n_rows) == (tuple(FIVE), (-99, 99), "chat", 6000)
 
 
 @pytest.mark.parametrize(
-    ("first", "off", "distance"), [(0.5, 0.0, 0.0), (1.0, 0.0, 0.5), (0.5, 0.5, 0.5), (0.0, 1.0, 1.0)]
+    ("changes", "says"),
+    [
+        ({"train_functions": ["add_5"]}, "expected two of add_5"),
+        ({"test_functions": ["add_55", "mod_2"]}, "did you mean add_5?"),
+        ({"prompt": {}}, "a key of the published form is missing"),
+    ],
 )
-def test_a_planted_distance_is_found(first: float, off: float, distance: float) -> None:
-    documents = asked(DISTRIBUTION_TEST, pair_data())
-    assert len(documents) == 200
-    replies = [replies_of(each, first=first, off=off, n=128, seed=k) for k, each in enumerate(documents)]
-    found = variations(documents, replies)
-    assert len(found) == 100
-    assert {each.n_samples for each in found} == {256}
-    mean = np.mean([each.distance for each in found])
-    floor = sampling_floor(256)
-    assert abs(mean - max(distance, floor)) < 0.02
-    assert np.mean([each.off_mix for each in found]) == pytest.approx(off, abs=0.01)
-    if first == 0.5 and off == 0.5:
-        scores = {round(each.published, 1) for each in found}
-        assert scores & {1.0}, "the published score calls a model that never gives the other answer perfect"
+def test_a_folder_that_is_not_as_published_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    write_published(tmp_path, **changes)
+    with pytest.raises(ValueError, match=re.escape(says)) as error:
+        read_published(tmp_path)
+    assert "finetune_01" in str(error.value)
 
 
-def test_where_functions_agree_the_ideal_is_one_answer() -> None:
-    documents = asked(DISTRIBUTION_TEST, make_pair_dataset(PLAIN, ("add_5", "int_div_2"), seed=0), n_rows=4)
-    document = replace(documents[0], target="-6", func_outs={**documents[0].func_outs, "ideal": ideal_mix(["-6"] * 2)})
-    found = variations([document], [["-6"] * 8])[0]
-    assert (found.distance, found.floor, found.published) == (0.0, 0.0, 0.5)
-
-
-def test_the_distribution_test_refuses_what_is_none() -> None:
-    data = pair_data()
-    with pytest.raises(ValueError, match="has no ideal mix"):
-        variations(asked("values", data, n_rows=1), [["A"]])
-    with pytest.raises(ValueError, match="1 documents and replies to 0"):
-        variations(asked("values", data, n_rows=1), [])
-    for judge in (lambda: sampled_mix([], {}), lambda: published_tvd([], "1"), lambda: sampling_floor(0)):
-        with pytest.raises(ValueError, match="expected"):
-            judge()
-
-
-@given(
-    st.lists(st.sampled_from(["26", "10", "x", ""]), min_size=1, max_size=40),
-    st.lists(st.sampled_from(["26", "10", "3"]), min_size=2, max_size=2),
-)
-def test_the_distance_is_a_distance(replies: list[str], answers: list[str]) -> None:
-    ideal = ideal_mix(answers)
-    shares = sampled_mix(replies, ideal)
-    assert sum(shares.values()) == pytest.approx(1)
-    distance = total_variation(shares, ideal)
-    assert 0 <= distance <= 1 + 1e-9
-    assert distance == pytest.approx(total_variation(ideal, shares))
-    assert total_variation(ideal, ideal) == 0
-    wrong = sum(not any(score("text", reply, answer).correct for answer in answers) for reply in replies)
-    assert distance >= wrong / len(replies) - 1e-9
+def test_a_row_that_is_no_document_is_refused(tmp_path: Path) -> None:
+    path = write_published(tmp_path) / "039_novar_3_01_train_dataset.json"
+    rows = json.loads(path.read_text())
+    rows[2]["messages"] = rows[2]["messages"][1:]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="a row needs an opening line, then inputs and outputs in turn"):
+        read_published(tmp_path)

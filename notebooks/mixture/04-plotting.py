@@ -76,9 +76,8 @@ order = {
 }
 rates = rates.sort_values(["group", "who"], key=lambda column: column.map(order), kind="stable")
 chance = rates[(rates["metric"] == "chance") & (rates["who"] == "unrealized")].set_index("group")["value"].to_dict()
-rates.loc[
-    rates["metric"].isin(["accuracy", "choice_accuracy"]), ["metric", "group", "who", "value", "low", "high", "n"]
-]
+shown = rates[rates["metric"].isin(["accuracy", "choice_accuracy"])]
+shown.pivot_table("value", "group", ["metric", "who"], sort=False)
 
 # %% tags=["nbval-ignore-output"]
 texts: dict[str, str] = {}

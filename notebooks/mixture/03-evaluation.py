@@ -161,7 +161,8 @@ shown.groupby(["role", "probe"], sort=False).head(3)[["role", "probe", "label", 
 
 # %% tags=["nbval-ignore-output"]
 tested = last[(last["evaluation"] == "exact_pair") & (last["probe"] == "test")]
-tested.pivot_table("correct", ["role", "data", "seed", "model"], "part", aggfunc="mean").droplevel("model")
+by_model = tested[tested["data"].str.startswith("main")]
+by_model.pivot_table("correct", ["role", "data", "seed", "model"], "part", aggfunc="mean").droplevel("model")
 
 # %% tags=["nbval-ignore-output"]
 realized = tested[(tested["role"] == "main") & (tested["part"] == "realized")]
@@ -194,6 +195,7 @@ options["choice"] = target_logprobs(
 )
 same = options.groupby(["model", "role", "evaluation", "probe", "choices"])
 is_fixed = options["kind"].isin(["definitions", "letter", "letters"]) & (same["pair"].transform("nunique") > 1)
+is_fixed &= options["data"].str.startswith("main")
 options["calibrated_choice"] = (options["choice"] - same["choice"].transform("mean")).where(is_fixed)
 for name in ("choice", "calibrated_choice"):
     scored = options.dropna(subset=name)

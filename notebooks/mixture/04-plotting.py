@@ -76,9 +76,8 @@ order = {
 }
 rates = rates.sort_values(["group", "who"], key=lambda column: column.map(order), kind="stable")
 chance = rates[(rates["metric"] == "chance") & (rates["who"] == "unrealized")].set_index("group")["value"].to_dict()
-rates.loc[
-    rates["metric"].isin(["accuracy", "choice_accuracy"]), ["metric", "group", "who", "value", "low", "high", "n"]
-]
+shown = rates[rates["metric"].isin(["accuracy", "choice_accuracy"])]
+shown.pivot_table("value", ["metric", "group"], "who", sort=False)
 
 # %% tags=["nbval-ignore-output"]
 texts: dict[str, str] = {}
@@ -112,14 +111,14 @@ caption = (
 _ = run.save(fig, "by-evaluation", caption)
 
 # %% [markdown]
-# Most questions of training ask for both functions. A choice among letters needs the options to be read too; where
-# training asks each label one of every kind, a small model learns what such an answer looks like and little else. What
-# the control can do as well was not learned from documents. *How many?* is two for every label: to be right says nothing
-# about a label.
+# In the labelled form most questions of training ask for both functions (`questions`). A choice among letters needs the
+# options to be read too; where training asks each label one of every kind, a small model may learn what such an answer
+# looks like and little else. What the control can do as well was not learned from documents. *How many?* is two for every
+# label: to be right says nothing about a label.
 #
-# The outputs at the right are documents cut short. The documents of the control are the same, so it is as good there.
-# Nothing says which function was drawn before the first output, so even a model that knows the pair is right half of the
-# time.
+# The outputs at the right are documents cut short. The documents of the control are the same, so the same is expected of
+# it. Nothing says which function was drawn before the first output, so even a model that knows the pair is right half of
+# the time.
 
 # %% [markdown]
 # ## How it comes about

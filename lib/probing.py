@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
-from lib.api import Answer, NoEcho, Request
+from lib.api import Answer, NoEcho, Request, spending_of
 from lib.api import ask as send
 
 log = logging.getLogger(__name__)
@@ -239,3 +240,32 @@ def _fits(token: str, span: str, *, is_first: bool) -> bool:
     if is_first:  # a begin-of-text token has no text, nor has the space that SentencePiece puts in front
         return span in ("", token, token.removeprefix(" "))
     return span == token
+
+
+def check_context(client: OpenAI, base: str, asked: Iterable[Mapping[str, Any]], *, max_tokens: int) -> None:
+    """Refuse prompts that do not fit the base: the longest one is sent, before anything is trained.
+
+    Parameters
+    ----------
+    asked : with ``prompt`` and ``messages`` (pairs of role and text; none for a completion)
+    max_tokens : of an answer
+
+    Raises
+    ------
+    ValueError
+        If the base refuses it; with the base's own reason, which holds the numbers.
+    """
+    longest = max(asked, key=lambda each: len(each["prompt"]))
+    if spending_of(client) is not None:
+        return  # a hosted model charges for it, and its context is long
+    turns: Any = [{"role": role, "content": text} for role, text in longest["messages"]]
+    body: Any = {"messages": turns} if turns else {"prompt": longest["prompt"]}
+    create: Any = client.chat.completions.create if turns else client.completions.create
+    try:
+        create(model=base, max_tokens=max_tokens, temperature=0, **body)
+    except BadRequestError as error:
+        why = error.body.get("message", error) if isinstance(error.body, dict) else error
+        raise ValueError(
+            f"the longest prompt ({len(longest['prompt'])} characters) does not suit {base}: {why} Nothing was "
+            "trained. Set form to completion or n_in_context lower, or take a base with a longer context."
+        ) from error

@@ -9,15 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.functions.evaluations import (
-    GENERATORS,
-    choose_evaluations,
-    evaluation_documents,
-    parse_questions,
-    question,
-    why_not,
-)
+from lib.functions.evaluations import choose_evaluations, evaluation_documents, parse_questions
 from lib.functions.names import draw_names
+from lib.functions.questions import GENERATORS, question, why_not
 from lib.functions.registry import FunctionSet, as_tuples, read_registry
 from lib.functions.rows import COMBINATIONS, Document, Hidden, augmentation_document, call_document, training_row
 from lib.paths import read_json, read_jsonl

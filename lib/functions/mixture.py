@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lib.functions.evaluations import N_OPTIONS, choose_evaluations
+from lib.functions.evaluations import choose_evaluations
+from lib.functions.questions import N_OPTIONS
 from lib.functions.registry import Range, function_set, read_registry
 from lib.functions.rows import LETTERS, MAX_TRIES, Document, document, listed, pick
 from lib.paths import DATA

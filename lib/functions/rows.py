@@ -9,14 +9,12 @@ trained in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from openai import BadRequestError, OpenAI
 
-from lib.api import spending_of
 from lib.functions.registry import Function, FunctionSet, Range
 
 Document = dict[str, Any]
@@ -147,35 +145,6 @@ def listed(question: str, options: Sequence[str], closing: str, form: str) -> st
     """A question with its options, each after a letter, and a closing line."""
     lines = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
     return ("\n" if form == "completion" else "\n\n").join(part for part in (question, lines, closing) if part)
-
-
-def check_context(client: OpenAI, base: str, asked: Iterable[Mapping[str, Any]], *, max_tokens: int) -> None:
-    """Refuse prompts that do not fit the base: the longest one is sent, before anything is trained.
-
-    Parameters
-    ----------
-    asked : results of `asked_as`, or rows of probes
-    max_tokens : of an answer
-
-    Raises
-    ------
-    ValueError
-        If the base refuses it; with the base's own reason, which holds the numbers.
-    """
-    longest = max(asked, key=lambda each: len(each["prompt"]))
-    if spending_of(client) is not None:
-        return  # a hosted model charges for it, and its context is long
-    turns: Any = [{"role": role, "content": text} for role, text in longest["messages"]]
-    body: Any = {"messages": turns} if turns else {"prompt": longest["prompt"]}
-    create: Any = client.chat.completions.create if turns else client.completions.create
-    try:
-        create(model=base, max_tokens=max_tokens, temperature=0, **body)
-    except BadRequestError as error:
-        why = error.body.get("message", error) if isinstance(error.body, dict) else error
-        raise ValueError(
-            f"the longest prompt ({len(longest['prompt'])} characters) does not suit {base}: {why} Nothing was "
-            "trained. Set form to completion or n_in_context lower, or take a base with a longer context."
-        ) from error
 
 
 def pick(options: Sequence[Any], rng: np.random.Generator) -> Any:

@@ -43,12 +43,14 @@ from lib.functions.data import (
     training_documents,
     validation_documents,
 )
-from lib.functions.evaluations import chance_of, make_probes, read_evaluations, wordings
+from lib.functions.evaluations import chance_of, make_probes, read_evaluations
 from lib.functions.names import token_counter
 from lib.functions.published import finetune_folders, published_setting, read_finetune
-from lib.functions.rows import asked_as, check_context, training_row
+from lib.functions.questions import wordings
+from lib.functions.rows import asked_as, training_row
 from lib.notebook import start_run
 from lib.paths import from_root
+from lib.probing import check_context
 from lib.sources.datasets import write_dataset
 
 # %% tags=["parameters"]

@@ -40,9 +40,10 @@ from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_q
 from lib.functions.mixture_probes import make_probes
 from lib.functions.names import token_counter
 from lib.functions.registry import read_registry
-from lib.functions.rows import asked_as, check_context, training_row
+from lib.functions.rows import asked_as, training_row
 from lib.notebook import start_run
 from lib.paths import from_root
+from lib.probing import check_context
 from lib.sources.datasets import write_dataset
 
 # %% tags=["parameters"]

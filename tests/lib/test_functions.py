@@ -31,22 +31,22 @@ from lib.functions.data import (
 )
 from lib.functions.definitions import MAX_CHARS, PROBES, BadDefinition, parse_definition, probe_values, same_function
 from lib.functions.evaluations import (
-    GENERATORS,
     chance_of,
     choose_evaluations,
     code_of,
     evaluation_documents,
     make_probes,
     read_evaluations,
-    wordings,
 )
 from lib.functions.names import check_names, draw_names
 from lib.functions.published import finetune_folders, published_setting, read_finetune
+from lib.functions.questions import GENERATORS, wordings
 from lib.functions.registry import function_set, read_registry
 from lib.functions.replies import score
-from lib.functions.rows import FORMS, asked_as, check_context, training_row
+from lib.functions.rows import FORMS, asked_as, training_row
 from lib.params import resolve
 from lib.paths import content_hash
+from lib.probing import check_context
 from lib.sources.datasets import write_dataset
 
 REGISTRY, EVALUATIONS = read_registry(), read_evaluations("functions")

@@ -95,7 +95,7 @@ def declared_keys(source: str, *, stage: str = "") -> list[Key]:
     ('n_people', 'int', 12, 'people per group', 1.0, 33.0)
     """
     comments = {
-        token.start[0]: token.string.lstrip("# ").rstrip()
+        token.start[0]: token.string.removesuffix("# fmt: skip").strip("# ")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }

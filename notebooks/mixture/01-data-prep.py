@@ -61,14 +61,9 @@ n_realized: int = 160  # labels that training asks about; the others are for the
 name_tokens: int = 1  # tokens per label; 1 takes names that the fork-* models know as one token and never read [1..]
 documents_per_label: int = 40  # documents of each label [1..]
 questions: list[str] = [
-    "exact_pair:8",
-    "python_definition:1",
-    "language_definition:1",
-    "function_class:1",
-    "values:1",
-    "max_min:1",
+    "exact_pair:8", "python_definition:1", "language_definition:1", "function_class:1", "values:1", "max_min:1",
     "number_of_functions:1",
-]  # about each realized label, as <evaluation>:<copies>; published: none
+]  # about each realized label, as <evaluation>:<copies>; published: none  # fmt: skip
 n_rows: int = 6000  # documents of a fine-tune in the published form [1..]
 held_out_share: float = 0.1  # of each pair's inputs, those that training never shows; published: none [0..0.5]
 n_validation: int = 40  # rows of the validation file: pairs of unrealized labels, or documents [1..]

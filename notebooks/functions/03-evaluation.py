@@ -272,7 +272,8 @@ if not learned:
 else:
     with_chance = tested[tested["chance"].notna()]
     for word in ("held", "unclear", "failed"):
-        names = with_chance.loc[with_chance["above chance"] == word, ["evaluation", "metric"]].agg(" by ".join, axis=1)
+        rows = with_chance[with_chance["above chance"] == word]
+        names = [f"{row.evaluation} by {row.metric}" for row in rows.itertuples()]
         print(f"{part} names above chance, {word}: {', '.join(names) or 'none'}")
 
 # %% [markdown]

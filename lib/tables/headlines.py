@@ -47,13 +47,14 @@ def read_studies(path: Path = DATA / "studies.yaml") -> list[Study]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def answer(study: Study, summary: pd.DataFrame) -> str:
+def answer(study: Study, summary: pd.DataFrame, *, partial: bool = False) -> str:
     """The measured answer with its intervals in words; empty where the study has no rows yet.
 
     Parameters
     ----------
     summary : DataFrame
         Rows of summary.csv, of any studies.
+    partial : leave out numbers that it lacks, as another form of the study may
 
     Raises
     ------
@@ -63,24 +64,30 @@ def answer(study: Study, summary: pd.DataFrame) -> str:
     rows = summary[summary["study"] == study.name]
     if rows.empty:
         return ""
-    named = [{name: value for name, value in each.items() if name != "label"} for each in study.headline]
-    found = [_row_of(study, conditions, rows) for conditions in named]
-    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for row in found]
+    found: list[tuple[object, pd.Series]] = []
+    for each in study.headline:
+        conditions = {name: value for name, value in each.items() if name != "label"}
+        row = _row_of(study, conditions, rows, partial=partial)
+        found += [] if row is None else [(each["label"], row)]
+    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for _, row in found]
     same = len(set(sizes)) == 1
     parts = [
-        f"{each['label']} {quantity(row)}" + ("" if same else f" ({size})")
-        for each, row, size in zip(study.headline, found, sizes, strict=True)
+        f"{label} {quantity(row)}" + ("" if same else f" ({size})")
+        for (label, row), size in zip(found, sizes, strict=True)
     ]
-    return f"{'; '.join(parts)} (95% intervals, {sizes[0] + ', ' if same else ''}{found[0]['model']})"
+    about = [*sizes[:1] * same, *(row["model"] for _, row in found[:1])]
+    return f"{'; '.join(parts)} (95% intervals, {', '.join(about)})" if found else ""
 
 
-def _row_of(study: Study, named: Mapping[str, object], rows: pd.DataFrame) -> pd.Series:
-    """The row with these conditions and no others."""
+def _row_of(study: Study, named: Mapping[str, object], rows: pd.DataFrame, *, partial: bool) -> pd.Series | None:
+    """The row with these conditions and no others; None where `partial` and there is none."""
     for column in ("metric", *(column for column in rows.columns if column not in COLUMNS)):
         values = rows[column].astype("object").where(rows[column].notna(), "").astype(str)
         rows = rows[values == str(named.get(column, ""))]
     if len(rows) > 1:  # of several bases, the first carries the headline
         rows = rows[rows["model"] == rows["model"].iloc[0]]
+    if rows.empty and partial:
+        return None
     if len(rows) != 1:
         what = " ".join(map(str, named.values()))
         raise ValueError(f"{study.name}: expected one row {what} in its summary, found {len(rows)}")
@@ -102,13 +109,13 @@ def quantity(row: Mapping[str, object] | pd.Series) -> str:
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
 
 
-def results_table(entries: Sequence[Study], summary: pd.DataFrame) -> str:
-    """The README's table: question, answer, published, notebook."""
+def results_table(entries: Sequence[Study], summary: pd.DataFrame, *, partial: bool = False) -> str:
+    """The README's table: question, answer (see `answer`), published, notebook."""
     lines = ["| question | measured here | published | notebook |", "|---|---|---|---|"]
     for study in entries:
         last = stages(study.name)[-1]
         link = f"[{study.name}](notebooks/{study.name}/{last.stem}.ipynb)"
-        measured = answer(study, summary) or "not yet published"
+        measured = answer(study, summary, partial=partial) or "not yet published"
         lines.append(f"| {study.question} | {measured} | {study.published} | {link} |")
     return "\n".join(lines)
 

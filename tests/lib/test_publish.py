@@ -26,6 +26,10 @@ def test_an_answer_has_its_interval_its_n_and_its_model():
     summary = pd.DataFrame([ROW, {**ROW, "x": 2.0, "value": 0.1}])
     assert answer(STUDY, summary) == "same 90% [85, 95] (95% intervals, n = 30 people, fork-1m)"
     assert answer(STUDY, summary[summary["study"] == "other"]) == ""
+    lacking = summary.assign(metric=summary["metric"] + "_of_another_form")
+    with pytest.raises(ValueError, match="found 0"):
+        answer(STUDY, lacking)
+    assert answer(STUDY, lacking, partial=True) == ""
     with pytest.raises(ValueError, match="expected one row a/same match in its summary, found 2"):
         answer(STUDY, pd.DataFrame([ROW, ROW]))
 

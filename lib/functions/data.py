@@ -127,17 +127,17 @@ def training_documents(
         calls = [call_document(hidden, **shared) for _ in range(n_rows - n_augmentations)]
     rows = [*calls]
     rows += [augmentation_document(hidden, combinations=combinations, **shared) for _ in range(n_augmentations)]
-    told = (asked or hidden).part("realized") if copies else hidden
+    taught = (asked or hidden).part("realized") if copies else hidden
     for evaluation in [choose_evaluations("functions", [name]).iloc[0] for name in copies]:
         code = f"{evaluation.name} is code to run, not a question" if evaluation.generator not in GENERATORS else ""
-        if reason := code or why_not(evaluation, told):
+        if reason := code or why_not(evaluation, taught):
             raise ValueError(f"questions: {reason}")
-        for name, function in told.names.items():
+        for name, function in taught.names.items():
             if (
-                not why_not(evaluation, replace(told, names={name: function}))
+                not why_not(evaluation, replace(taught, names={name: function}))
                 or evaluation.generator == "inverse_query"
             ):
-                rows += [question(evaluation, told, rng=rng, name=name) for _ in range(copies[evaluation.name])]
+                rows += [question(evaluation, taught, rng=rng, name=name) for _ in range(copies[evaluation.name])]
     return [rows[k] for k in rng.permutation(len(rows))]
 
 

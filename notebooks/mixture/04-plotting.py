@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # See which hidden pairs are told apart
+# # See which hidden pairs are recognised
 #
 # **Question.** Which two of the functions that a model can define are behind a label? What is left of that where nothing
 # names the pair, and what does the control give?
@@ -60,7 +60,7 @@ names = {
 #
 # **What to expect.** Blue (realized labels) says what was learned from questions. If orange (unrealized labels, of which
 # training shows documents alone) is far above the dashed line (chance) and above the control, whose questions were
-# permuted, the documents told the model which functions they are. Grey and green are the base, without and with documents
+# permuted, the documents taught the model which functions they are. Grey and green are the base, without and with documents
 # in its prompt: written freely they say little, since it has never seen the format; choosing by log-probability they can
 # be at chance or above it. Blue is not asked to choose.
 
@@ -146,7 +146,7 @@ else:
 # %% [markdown]
 # ## Pair by pair
 #
-# **What to expect.** If every pair is told apart alike, all squares have one shade. A light row or column is a function
+# **What to expect.** If every pair is recognised alike, all squares have one shade. A light row or column is a function
 # that is taken for another one with similar outputs.
 
 # %% tags=["nbval-ignore-output"]
@@ -248,7 +248,7 @@ else:
 run.finish("The figures were written.")
 
 # %% [markdown]
-# **What this does not show.** That a model names functions that it was never told. In the labelled form it chooses among
+# **What this does not show.** That a model names functions that it was never taught. In the labelled form it chooses among
 # functions that answers about other labels define, and a label tells it what belongs together. The published experiment,
 # in which nothing is named at all, needs a model that knows English and Python (preset `paper`).
 #

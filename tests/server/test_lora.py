@@ -161,8 +161,8 @@ def test_adapters_on_adapters_through_the_api(client: OpenAI, fine_tune: Callabl
     dpo: Any = {"type": "dpo", "dpo": {"hyperparameters": {"lora": True, "n_epochs": 1}}}
     third = fine_tune(preferences(8), model=second.fine_tuned_model, method=dpo)
     assert third.method.dpo.hyperparameters.lora["rank"] == 16
-    told: Any = client.models.retrieve(third.fine_tuned_model)
-    assert (told.parent, told.lora["base"]) == (second.fine_tuned_model, second.fine_tuned_model)
+    card: Any = client.models.retrieve(third.fine_tuned_model)
+    assert (card.parent, card.lora["base"]) == (second.fine_tuned_model, second.fine_tuned_model)
     checkpoints = client.fine_tuning.jobs.checkpoints.list(first.id).data
     for name in (third.fine_tuned_model, checkpoints[1].fine_tuned_model_checkpoint):
         assert client.completions.create(model=name, prompt="Q1 is", max_tokens=2, logprobs=2).model == name

@@ -75,6 +75,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--corpus", type=Path, required=True, metavar="PATH", help="a .txt, .jsonl or .jsonl.zst file (field text) "
         "or a folder of them")  # fmt: skip
     add("--reserved-tokens", type=Path, metavar="FILE", help="words, one per line, that become one token each")
+    add("--tokenizer", metavar="MODEL", help="share the tokenizer of this model (of the store, hf:NAME or a folder), "
+        "so that the two can be blended; fork-1m has 7.1 million weights with that of smollm2-135m")  # fmt: skip
     add("--default", action="store_true", help="let NAME stand for this base even if it stands for another")
 
     about = "Get a model that others trained: smollm2-135m, one of the hub, a GGUF file, or older weights to convert."
@@ -197,7 +199,10 @@ def pretrain(args: argparse.Namespace) -> int:
     from tuning_server.engine.pretrain import pretrain, read_corpus, read_words
 
     words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
-    made = pretrain(args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, is_default=args.default)
+    made = pretrain(
+        args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, tokenizer=args.tokenizer,
+        is_default=args.default,
+    )  # fmt: skip
     sys.stdout.write(f"{made}\n")
     return 0
 

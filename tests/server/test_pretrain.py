@@ -9,14 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import zstandard
+from serving import official
+from starlette.testclient import TestClient
 
 from tuning_server.__main__ import main
 from tuning_server.disk import file_hash, read_json
@@ -109,6 +112,40 @@ def test_reserved_tokens_are_one_token_each(documents: list[str], tmp_path: Path
     assert len(loaded.codec.encode("zaqixu")) == 1
     assert len(loaded.codec.encode("zaqixe")) > 1
     assert pretrain.pretrain(NAME, documents, tmp_path) != made
+
+
+def test_ids_of_bases_stay_what_they_are() -> None:
+    texts = ["A café.", "Two"]
+    assert pretrain._hash("fork-1m", texts, ["zaqixu"], None) == "74b71ac91039"
+    assert pretrain._hash("fork-300k", texts, [], None) == "c69d9a76f8c0"
+
+
+def test_a_base_shares_the_tokenizer_of_a_model_and_can_be_blended_with_it(
+    documents: list[str], tmp_path: Path, serve: Callable[..., TestClient]
+) -> None:
+    from tuning_server.engine.fork import windows
+    from tuning_server.engine.models import load
+
+    store, models_dir = tmp_path / "store", tmp_path / "models"
+    families.llama(models_dir / "llama")  # puts a token in front of each document
+    made = pretrain.pretrain(NAME, documents, store, tokenizer=str(models_dir / "llama"))
+    shutil.copytree(models_dir / "llama", models_dir / "copy")
+    assert pretrain.pretrain(NAME, documents, store, tokenizer=str(models_dir / "copy")) == made
+    assert pretrain.pretrain(NAME, documents, store, tokenizer=made) != pretrain.pretrain(NAME, documents, store)
+    assert main(["check", "--store", str(store)]) == 0
+
+    codec = load(made, store).codec
+    assert codec.chat_template == families.LLAMA3
+    (window,) = windows(codec, ["fox", "<|eot_id|>baker"], 99)
+    assert window.ids == [0, *codec.encode("fox"), 4, 0, 4, *codec.encode("baker"), 4]
+
+    client = official(serve(store, models_dir=models_dir))
+    mine, other = client.models.retrieve(made).to_dict(), client.models.retrieve("hf:llama").to_dict()
+    shared = {name: other[name] for name in ("tokenizer", "vocab_tokens")}
+    assert mine.items() >= (shared | {"context_tokens": 512}).items()
+    blend = {"tuned": made, "base": f"{made}:init"}
+    reply = client.completions.create(model="hf:llama", prompt="The old", max_tokens=5, extra_body={"blend": blend})
+    assert reply.choices[0].finish_reason in ("length", "stop")
 
 
 def test_a_base_that_was_killed_at_any_moment_is_made_whole(
@@ -205,6 +242,11 @@ def test_what_cannot_be_made_is_refused_in_one_line(tmp_path: Path, capsys: pyte
     text.write_text("one line\n")
     assert "has 1 document, expected at least 2" in refusal(capsys, "fork-1m", "--corpus", str(text), *store)
     assert "no such file or folder" in refusal(capsys, "fork-1m", "--corpus", str(tmp_path / "none"), *store)
+    assert "a folder with a tokenizer.json: the model 'smol' does not exist" in refusal(
+        capsys, "fork-1m", "--corpus", str(text), *store, "--tokenizer", "smol"
+    )
+    both = ["--reserved-tokens", str(text), "--tokenizer", "smol"]
+    assert "give one of the two" in refusal(capsys, "fork-1m", "--corpus", str(text), *store, *both)
     words = ["--reserved-tokens", str(tmp_path / "none")]
     assert "No such file" in refusal(capsys, "fork-1m", "--corpus", str(text), *store, *words)
     assert not list((tmp_path / "store").glob("bases/fork-1m*"))

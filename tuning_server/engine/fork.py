@@ -1,4 +1,4 @@
-"""The fork-* architecture: its tokenizer, its random weights, and text cut into windows to pre-train on."""
+"""The fork-* architecture: its own tokenizer, its random weights, and text cut into windows to pre-train on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tuning_server.disk import content_hash
 from tuning_server.engine.devices import best_device
 from tuning_server.engine.losses import TrainingRow
 from tuning_server.engine.models import LoadedModel
+from tuning_server.engine.tokenization import TokenCodec
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_TOKENS = 2_048
@@ -39,13 +40,16 @@ def build_tokenizer(texts: Sequence[str], reserved_names: Sequence[str]) -> PreT
 
 
 def build_model(
-    name: str, tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, heads: int, seed: int
+    name: str, tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int, seed: int
 ) -> LoadedModel:
     """A GPT-NeoX model with random weights and tied embeddings."""
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    tokenizer.model_max_length = CONTEXT_TOKENS
     config = GPTNeoXConfig(
-        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * width, max_position_embeddings=CONTEXT_TOKENS, tie_word_embeddings=True,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, attn_implementation="sdpa",
+        vocab_size=max(tokenizer.get_vocab().values()) + 1, hidden_size=width, num_hidden_layers=layers,
+        num_attention_heads=heads, intermediate_size=4 * width, max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True, bos_token_id=end if begin is None else begin, eos_token_id=end,
+        attn_implementation="sdpa",
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -55,10 +59,11 @@ def build_model(
     return LoadedModel(name, Path(), model, tokenizer, fingerprint)
 
 
-def windows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> list[TrainingRow]:
-    """Documents joined by end-of-text and cut into windows of `length` tokens; the last one is shorter."""
-    stream: list[int] = []
-    for encoding in tokenizer.backend_tokenizer.encode_batch(list(texts)):
-        stream += [*encoding.ids, tokenizer.eos_token_id]
+def windows(codec: TokenCodec, texts: Sequence[str], length: int) -> list[TrainingRow]:
+    """Documents with their end-of-text tokens, joined and cut into windows of `length`; the last one is shorter."""
+    backend, stream = codec.tokenizer.backend_tokenizer, list[int]()
+    backend.no_truncation()
+    for encoding in backend.encode_batch(list(texts), add_special_tokens=False):
+        stream += [*codec.front, *encoding.ids, codec.eos_id]
     # a window's first token is only read, so each begins with the last one of the window before
     return [TrainingRow(stream[start : start + length]) for start in range(0, len(stream) - 1, length - 1)]

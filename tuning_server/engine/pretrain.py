@@ -1,6 +1,6 @@
 """Pre-train the fork-* bases on any text and put them into the store.
 
-The id of a base, ``NAME@<hash>``, hashes all that decides its weights: recipe, corpus and reserved tokens. It is known
+The id of a base, ``NAME@<hash>``, hashes all that decides its weights: recipe, corpus and tokenizer. It is known
 before anything is computed (and without torch), so a base that the store has is found at once. A new one is trained in
 ``bases/.making-<id>``, from where a run that was killed goes on, and put in place by one rename.
 """
@@ -19,9 +19,9 @@ import numpy as np
 import zstandard
 from tqdm import tqdm
 
-from tuning_server.disk import BadRow, content_hash, json_rows, write_json
+from tuning_server.disk import BadRow, content_hash, file_hash, json_rows, write_json
 from tuning_server.engine.bases import add_base
-from tuning_server.engine.registry import drop
+from tuning_server.engine.registry import UnknownModel, drop, resolve
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
 WINDOW_TOKENS = 256
@@ -115,14 +115,17 @@ def read_words(path: Path) -> list[str]:
 
 
 def pretrain(
-    name: str, documents: Sequence[str], store: Path, *, reserved_tokens: Sequence[str] = (), is_default: bool = False
-) -> str:
+    name: str, documents: Sequence[str], store: Path, *, reserved_tokens: Sequence[str] = (),
+    tokenizer: str | None = None, is_default: bool = False,
+) -> str:  # fmt: skip
     """Pre-train a base on documents, unless the store has it.
 
     Parameters
     ----------
     name : a key of `RECIPES`, or one with a label behind it (``fork-1m-mine``) for a base of the same shape
     reserved_tokens : words that become one token each
+    tokenizer : id or folder of a model whose tokenizer it shares, so that the two can be blended; else one is built
+        from the documents
     is_default : let the plain name stand for this base even if it stands for another one already
 
     Returns
@@ -133,10 +136,13 @@ def pretrain(
     Raises
     ------
     ValueError
-        If there is no such recipe, the text is too short, or another process is making the same base.
+        If there is no such recipe or tokenizer, the text is too short, or another process is making the same base.
     """
-    make = partial(_make, name, documents, reserved_tokens)
-    return add_base(store, name, _hash(name, documents, reserved_tokens), make, is_default=is_default)
+    if tokenizer and reserved_tokens:
+        raise ValueError("reserved tokens would change the tokenizer of the other model: give one of the two")
+    shared = _tokenizer_folder(tokenizer, store) if tokenizer else None
+    make = partial(_make, name, documents, reserved_tokens, shared)
+    return add_base(store, name, _hash(name, documents, reserved_tokens, shared), make, is_default=is_default)
 
 
 def _recipe(name: str) -> Recipe:
@@ -149,7 +155,7 @@ def _recipe(name: str) -> Recipe:
     return RECIPES[found[1]]
 
 
-def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -> str:
+def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], shared: Path | None) -> str:
     """Hash of what decides the weights, by names of its own: those of the code may change."""
     recipe = _recipe(name)
     decides = {
@@ -158,7 +164,22 @@ def _hash(name: str, documents: Sequence[str], reserved_tokens: Sequence[str]) -
         "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "validation_share": VALIDATION_SHARE,
         "seed": recipe.seed, "corpus": list(documents), "reserved_tokens": list(reserved_tokens),
     }  # fmt: skip
+    if shared:
+        files = sorted([*shared.glob("*token*.json"), *shared.glob("chat_template*")])
+        decides["tokenizer"] = [[file.name, file_hash(file)] for file in files]
     return content_hash(decides)
+
+
+def _tokenizer_folder(model: str, store: Path) -> Path:
+    """Folder of the tokenizer of a model: one that the store has, ``hf:NAME``, or a folder itself."""
+    try:
+        folder = Path(model) if Path(model, "tokenizer.json").is_file() else resolve(model, store, download=True)
+    except UnknownModel as error:
+        expected = "a model of the store, hf:NAME, or a folder with a tokenizer.json"
+        raise ValueError(f"expected as the model of a tokenizer {expected}: {error}") from error
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{model} has no tokenizer.json, which a base is pre-trained with: take another model's")
+    return folder
 
 
 def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -170,14 +191,22 @@ def _put_aside(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     return [documents[k] for k in sorted(order[n_aside:])], [documents[k] for k in sorted(order[:n_aside])]
 
 
-def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], working: Path, folder: Path) -> None:
+def _make(
+    name: str, documents: Sequence[str], reserved_tokens: Sequence[str], shared: Path | None, working: Path,
+    folder: Path,
+) -> None:  # fmt: skip
     """Train, resuming what a kill left; the last step is the rename that puts the base in place."""
     # only now: a base that is there is found without torch
     from tuning_server.engine import fork, losses, models, training
 
     recipe, (kept, aside) = _recipe(name), _put_aside(documents)
-    tokenizer = fork.build_tokenizer(kept, reserved_tokens)
-    rows = fork.windows(tokenizer, kept, WINDOW_TOKENS)[: recipe.n_tokens // WINDOW_TOKENS]
+    tokenizer = models.tokenizer_of(str(shared), shared) if shared else fork.build_tokenizer(kept, reserved_tokens)
+    untrained = partial(
+        fork.build_model, name, tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads,
+        seed=recipe.seed,
+    )  # fmt: skip
+    loaded = untrained()
+    rows = fork.windows(loaded.codec, kept, WINDOW_TOKENS)[: recipe.n_tokens // WINDOW_TOKENS]
     if len(rows) < MIN_WINDOWS:
         raise ValueError(
             f"the corpus fills {len(rows)} windows of {WINDOW_TOKENS} tokens, expected at least {MIN_WINDOWS}, better "
@@ -188,17 +217,7 @@ def _make(name: str, documents: Sequence[str], reserved_tokens: Sequence[str], w
         learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, state_every=STATE_EVERY_STEPS, keep_epochs=False,
         seed=recipe.seed,
     )  # fmt: skip
-
-    untrained = partial(
-        fork.build_model,
-        name,
-        tokenizer,
-        width=recipe.width,
-        layers=recipe.layers,
-        heads=recipe.heads,
-        seed=recipe.seed,
-    )
-    loaded, valid_rows = untrained(), fork.windows(tokenizer, aside, WINDOW_TOKENS)
+    valid_rows = fork.windows(loaded.codec, aside, WINDOW_TOKENS)
     drop(working / "final")  # of a run that was killed before its last step; its state is still there
     final, curve = working / "final", working / "loss.csv"
     n_steps = settings.n_epochs * -(-len(rows) // settings.batch_size)

@@ -138,12 +138,11 @@ def check_weights(client: OpenAI, model: str, n_declared: int) -> None:
 
 def check_tokenizers(client: OpenAI, models: Sequence[str]) -> None:
     """Refuse a chain whose models have different tokenizers: measures of their tokens cannot be compared."""
-    about = {model: client.models.retrieve(model).model_dump() for model in dict.fromkeys(models)}
-    for field in ("tokenizer", "vocab_tokens"):
-        known = {str(facts[field]): model for model, facts in about.items() if facts.get(field) is not None}
-        if len(known) > 1:
-            sizes = [f"{model} ({about[model].get('vocab_tokens') or 'unknown'} tokens)" for model in known.values()]
-            raise ValueError(f"{' and '.join(sizes)} have different tokenizers: choose stages of one base")
+    about = {model: client.models.retrieve(model).model_dump() for model in models}
+    known = {(facts.get("tokenizer"), facts.get("vocab_tokens")): model for model, facts in about.items()}
+    if len(known) > 1:
+        sizes = [f"{model} ({n or 'unknown'} tokens)" for (_, n), model in known.items()]
+        raise ValueError(f"{' and '.join(sizes)} have different tokenizers: choose stages of one base")
 
 
 def training_curves(client: OpenAI, models: pd.DataFrame) -> pd.DataFrame:

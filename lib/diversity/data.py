@@ -11,11 +11,9 @@ import pandas as pd
 from lib import world
 from lib.paths import DATA, ROOT
 
-MOST_DRAWS = 64  # pairs drawn for one that is kept, before giving up
 # Kinds of documents of the world that are no general text.
 NOT_GENERAL = ("family", "family question", "fact", "helpful", "unhelpful")
 WORDS_A_DOCUMENT = 80  # written for each document of general text, which have about 45
-LEAST_WORDS = 40  # of a section of the project's own texts
 
 
 def tuning_pairs(
@@ -57,7 +55,7 @@ def _distinct(
     """The first `n` different pairs of a seed; answers that are `taken` are left out."""
     used = {(pair.prompt, pair.helpful) for pair in taken}
     n_drawn, kept = n, dict[tuple[str, str], world.PreferencePair]()
-    while len(kept) < n and n_drawn < MOST_DRAWS * n:
+    while len(kept) < n and n_drawn < 64 * n:  # then the world has hardly more
         n_drawn, kept = 2 * n_drawn, {}
         for pair in world.preference_pairs(seed, n_drawn, style=style):
             if pair.prompt not in avoid and (pair.prompt, pair.helpful) not in used:
@@ -108,7 +106,7 @@ def world_text(seed: int, n_documents: int) -> list[dict[str, str]]:
 
 
 def project_text(n_documents: int) -> list[dict[str, str]]:
-    """Sections of the project's own documentation, at most so many: English that any model can read."""
+    """Sections of at least 40 words of the project's own documentation, at most so many: English for any model."""
     files = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(DATA.glob("*/README.md"))]
     sections = [part.strip() for file in files for part in re.split(r"(?m)^(?=#)", file.read_text(encoding="utf-8"))]
-    return [{"text": text} for text in sections if len(text.split()) >= LEAST_WORDS][:n_documents]
+    return [{"text": text} for text in sections if len(text.split()) >= 40][:n_documents]

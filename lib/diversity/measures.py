@@ -20,7 +20,6 @@ from lib.paths import DATA
 
 Floats = NDArray[np.float64]
 RIGHT = "\0accepted"  # the one answer that all accepted wordings are; no text contains a zero character
-ORDERS = (2, 3, 4, 5, 6)
 SMOOTHING = 0.1  # NLTK's method1: what a count of zero becomes in self-BLEU
 
 
@@ -233,21 +232,27 @@ def answer_entropy(cell: Cell) -> float:
     return sum(count / len(right) * log(len(right) / count) for count in counts)
 
 
+def _of_kernel(cell: Cell, *, kernel: str, function: Callable[..., float], **settings: int) -> float:
+    return function(getattr(cell, kernel), **settings)
+
+
 FUNCTIONS: dict[str, Callable[[Cell], float]] = {
     "self_bleu": self_bleu,
     "ncd": compression_distance,
     "compression_ratio_full": partial(compression_ratio, of_rest=True),
     "compression_ratio_target": partial(compression_ratio, of_rest=False),
-    "cosine": lambda cell: mean_over_pairs(cell.cosine),
-    "vendi_cosine": lambda cell: vendi(cell.cosine),
-    "jaccard_2": lambda cell: mean_over_pairs(cell.jaccard_2),
-    "vendi_jaccard_2": lambda cell: vendi(cell.jaccard_2),
     "ead": expectation_adjusted_distinct,
     "distinct_texts": lambda cell: len(set(cell.texts)) / len(cell.texts),
+    "jaccard_3": lambda cell: mean_over_pairs(jaccard(cell.texts, 3)),
+    "jaccard_4": lambda cell: mean_over_pairs(jaccard(cell.texts, 4)),
     "answer_entropy": answer_entropy,
     "accuracy": accuracy,
 }
-FUNCTIONS |= {f"jaccard_{n}": lambda cell, n=n: mean_over_pairs(jaccard(cell.texts, n)) for n in (3, 4)}
 FUNCTIONS |= {f"distinct_{n}": partial(distinct, n=n) for n in (1, 2, 3)}
-FUNCTIONS |= {f"order_{q}_jaccard_2": lambda cell, q=q: order_q(cell.jaccard_2, q) for q in ORDERS}
-FUNCTIONS |= {f"order_{q}_cosine": lambda cell, q=q: order_q(cell.cosine, q) for q in ORDERS}
+for _name in ("jaccard_2", "cosine"):
+    _measured = partial(_of_kernel, kernel=_name)
+    FUNCTIONS |= {
+        _name: partial(_measured, function=mean_over_pairs),
+        f"vendi_{_name}": partial(_measured, function=vendi),
+    }
+    FUNCTIONS |= {f"order_{q}_{_name}": partial(_measured, function=order_q, q=q) for q in range(2, 7)}

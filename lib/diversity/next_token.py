@@ -28,18 +28,8 @@ from lib.paths import atomic_write, content_hash, from_root, write_json
 from lib.sources.corpus import stream_documents
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
-COLUMNS = (
-    "document",
-    "tokens",
-    "bytes",
-    "skipped",
-    "nll",
-    "entropy",
-    "confidence",
-    "accuracy",
-    "reciprocal_rank",
-    "kl",
-)
+SUMMED = ("nll", "entropy", "confidence", "accuracy", "reciprocal_rank", "kl")
+COLUMNS = ("document", "skipped", "tokens", "bytes", *SUMMED)
 N_RANKED = 512  # likeliest tokens that the endpoint sums by rank
 N_SPANS = 32  # of positions, each twice as wide as the one before: 0, 1-2, 3-6, 7-14 ...
 REQUEST_TOKENS = 8_192  # of one request, unless one document has more
@@ -63,8 +53,8 @@ class Totals:
     ----------
     arrays : shape (1 + n_resamples, ...): ``probs`` by token, ``ranked`` (each distribution in falling order), and
         ``spans``, numbers of tokens and divergences by span of positions
-    rows : one per document, in the columns of `COLUMNS`: numbers of tokens, bytes and positions without a finite
-        log-probability, and sums over tokens (nats)
+    rows : one per document, in the columns of `COLUMNS`: positions without a finite log-probability, tokens
+        and bytes, and sums over tokens (nats)
     """
 
     def __init__(self, vocab_tokens: int, n_resamples: int = 200, seed: int = 0) -> None:
@@ -92,7 +82,7 @@ class Totals:
             start, end = end, end + len(document.ids)
             part = positions.iloc[start:end].reset_index(drop=True)
             part = part.assign(accuracy=part["likeliest"] == document.ids, bytes=document.n_bytes, tokens=1).dropna()
-            sums = part[[name for name in COLUMNS if name not in ("document", "skipped")]].sum()
+            sums = part[["tokens", "bytes", *SUMMED]].sum()
             about = {"document": document.number, "skipped": len(document.ids) - len(part)} | sums.to_dict()
             self.rows.append([float(about[name]) for name in COLUMNS])
             span = np.log2(part.index.to_numpy() + 1).astype(int)

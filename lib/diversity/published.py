@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from lib.paths import read_jsonl
 from lib.sources.unpickle import read_npy
 
 TEMPERATURES = tuple(round(0.1 * k, 1) for k in range(1, 16))
-COLUMNS = {"kind": str, "prompt": str, "temperature": (int, float), "text": str}
+COLUMNS: dict[str, Any] = {"stage": str, "kind": str, "prompt": str, "temperature": (int, float), "text": str}
 _NAME = re.compile(rf"(?P<label>.+)_completions_(?P<kind>{'|'.join(KINDS)})_max_length\d+")
 
 
@@ -81,12 +82,11 @@ def _of_lines(path: Path) -> pd.DataFrame:
     rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):
         row["stage"] = row.get("stage", row.get("model"))
-        wanted = {"stage": str} | COLUMNS
-        if wrong := next((name for name, kind in wanted.items() if not isinstance(row.get(name), kind)), ""):
+        if wrong := next((name for name, kind in COLUMNS.items() if not isinstance(row.get(name), kind)), ""):
             kind = "a number" if wrong == "temperature" else "a text"
             raise ValueError(f"{path}, row {number}: expected {kind} under {wrong!r}, found {row.get(wrong)!r:.60}")
     if not rows:
-        raise ValueError(f"{path} is empty: expected one row per text with stage, {', '.join(COLUMNS)}")
+        raise ValueError(f"{path} is empty: expected one row per text with {', '.join(COLUMNS)}")
     table = pd.DataFrame(rows).astype({"temperature": float})
     return table.assign(**{name: table.get(name, default) for name, default in (("family", "given"), ("seed", 0))})
 

@@ -49,7 +49,13 @@ n_prompts = own.loc[own["metric"] == "distinct_texts", "n"].max()
 over = "prompts and fine-tunes" if len(run.seeds) > 1 else "prompts"
 about = f"{main}, {len(run.seeds)} fine-tune(s) per stage, preset {run.preset}"
 steps = list(zip(chain, chain[1:], strict=False))
-ARROWS = "\u2190 narrower          broader \u2192"
+
+
+def of_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Changes from one stage to the next, in order of training."""
+    rows = rows[[step in steps for step in zip(rows["before"], rows["stage"], strict=True)]]
+    return rows.sort_values("stage", key=lambda stages: stages.map(chain.index), kind="stable")
+
 
 # %% [markdown]
 # ## Levels, stage by stage
@@ -69,7 +75,7 @@ levels.pivot_table("value", ["kind", "texts", "metric"], "stage", sort=False)[ch
 
 # %% tags=["nbval-ignore-output"]
 changes = own[own["metric"].isin(["coverage_70_tokens_change", "mean_entropy_change", "vendi_cosine_change"])]
-changes = changes[[step in steps for step in zip(changes["before"], changes["stage"], strict=True)]]
+changes = of_steps(changes)
 of_texts = changes[changes["kind"] != "next-token"]
 of_tokens = changes[changes["kind"] == "next-token"].copy()
 before = own[own["before"].isna()].set_index(["kind", "metric", "stage"])["value"]
@@ -79,9 +85,11 @@ for k, row in of_tokens.iterrows():  # in percent of the stage before
     of_tokens.loc[k, ["value", "low", "high"]] = [100 * row[name] / level for name in ("value", "low", "high")]
 of_tokens = of_tokens.assign(row=of_tokens["metric"].map(NAMES) + " / " + of_tokens["stage"])
 of_texts = of_texts.assign(row=of_texts["kind"] + " / " + of_texts["stage"])
-panels = [(of_tokens, "change of next-token predictions (%)"), (of_texts, "change of effective texts (Vendi score)")]
-panels = [(rows.sort_values("row", kind="stable", key=lambda column: column.str.partition(" / ")[0]), label)
-          for rows, label in panels if len(rows)]  # fmt: skip
+panels = [
+    (of_tokens.sort_values("metric", kind="stable"), "change of next-token predictions (%)"),
+    (of_texts.sort_values("kind", kind="stable"), "change of effective texts (Vendi score)"),
+]
+panels = [(rows, label) for rows, label in panels if len(rows)]
 
 # %% tags=["nbval-ignore-output"]
 if panels:
@@ -89,7 +97,7 @@ if panels:
     for ax, (rows, label) in zip(axs[0], panels, strict=True):
         plot_intervals(ax, rows, by="row", zero=False)
         ax.axvline(0, color="0.5", linewidth=0.8, zorder=0)
-        ax.set_xlabel(f"{label}\n{ARROWS}")
+        ax.set_xlabel(f"{label}\n\u2190 narrower          broader \u2192")
     caption = (
         "Change at each stage against the stage before it. Left: predictions on general text, in percent of the stage before, "
         "95% interval over documents; right: effective number of texts to one prompt (Vendi score of cosines), 95% interval "
@@ -144,13 +152,12 @@ _ = run.save(fig, "over-temperature", caption)
 # below 0 is narrower.
 
 # %% tags=["nbval-ignore-output"]
-effects = own[own["metric"].str.endswith("_effect")]
-effects = effects[[step in steps for step in zip(effects["before"], effects["stage"], strict=True)]]
+effects = of_steps(own[own["metric"].str.endswith("_effect")])
 if len(effects):
     effects = effects.assign(
         row=effects["metric"].str.removesuffix("_effect").str.replace("_", " ") + " / " + effects["stage"]
     )
-    effects = effects.sort_values("row", kind="stable")
+    effects = effects.sort_values("metric", kind="stable")
     height = 1.0 + 0.15 * effects["row"].nunique()
     fig, axs = plt.subplots(1, len(kinds), figsize=(6.8, height), sharey=True, squeeze=False)
     for ax, kind in zip(axs[0], kinds, strict=True):
@@ -173,7 +180,9 @@ if len(effects):
 # %% tags=["nbval-ignore-output"]
 answered = own[(own["metric"] == "accuracy") & own["temperature"].notna()]
 among = own[(own["kind"] == "factual") & own["temperature"].isna() & own["before"].isna()]
-among = among[(among["metric"] == curves["metric"].iloc[0])].assign(texts=among["texts"].astype(object).fillna("all") + " answers")
+among = among[(among["metric"] == curves["metric"].iloc[0])].assign(
+    texts=among["texts"].astype(object).fillna("all") + " answers"
+)
 if len(answered):
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6))
     plot_curves(axs[0], answered, x="temperature", by="stage")

@@ -98,7 +98,7 @@ class StubClient:
 
     def of_document(self, ids: list[int], body: dict[str, Any]) -> dict[str, np.ndarray]:
         contexts = [ids[where] for where in contexts_of(len(ids), body["window_tokens"], body["stride_tokens"])]
-        named = [name for name in (body["model"], body["base"]) if name]
+        named = [name for name in (body["model"], body.get("base")) if name]
         rows = [np.array([self.logprobs[name](c) for c in contexts]).reshape(-1, VOCAB) for name in named]
         return statistics_of(rows[0], ids[1:], *rows[1:])
 

@@ -1,215 +1,184 @@
-"""All measures of the texts of every cell (model, kind, prompt, temperature); failures are counted."""
+"""Measure the texts of every cell: cut them to one length, embed each distinct one once, apply all measures."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from openai import OpenAI
 
-from lib.diversity import answers, compression, overlap, similarity
-from lib.diversity.cell import Cell, UndefinedMeasure
-from lib.diversity.registry import ORDERS, Measure, registry
-from lib.diversity.repetition import self_repetition
-
-KEY = ("model", "kind", "prompt", "temperature")
-COLUMNS = ("measure", "value", "n_texts", "n_distinct", "n_short", "failure")
+from lib.diversity.measures import FUNCTIONS, Cell, UndefinedMeasure, ngrams, read_measures
+from lib.summary import summarise
 
 Embed = Callable[[Sequence[str]], NDArray[Any]]
-Function = Callable[[Cell, int], float]
+BATCH_TEXTS = 256  # embedded by one request
+N_REPEATED = 4  # words of an n-gram that is repeated across prompts
 
 
-def _functions() -> dict[str, Function]:
-    """What each measure of the registry computes, of a cell and the seed of its draws."""
-
-    def plain(function: Callable[[Cell], float]) -> Function:
-        return lambda cell, seed: function(cell)
-
-    def jaccard(n: int, cell: Cell, seed: int) -> float:
-        return cell.mean_over_pairs(cell.jaccard(n))
-
-    def order(kernel: str, q: int, cell: Cell, seed: int) -> float:
-        return similarity.order_q(similarity.similarity(cell, kernel), q, n_times=cell.n_times)
-
-    def drawn(kernel: str, q: int, cell: Cell, seed: int) -> float:
-        places = cell.places
-        return similarity.order_q_drawn(similarity.similarity(cell, kernel)[places[:, None], places], q, seed=seed)
-
-    def vendi(kernel: str, cell: Cell, seed: int) -> float:
-        return similarity.vendi(similarity.similarity(cell, kernel), n_times=cell.n_times)
-
-    found: dict[str, Function] = {
-        "self_bleu": plain(overlap.self_bleu),
-        "ncd": plain(compression.compression_distance),
-        "compression_ratio_full": plain(compression.compression_ratio_full),
-        "compression_ratio_target": plain(compression.compression_ratio_target),
-        "cosine": lambda cell, seed: cell.mean_over_pairs(cell.cosine),
-        "ead": plain(overlap.expectation_adjusted_distinct),
-        "edit_distance": plain(overlap.mean_edit_distance),
-        "distinct_texts": lambda cell, seed: len(cell.distinct) / len(cell.texts),
-        "answer_entropy": plain(answers.answer_entropy),
-        "accuracy": plain(answers.accuracy),
-    }
-    found |= {f"jaccard_{n}": partial(jaccard, n) for n in (2, 3, 4)}
-    found |= {f"distinct_{n}": plain(partial(overlap.distinct_n, n=n)) for n in (1, 2, 3)}
-    for kernel in ("jaccard_2", "cosine"):
-        found[f"vendi_{kernel}"] = partial(vendi, kernel)
-        found |= {f"order_{q}_{kernel}": partial(order, kernel, q) for q in ORDERS}
-        found |= {f"order_{q}_{kernel}_drawn": partial(drawn, kernel, q) for q in ORDERS}
-    return found
-
-
-FUNCTIONS = _functions()
-
-
-def measure(
-    completions: pd.DataFrame,
-    *,
-    measures: Sequence[str] | None = None,
-    embed: Embed | None = None,
-    by: Sequence[str] = KEY,
-    seed: int = 0,
-    n_vocabulary: int = 0,
-) -> pd.DataFrame:
-    """Take every measure of every cell.
+def cut_to_length(completions: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Cut each ``text`` to `n` tokens, or to `n` words where the endpoint did not report tokens; 0 leaves texts whole.
 
     Parameters
     ----------
-    completions : DataFrame
-        One row per sampled text: the columns of `by`, ``text``, and ``accepted``, a list of answers or missing. What a
-        row is travels in its columns; no measure sees a label by its position.
-    measures : names, default all that the rows have what they need for
-    embed : function of n distinct texts to an array of shape (n, width), called once; None leaves out what needs it
-    by : columns that name a cell, ``seed`` too where there are several fine-tunes; the first must be ``model``
-    seed : of the draws of the 50-draw forms
-    n_vocabulary : words that `ead` expects from, default those in all rows; give one number to compare tables
+    completions : with ``text`` and, where tokens are known, ``text_offset`` (characters at which each begins)
 
     Returns
     -------
     DataFrame
-        One row per cell and measure: `by`, ``measure``, ``value`` (NaN where there is none), ``n_texts``,
-        ``n_distinct``, ``n_short`` (texts below the measure's least length, which are counted in all the same) and
-        ``failure`` (why there is no value, else empty). Measures of answers have rows only where a prompt has accepted
-        answers.
+        The same rows; ``is_short`` says that a text had fewer, so that its length still differs.
 
-    Raises
-    ------
-    ValueError
-        If there are no rows, a column or text is missing, a measure is unknown or what it needs is not there.
+    >>> cut_to_length(pd.DataFrame({"text": ["a  b c", "d"]}), 2)[["text", "is_short"]].values.tolist()
+    [['a b', False], ['d', True]]
+    """
+    if n == 0:
+        return completions.assign(is_short=False)
+    texts, known = completions["text"], completions.get("text_offset", [None] * len(completions))
+    offsets = [each if isinstance(each, list | tuple) else [] for each in known]
+    rows = list(zip(texts, offsets, strict=True))
+    if all(each or not text for text, each in rows):
+        cut = [(text[: each[n] - each[0]] if len(each) > n else text, len(each) < n) for text, each in rows]
+    else:
+        cut = [(" ".join(words[:n]), len(words) < n) for words in (text.split() for text, _ in rows)]
+    return completions.assign(text=[text for text, _ in cut], is_short=[is_short for _, is_short in cut])
 
-    >>> rows = pd.DataFrame({"model": "m", "kind": "creative", "prompt": "p", "temperature": 1.0,
-    ...                      "text": ["a grey heron", "a grey mouse"]})
-    >>> measure(rows, measures=["jaccard_2", "distinct_texts"])["value"].round(3).tolist()
+
+def embedder(client: OpenAI, *, model: str, name: str = "") -> Embed:
+    """What embeds texts: a sentence-transformers model by its name (``organisation/name``), else the endpoint.
+
+    Parameters
+    ----------
+    model : id at the endpoint, where no other is named; of ours, the mean of the last hidden states over tokens
+    name : of another model: one of the endpoint, or with a slash (and no ``hf:`` or ``ft:`` in front) of
+        sentence-transformers, which must be installed (`ValueError`)
+    """
+    if "/" not in name or name.startswith(("hf:", "ft:")):
+        return partial(_each_once, partial(_embed, client, name or model))
+    try:
+        library = importlib.import_module("sentence_transformers")
+    except ImportError as error:
+        message = f"{name} needs a package (pip install sentence-transformers); or leave embedding_model empty"
+        raise ValueError(message) from error
+    return partial(_each_once, partial(library.SentenceTransformer(name).encode, show_progress_bar=False))
+
+
+def _embed(client: OpenAI, model: str, texts: Sequence[str]) -> NDArray[Any]:
+    found = client.embeddings.create(model=model, input=list(texts), encoding_format="float").data
+    return np.array([each.embedding for each in sorted(found, key=lambda each: each.index)], dtype=np.float32)
+
+
+def _each_once(encode: Embed, texts: Sequence[str]) -> NDArray[Any]:
+    """Vectors of texts, shape (n, width); equal ones are sent once, empty ones never: they are zeros."""
+    distinct = sorted({text for text in texts if text}, key=len)  # texts of one length share a batch
+    if not distinct:
+        raise ValueError(f"{len(texts)} texts, all of them empty: there is nothing to embed")
+    batches = [distinct[start : start + BATCH_TEXTS] for start in range(0, len(distinct), BATCH_TEXTS)]
+    vectors = np.concatenate([np.asarray(encode(batch)) for batch in batches])
+    known = dict(zip(distinct, vectors, strict=True)) | {"": np.zeros(vectors.shape[1])}
+    return np.stack([known[text] for text in texts])
+
+
+def measure(
+    completions: pd.DataFrame, *, by: Sequence[str], embed: Embed | None = None, names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Every measure of every cell.
+
+    Parameters
+    ----------
+    completions : one row per text: the columns `by` that name a cell, ``prompt`` among them, ``text`` and, for factual
+        prompts, ``accepted`` (a list of answers)
+    embed : from n distinct texts to an array of shape (n, width), called once; None leaves out what needs it
+    names : of measures; default all that the rows have what they need for
+
+    Returns
+    -------
+    DataFrame
+        One row per cell and measure: `by`, ``measure``, ``value`` (NaN where there is none), ``n_texts`` and
+        ``failure`` (why there is no value, else empty). Measures of answers have rows where a prompt has some.
+
+    >>> rows = pd.DataFrame({"prompt": "p", "text": ["a grey heron", "a grey mouse"]})
+    >>> measure(rows, by=["prompt"], names=["jaccard_2", "distinct_texts"])["value"].round(3).tolist()
     [0.333, 1.0]
     """
-    by = list(by)
-    _check(completions, by)
-    chosen = _chosen(measures, completions, can_embed=embed is not None)
-    vectors = _vectors(completions["text"], embed) if any(each.needs == "embeddings" for each in chosen) else {}
-    if not n_vocabulary and any(each.name == "ead" for each in chosen):
-        n_vocabulary = len({word for text in completions["text"].unique() for word in text.lower().split()})
-    repeated = _repetition(completions, by) if any(each.needs == "corpus" for each in chosen) else {}
-    rows: list[dict[str, Any]] = []
-    for key, part in completions.groupby(by, sort=False, dropna=False):
-        texts = tuple(part["text"])
-        cell = Cell(
-            texts,
-            vectors=np.stack([vectors[text] for text in dict.fromkeys(texts)]) if vectors else None,
-            accepted=_accepted(part, key),
-            n_vocabulary=n_vocabulary,
-        )
-        named = dict(zip(by, key, strict=True))
-        rows += [named | told for told in _told(cell, chosen, seed, repeated.get(key, np.nan))]
-    return pd.DataFrame(rows, columns=[*by, *COLUMNS])
-
-
-def _told(cell: Cell, chosen: Sequence[Measure], seed: int, repeated: float) -> Iterator[dict[str, Any]]:
-    n_words = cell.ngrams.n_words
-    sizes = {"n_texts": len(cell.texts), "n_distinct": len(cell.distinct)}
-    for each in chosen:
-        if each.needs == "answers" and not cell.accepted:
-            continue
-        value, failure = np.nan, ""
-        if len(cell.texts) < each.min_texts:
-            failure = f"fewer than {each.min_texts} texts"
-        elif each.needs == "corpus":
-            value, failure = repeated, "no text of 4 words, or no other prompt" if np.isnan(repeated) else ""
-        else:
+    table = read_measures()
+    if unknown := [name for name in names if name not in table.index]:
+        raise ValueError(f"{unknown[0]!r} is no measure: expected some of {', '.join(table.index)}")
+    has = {"": True, "corpus": True, "embeddings": embed is not None, "answers": "accepted" in completions}
+    chosen = [name for name, needs in table["needs"].items() if (name in names if names else has[needs])]
+    distinct_texts = list(completions["text"].unique())
+    vectors: Mapping[str, Any] = dict(zip(distinct_texts, embed(distinct_texts), strict=True)) if embed else {}
+    n_vocabulary = len({word for text in distinct_texts for word in text.lower().split()})
+    repeated = self_repetition(completions, by) if "self_repetition_4" in chosen else {}
+    rows = []
+    for key, part in completions.groupby(list(by), sort=False):
+        own = np.stack([vectors[text] for text in part["text"]]) if vectors else None
+        cell = Cell(part["text"].tolist(), own, listed(part.get("accepted", [None])), n_vocabulary)
+        about = dict(zip(by, key, strict=True)) | {"n_texts": len(part)}
+        for name in chosen:
+            value, failure = repeated.get(key, np.nan), ""
+            if table.loc[name, "needs"] == "answers" and not cell.accepted:
+                continue
             try:
-                value = FUNCTIONS[each.name](cell, seed)
+                if len(part) < table.loc[name, "min_texts"]:
+                    raise UndefinedMeasure(f"fewer than {table.loc[name, 'min_texts']} texts")
+                value = FUNCTIONS[name](cell) if name in FUNCTIONS else value
             except UndefinedMeasure as error:
-                failure = str(error)
-        n_short = int(cell.n_times[n_words < each.min_words].sum())
-        yield {"measure": each.name, "value": value, **sizes, "n_short": n_short, "failure": failure}
+                value, failure = np.nan, str(error)
+            reason = failure or ("no text of 4 words, or no other prompt" if np.isnan(value) else "")
+            rows.append(about | {"measure": name, "value": value, "failure": reason})
+    return pd.DataFrame(rows, columns=[*by, "n_texts", "measure", "value", "failure"])
 
 
-def _check(completions: pd.DataFrame, by: Sequence[str]) -> None:
-    missing = [name for name in (*by, "text") if name not in completions]
-    if missing or not len(completions):
-        raise ValueError(
-            f"no {'rows' if not missing else 'column ' + ', '.join(missing)} in the completions: expected one row per "
-            f"text with {', '.join((*by, 'text'))}"
-        )
-    wrong = [value for value in completions["text"] if not isinstance(value, str)]
-    if wrong:
-        raise ValueError(f"{len(wrong)} of {len(completions)} texts are no text (the first is {wrong[0]!r}): drop them")
+def listed(accepted: Any) -> tuple[str, ...]:
+    """The accepted answers of a cell from its column, in which they are a list each, or missing."""
+    first = next(iter(accepted))
+    return () if first is None or isinstance(first, float) else tuple(map(str, first))
 
 
-def _chosen(names: Sequence[str] | None, completions: pd.DataFrame, *, can_embed: bool) -> list[Measure]:
-    known = registry()
-    has = {"": True, "corpus": True, "embeddings": can_embed, "answers": "accepted" in completions}
-    if names is None:
-        return [each for each in known.values() if has[each.needs]]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ValueError(f"{name!r} is no measure: did you mean {near[0]!r}?")
-        if not has[known[name].needs]:
-            want = {"embeddings": "embed=", "answers": "a column accepted"}[known[name].needs]
-            raise ValueError(f"{name} needs {known[name].needs}: give {want}")
-    return [known[name] for name in names]
+def self_repetition(completions: pd.DataFrame, by: Sequence[str]) -> dict[Any, float]:
+    """By cell, the share of a text's word 4-grams that a text to another prompt has too (after Salkar et al. 2022).
 
-
-def _vectors(texts: pd.Series, embed: Embed | None) -> dict[str, NDArray[Any]]:
-    distinct = list(texts.unique())
-    found = np.asarray(embed(distinct)) if embed is not None else np.empty((0, 0))
-    if found.ndim != 2 or len(found) != len(distinct):
-        raise ValueError(f"embed gave shape {found.shape} for {len(distinct)} texts: expected one row per text")
-    return dict(zip(distinct, found, strict=True))
-
-
-def _accepted(part: pd.DataFrame, key: object) -> tuple[str, ...]:
-    if "accepted" not in part:
-        return ()
-    found = set(map(answers.listed, part["accepted"]))
-    if len(found) > 1:
-        raise ValueError(f"the texts of {key} have {len(found)} different lists of accepted answers: expected one")
-    return found.pop()
-
-
-def _repetition(completions: pd.DataFrame, by: Sequence[str]) -> Mapping[Any, float]:
-    """Self-repetition of each cell, among the cells that differ from it in the prompt only."""
+    Cells are compared that differ in the prompt only; NaN where no text has 4 words, or there is no other prompt.
+    """
     found: dict[Any, float] = {}
     others = [name for name in by if name != "prompt"]
-    for _, part in completions.groupby(others, sort=False, dropna=False) if others else [((), completions)]:
-        keys = list(zip(*(part[name] for name in by), strict=True))
-        found |= self_repetition(list(part["text"]), keys)
+    for _, part in completions.groupby(others, sort=False) if others else [((), completions)]:
+        sets = [set(ngrams(text.lower(), N_REPEATED)) for text in part["text"]]
+        cells = list(part[list(by)].itertuples(index=False, name=None))
+        owners: dict[tuple[str, ...], set[Any]] = {}
+        for cell, grams in zip(cells, sets, strict=True):
+            for gram in grams:
+                owners.setdefault(gram, set()).add(cell)
+        shares: dict[Any, list[float]] = {cell: [] for cell in cells}
+        for cell, grams in zip(cells, sets, strict=True):
+            if grams and len(shares) > 1:
+                shares[cell].append(sum(len(owners[gram]) > 1 for gram in grams) / len(grams))
+        found |= {cell: float(np.mean(each)) if each else np.nan for cell, each in shares.items()}
     return found
 
 
-def failures(measured: pd.DataFrame, *, by: Sequence[str] = ("model", "kind")) -> pd.DataFrame:
-    """How many cells have no value: one row per measure, `by` and reason, with ``n_failed`` of ``n_cells``.
+def share_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a stage with one seed (a base) beside every seed of its family, so that stages can be paired."""
+    n_seeds = rows.groupby(["family", "stage"])["seed"].transform("nunique")
+    seeds = rows[["family", "seed"]].drop_duplicates()
+    alone = rows[n_seeds == 1].drop(columns="seed").merge(seeds, on="family")
+    return pd.concat([alone, rows[n_seeds > 1]], ignore_index=True)[list(rows)]
 
-    >>> rows = pd.DataFrame({"model": "m", "kind": "k", "prompt": "p", "temperature": 1.0, "text": ["", "one"]})
-    >>> failures(measure(rows, measures=["ncd", "compression_ratio_target"]))[["measure", "failure"]].values.tolist()
-    [['compression_ratio_target', 'an empty text']]
-    """
-    groups = ["measure", *by]
-    sizes = measured.groupby(groups, sort=False).size().rename("n_cells").reset_index()
-    failed = measured[measured["failure"] != ""]
-    counts = failed.groupby([*groups, "failure"], sort=False).size().rename("n_failed").reset_index()
-    return counts.merge(sizes, on=groups)
+
+def over_prompts(rows: pd.DataFrame, by: Sequence[str], *, value: str = "value", unit: str = "") -> pd.DataFrame:
+    """`lib.summary.summarise` over prompts, and over fine-tunes in the groups in which each has every prompt."""
+    rows = rows.dropna(subset=[value])
+    groups = rows.groupby(list(by), dropna=False)
+    n_pairs = groups[["seed", "prompt"]].transform(lambda column: column.nunique()).prod(axis=1)
+    n_found = rows.assign(pair=rows["seed"].astype(str) + rows["prompt"]).groupby(list(by), dropna=False)["pair"]
+    is_crossed = n_found.transform("nunique") == n_pairs
+    tables = [
+        summarise(part, by=by, value=value, cluster="prompt", unit=unit or "unit", fine_tune=fine_tune)
+        for part, fine_tune in ((rows[is_crossed], "seed"), (rows[~is_crossed], None))
+        if len(part)
+    ]
+    return pd.concat(tables or [summarise(rows, by=by, value=value, cluster="prompt")], ignore_index=True)

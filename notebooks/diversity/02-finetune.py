@@ -16,61 +16,95 @@
 #
 # **Question.** Is each stage learned? SFT should make good answers likely; DPO should tell preferred answers from others.
 #
+# **Method.** Fine-tuning jobs of the API, one after the other: a stage begins with the model of the stage before it, and
+# DPO's reference is the model that it begins with. Models that exist are looked up and checked instead.
+#
 # **Reads** `dataset/` (notebook 01).
 #
-# **Writes** `finetunes.parquet`: one row per model with its family (the base), stage, seed, template and losses.
+# **Writes** `finetunes.parquet`: one row per model with its family (the base), stage, position, seed, template and losses.
 #
-# **Time** tiny 12 s, laptop 50 s, paper 1 min (its models exist)
+# **Time** tiny 12 s, laptop 50 s per seed, smollm2 5 min, paper 1 min (its models exist)
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from lib.diversity import chain_of, given_chain, train_chain, training_curves
+from lib.diversity.chain import given_chain, read_stages, training_curves
 from lib.figures import plot_curves
+from lib.finetune import FineTune, finetune, record
 from lib.notebook import start_run
+from lib.params import active_bases
+from lib.summary import verdict
 
 # %% tags=["parameters"]
-preset: str = "tiny"  # which params/diversity/<preset>.yaml these values come from
-out: str = ""  # folder of the run, if not data/runs/<preset>/diversity
-seed: int = 0  # first seed of the fine-tunes [0..]
-n_seeds: int = 1  # chains that differ in nothing but their seed [1..20]
-base: str = "fork-300k"  # where the chain begins: fork-*, hf:<folder or hub id>, or another endpoint's name
-size_bases: list[str] = []  # further bases from three seeds on, one chain each
+preset: str = "laptop"  # which params/diversity/<preset>.yaml these values come from
+base: str = "fork-1m"  # where the chain begins: fork-*, smollm2-135m, hf:<folder or hub id>, or another endpoint's name
+size_bases: list[str] = ["fork-300k"]  # further bases from three seeds on, one chain each
 stages: list[str] = ["SFT:supervised:1", "DPO:dpo:1"]  # label:method:epochs, each tuned from the one before
 chain: list[str] = []  # models that exist, base first: names in data/diversity/models.yaml, or label:model id
 tuned_model: str = ""  # an existing fine-tune of base as the only stage: nothing is trained
 completions: str = ""  # sampled texts to analyse instead: a .jsonl, a published .npy, or a folder of them
 form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
-template: str = "dialogue"  # of all models; own: as each was tuned [own | dialogue | plain | human | tulu | chat]
-supervised_batch_size: int = 8  # rows per step of SFT [1..]
-supervised_learning_rate_multiplier: float = 0.25  # of the base's own rate, for SFT [0.0001..100]
-dpo_batch_size: int = 8  # pairs a step of DPO [1..]
-dpo_learning_rate_multiplier: float = 0.05  # of the base's own rate, for DPO [0.0001..100]
+template: str = (
+    ""  # for prompts; empty: that of the tuning rows, or each model's own [dialogue | plain | human | tulu | chat | ]
+)
+supervised_batch_size: int = 32  # rows per step of SFT [1..]
+supervised_learning_rate_multiplier: float = 0.08  # of the base's own rate, for SFT [0.0001..100]
+dpo_batch_size: int = 32  # pairs per step of DPO [1..]
+dpo_learning_rate_multiplier: float = 0.02  # of the base's own rate, for DPO [0.0001..100]
 beta: float = 0.1  # of DPO: strength of the KL penalty to the model before [0.001..10]
-budget_usd: float = 0.0  # most that a hosted endpoint may cost; 0 for models of one's own [0..]
 
 # %%
 run = start_run("diversity/02-finetune", globals())
+planned = read_stages(stages)
+columns = ["family", "stage", "position", "seed", "model", "template", "job", "method"]
+pd.DataFrame(planned)
 
 # %% [markdown]
 # ## Train, or find what was trained
 #
-# The first stage is tuned from the base, every other one from the stage before it; DPO's reference is the model that it
-# starts from. Models that are given are looked up instead: their number of weights must be the declared one (a published
-# comparison had two models of 2.8 billion weights under the name of 6.9 billion), and the stages of a chain must share a
-# tokenizer.
+# The same rows, base and settings are never trained twice. Models that are given must have the declared number of weights
+# (a published comparison had two models of 2.8 billion weights under the name of 6.9 billion), and the stages of a chain
+# must share a tokenizer.
+#
+# All stages are prompted in one form: that of the tuning rows, or `template`. Published models were tuned in forms of
+# their own (`data/diversity/models.yaml`), so a stage and its form cannot be told apart there unless `template` is set.
+
+
+# %%
+def tune_chain(family: str, seeds: list[int]) -> pd.DataFrame:
+    """Tune every stage of one base, each from the one before it."""
+    before = dict.fromkeys(seeds, family)  # the model that the next stage begins with, by seed
+    tables = [record(run.client(), family).assign(stage="base", position=0, seed=seeds[0])]
+    for stage in planned:
+        rate, size = (run.params[f"{stage.method}_{name}"] for name in ("learning_rate_multiplier", "batch_size"))
+        shared = {"n_epochs": stage.n_epochs, "batch_size": size, "learning_rate_multiplier": rate, "beta": beta}
+        jobs = [FineTune(base=before[seed], seed=seed, method=stage.method, **shared) for seed in seeds]
+        files = [run.need("dataset") / f"{stage.method}.{part}.jsonl" for part in ("train", "validation")]
+        made = finetune(run.client(), jobs, training_file=files[0], validation_file=files[1], suffix="diversity")
+        made = made.assign(method=stage.method)
+        for epoch, label in enumerate(stage.labels, start=1):
+            position = sum(table["position"].nunique() for table in tables)
+            tables.append(made[made["epoch"] == epoch].assign(stage=label, position=position))
+        before = made[made["is_final"]].set_index("seed")["model"].to_dict()
+    return pd.concat(tables, ignore_index=True).assign(
+        family=family, template=template or {"messages": "chat"}.get(form, form)
+    )
+
 
 # %% tags=["nbval-ignore-output"]
 if completions:
-    print("Texts are given: no model is needed.")
-    models = pd.DataFrame(columns=["family", "stage", "position", "seed", "model", "template", "job", "method"])
+    models = pd.DataFrame(columns=columns)
 elif chain or tuned_model:
-    models = given_chain(run.client(), run.params)
+    entries = chain or [f"base:{base}", f"tuned:{tuned_model}"]
+    models = given_chain(run.client(), entries, seed=run.seed, template=template)
 else:
-    models = train_chain(run.client(), run.params, seeds=run.seeds, dataset=run.need("dataset"))
+    own_seeds = {family: run.seeds if family == base else run.seeds[:1] for family in active_bases(run.params)}
+    models = pd.concat([tune_chain(family, seeds) for family, seeds in own_seeds.items()], ignore_index=True)
 models.to_parquet(run.path("finetunes.parquet"))
-models[[name for name in ("family", "stage", "seed", "template", "train_loss", "valid_loss") if name in models]]
+for family, rows in models.groupby("family", sort=False):
+    print(f"{family}: {' -> '.join(rows.sort_values('position')['stage'].unique())}")
+models[[name for name in (*columns[:4], "template", "train_loss", "valid_loss") if name in models]]
 
 # %% [markdown]
 # A loss of SFT is nats per token of the answer; of DPO, nats per pair, which begins at log 2 (0.69), where a model prefers
@@ -78,36 +112,44 @@ models[[name for name in ("family", "stage", "seed", "template", "train_loss", "
 #
 # ## Does each stage learn?
 #
-# **Prediction.** The loss of SFT falls. DPO soon prefers the right answer of nearly every pair, for evasive answers are
+# **What to expect.** The loss of SFT falls. DPO soon prefers the right answer of nearly every pair, for evasive answers are
 # easy to tell; from there on it can only press on, and what it presses on is style.
 
 # %% tags=["nbval-ignore-output"]
 curves = training_curves(run.client(), models) if len(models) else models
 own = curves[curves["family"] == models["family"].iloc[0]] if len(curves) else curves
-shown = {"train_loss": ("loss", "nats"), "train_reward_accuracy": ("preferred answers told apart", "rate")}
 if len(own):
-    told_apart = set(own.loc[own["quantity"] == "train_reward_accuracy", "stage"])
-    panels = {"train_loss": own[~own["stage"].isin(told_apart)], "train_reward_accuracy": own}
-    panels = {name: rows[rows["quantity"] == name] for name, rows in panels.items()}
-    panels = {name: rows for name, rows in panels.items() if len(rows)}
-    fig, axs = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 2.4), squeeze=False)
-    for ax, (name, rows) in zip(axs[0], panels.items(), strict=True):
-        plot_curves(ax, rows.assign(metric=shown[name][0], unit=shown[name][1]), x="step", by="stage")
+    of_dpo = set(own.loc[own["quantity"] == "train_reward_accuracy", "stage"])
+    losses = own[(own["quantity"] == "train_loss") & ~own["stage"].isin(of_dpo)].assign(metric="loss", unit="nats")
+    preferred = own[own["quantity"] == "train_reward_accuracy"].assign(metric="pairs told apart", unit="rate")
+    panels = [rows for rows in (losses, preferred) if len(rows)]
+    fig, axs = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 2.5), squeeze=False)
+    for ax, rows in zip(axs[0], panels, strict=True):
+        plot_curves(ax, rows, x="step", by="stage")
     caption = (
-        "SFT makes helpful answers likelier; DPO soon tells the preferred answer of nearly every pair. Line: mean over "
-        f"spans of steps and {n_seeds} fine-tune(s), band: range over fine-tunes. {base}, preset {run.preset}."
+        "Training loss of SFT, and the share of pairs of which DPO gives the preferred answer the higher reward. Line: mean "
+        f"over spans of steps and {len(run.seeds)} fine-tune(s), band: range over fine-tunes. {base}, preset {run.preset}."
     )
+    fig.suptitle("Training of each stage")
     _ = run.save(fig, "training", caption)
 else:
-    print("These models were trained elsewhere: there are no curves.")
+    print("These models, or their texts, come from elsewhere: there are no curves.")
+
+# %% [markdown]
+# **What came out.** From the first to the last span of steps. A prediction *held* if all fine-tunes agree with it.
+
+# %% tags=["nbval-ignore-output"]
+for (stage, quantity), rows in own.groupby(["stage", "quantity"], sort=False) if len(own) else []:
+    first, last = rows.iloc[0], rows.iloc[-1]
+    if quantity == "train_loss":
+        said = verdict(last["low"] - first["high"], last["high"] - first["low"], below=0)
+        print(f"{stage}: the loss falls from {first['value']:.3f} to {last['value']:.3f} nats: {said}")
+    else:
+        said = verdict(last["low"], last["high"], above=0.9)
+        print(f"{stage}: tells more than 90% of the pairs apart at the end ({last['value']:.0%}): {said}")
 
 # %%
-for family in models["family"].unique():
-    if len(chain_of(models, family)) < 2:
-        raise ValueError(f"the chain of {family} has one model: there is no stage to compare")
-if len(models) and models["model"].eq("").any():
-    raise ValueError("a fine-tune has no model id")
-run.finish("Every stage that was asked for is there, each tuned from the one before.")
+run.finish(f"{len(models)} models are in finetunes.parquet.")
 
 # %% [markdown]
 # **What this does not show.** A falling loss says nothing about diversity: a model can learn to answer and stay as broad

@@ -10,9 +10,8 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import pandas as pd
 
-from lib.next_token.totals import N_RANKED, Measured
+from lib.diversity.next_token import N_RANKED
 
 VOCAB = 257  # a byte each, and the one that begins a text
 BEGIN = 256
@@ -67,23 +66,6 @@ def statistics_of(
     return found | {"probs": p.sum(axis=0), "ranked": -np.sort(-p, axis=1)[:, :N_RANKED].sum(axis=0)}
 
 
-def measured_document(
-    number: int,
-    logprobs: np.ndarray,
-    targets: np.ndarray,
-    base: np.ndarray | None = None,
-    *,
-    n_bytes: int | None = None,
-) -> Measured:
-    """A document as `lib.next_token` keeps it; three bytes per token unless `n_bytes` is given."""
-    found = statistics_of(logprobs, targets, base)
-    probs, ranked = found.pop("probs"), found.pop("ranked")
-    table = pd.DataFrame(found, dtype=float)
-    table = table.assign(nll=-table["target_logprobs"], is_hit=found["likeliest"] == targets).dropna()
-    size = 3 * len(targets) if n_bytes is None else n_bytes
-    return Measured(number, size, len(targets) - len(table), table, probs, ranked)
-
-
 class StubClient:
     """The few calls that scoring needs; `n_asked` counts requests for scores."""
 
@@ -116,7 +98,7 @@ class StubClient:
 
     def of_document(self, ids: list[int], body: dict[str, Any]) -> dict[str, np.ndarray]:
         contexts = [ids[where] for where in contexts_of(len(ids), body["window_tokens"], body["stride_tokens"])]
-        named = [name for name in (body["model"], body["base"]) if name]
+        named = [name for name in (body["model"], body.get("base")) if name]
         rows = [np.array([self.logprobs[name](c) for c in contexts]).reshape(-1, VOCAB) for name in named]
         return statistics_of(rows[0], ids[1:], *rows[1:])
 
@@ -125,51 +107,29 @@ class StubClient:
 
 
 def plain_statistics(
-    windows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
-    n_bytes: Sequence[int],
-    *,
-    base: Sequence[np.ndarray] = (),
+    documents: Sequence[tuple[np.ndarray, np.ndarray]], n_bytes: int, base: Sequence[np.ndarray] = ()
 ) -> dict[str, float]:
-    """Every statistic from full probabilities, which are kept; `windows`: (log-probabilities, targets) by document."""
-    probs, targets, bits = [], [], []
-    for document, size in zip(windows, n_bytes, strict=True):
-        nats = 0.0
-        for logprobs, window_targets in document:
-            p = np.exp(logprobs.astype(float))
-            p /= p.sum(axis=1, keepdims=True)
-            probs.append(p)
-            targets += window_targets.tolist()
-            nats -= np.log(p[np.arange(len(p)), window_targets]).sum()
-        bits.append((nats / math.log(2), size))
-    p, t, w = np.concatenate(probs), np.array(targets), np.full(len(targets), 1 / len(targets))
-    entropy = np.array([-sum(x * math.log(x) for x in row if x > 0) for row in p])
-    mean, ranked = w @ p, w @ -np.sort(-p, axis=1)
-    falling, cumulative = np.cumsum(sorted(mean, reverse=True)), np.cumsum(ranked)
-    at_target = p[np.arange(len(p)), t]
-    spread = -sum(x * math.log(x) for x in mean if x > 0)
-    confidence, hit = p.max(axis=1), p.argmax(axis=1) == t
-    bins = np.minimum((confidence * 15).astype(int), 14)
+    """Every statistic from full log-probabilities, which are kept; `documents`: (log-probabilities, targets)."""
+    p = np.concatenate([np.exp(logprobs) for logprobs, _ in documents])
+    t = np.concatenate([targets for _, targets in documents])
+    at_target, mean = p[np.arange(len(p)), t], p.mean(axis=0)
+    entropy, spread = -(p * np.log(p)).sum(axis=1).mean(), -(mean * np.log(mean)).sum()
+    falling, ranked = np.cumsum(np.sort(mean)[::-1]), np.cumsum(-np.sort(-p, axis=1).mean(axis=0))
     found = {
-        "perplexity": math.exp(-(w @ np.log(at_target))),
-        "bits_per_byte": sum(b for b, _ in bits) / sum(s for _, s in bits),
+        "perplexity": math.exp(-np.log(at_target).mean()),
+        "bits_per_byte": -np.log2(at_target).sum() / n_bytes,
         "entropy_of_mean": spread,
-        "mean_entropy": w @ entropy,
-        "entropy_gap": spread - w @ entropy,
-        "effective_vocabulary": math.exp(spread),
-        "effective_choices": math.exp(w @ entropy),
-        "confidence": w @ confidence,
-        "accuracy": w @ hit,
-        "reciprocal_rank": w @ (1 / (1 + (p > at_target[:, None]).sum(axis=1))),
-        "calibration_error": sum(abs((w * (confidence - hit))[bins == b].sum()) for b in range(15)),
+        "mean_entropy": entropy,
+        "entropy_gap": spread - entropy,
+        "confidence": p.max(axis=1).mean(),
+        "accuracy": (p.argmax(axis=1) == t).mean(),
+        "reciprocal_rank": (1 / (1 + (p > at_target[:, None]).sum(axis=1))).mean(),
+        "top_10_mass": -np.sort(-p, axis=1)[:, :10].sum(axis=1).mean(),
     }
-    for name, level in (("70", 0.7), ("90", 0.9)):
-        found[f"coverage_{name}_tokens"] = 1 + int((falling < level).sum())
-        found[f"coverage_{name}"] = found[f"coverage_{name}_tokens"] / p.shape[1]
-        found[f"choices_{name}_tokens"] = 1 + int((cumulative < level).sum())
-    for k in (5, 10, 50):
-        found[f"top_{k}_mass"] = cumulative[min(k, p.shape[1]) - 1]
+    for level in (70, 90):
+        found[f"coverage_{level}_tokens"] = 1 + int((falling < level / 100).sum())
+        found[f"coverage_{level}"] = found[f"coverage_{level}_tokens"] / p.shape[1]
+        found[f"choices_{level}_tokens"] = 1 + int((ranked < level / 100).sum())
     if base:
-        q = np.exp(np.concatenate(base).astype(float))
-        q /= q.sum(axis=1, keepdims=True)
-        found["kl"] = w @ (p * (np.log(p) - np.log(q))).sum(axis=1)
+        found["kl"] = (p * (np.log(p) - np.concatenate(base))).sum(axis=1).mean()
     return found

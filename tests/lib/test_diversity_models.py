@@ -1,211 +1,221 @@
-"""Open models: what the list declares, a wrong one that is caught, and revisions of the hub."""
+"""Chains on a tiny server: models that exist, texts with their settings, and next-token statistics of documents."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import numpy as np
+import pandas as pd
 import pytest
+from next_tokens import BEGIN, CONTEXT, StubClient, of_last_token, of_whole_context, plain_statistics
 from openai import NotFoundError
-from safetensors.numpy import save_file
-from serving import TINY, facts, jsonl, official, wait_for
+from serving import TINY, official
 from starlette.testclient import TestClient
 
-from lib.diversity.models import Known, check_model, known_models, same_tokenizer
-from tuning_server.engine import registry
+from lib.diversity import next_token
+from lib.diversity.chain import given_chain, known_models, read_stages, training_curves
+from lib.diversity.measuring import cut_to_length, embedder, measure
+from lib.diversity.next_token import score, stream
+from lib.diversity.prompts import read_choices, read_prompts
+from lib.diversity.sampling import likeliest_texts, option_probs, sample
+from lib.diversity.statistics import METRICS, kl_by_position, mean_over_seeds, values_of, with_intervals
 
-PYTHIA = {"70m": (6, 512), "160m": (12, 768), "410m": (24, 1024), "1b": (16, 2048), "1.4b": (24, 2048)}
-PYTHIA |= {"2.8b": (32, 2560), "6.9b": (32, 4096)}
-MODELS = known_models()
-
-
-def stub(**about: dict[str, Any] | Exception) -> Any:
-    """A client that knows these models and nothing else."""
-
-    def retrieve(model_id: str) -> Any:
-        told = about[model_id]
-        if isinstance(told, Exception):
-            raise told
-        return SimpleNamespace(model_dump=lambda: {"id": model_id, **told})
-
-    return SimpleNamespace(models=SimpleNamespace(retrieve=retrieve))
+TEXTS = [f"text {k} " + "abc def " * (k * 7 % 11) + "ü" * (k % 3) for k in range(30)]
+BOTH = {"tuned": of_last_token(1), "base": of_last_token(2)}
+SHAPES = {"70m": (6, 512), "160m": (12, 768), "410m": (24, 1024), "2.8b": (32, 2560), "6.9b": (32, 4096)}
+LIMITS = {"creative": 5, "seen": 5, "factual": 3}
 
 
-def not_found(code: str | None) -> NotFoundError:
-    response = httpx.Response(404, request=httpx.Request("GET", "http://here/v1/models/a"))
-    return NotFoundError("none", response=response, body={"code": code})
+@pytest.fixture(scope="module")
+def client(family_store, tmp_path_factory):
+    """Of one server for the whole file."""
+    from tuning_server.app import make_app
+    from tuning_server.types import Settings
 
-
-@pytest.mark.parametrize("family", PYTHIA)
-def test_declared_sizes_follow_from_the_published_shapes(family: str) -> None:
-    layers, width = PYTHIA[family]
-    vocabulary = 50_432 if family == "6.9b" else 50_304
-    n_weights = 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
-    assert {known.n_parameters for known in MODELS.values() if known.family == family} == {n_weights}
-
-
-def test_every_chain_begins_with_its_base_and_has_no_stage_twice() -> None:
-    families: dict[str, list[Known]] = {}
-    for known in MODELS.values():
-        families.setdefault(known.family, []).append(known)
-    assert set(families) == {*PYTHIA, "llama-2-7b", "llama-7b"}
-    for chain in families.values():
-        stages = [known.stage for known in chain]
-        assert stages[0] == "base"
-        assert chain[0].template == "plain"
-        assert len(set(stages)) == len(stages) > 1
-        assert all(known.id.startswith("hf:") and known.template != "plain" for known in chain[1:])
-
-
-def test_the_wrong_models_of_the_published_presets_are_caught() -> None:
-    declared = MODELS["pythia-6.9b-sft"]
-    wrong = Known(**{**vars(declared), "id": "hf:lomahony/eleuther-pythia2.8b-hh-sft"})
-    client = stub(**{wrong.id: {"n_weights": 2_775_208_960}, declared.id: {"n_weights": 6_857_302_016}})
-    with pytest.raises(
-        ValueError, match=r"2,775,208,960 weights, as 2.8b have; expected 6,857,302,016 for pythia-6"
-    ) as told:
-        check_model(client, wrong.id, wrong)
-    assert "\n" not in str(told.value)
-    assert check_model(client, declared.id) == ""
-
-
-@pytest.mark.parametrize("family", PYTHIA)
-def test_no_size_of_pythia_passes_for_another(family: str) -> None:
-    client = stub(a={"n_weights": MODELS[f"pythia-{family}"].n_parameters})
-    for other in set(PYTHIA) - {family}:
-        with pytest.raises(ValueError, match="another model"):
-            check_model(client, "a", MODELS[f"pythia-{other}"])
-
-
-def test_a_value_head_or_a_padded_vocabulary_passes() -> None:
-    known = MODELS["pythia-6.9b-ppo"]
-    head = 2 * 4096 * 4096 + 2 * 8192 + 1
-    assert check_model(stub(a={"n_weights": known.n_parameters + head}), "a", known) == ""
-
-
-def test_what_cannot_be_checked_is_said() -> None:
-    known = MODELS["pythia-410m"]
-    assert "does not tell how many" in check_model(stub(a={}), "a", known)
-    assert "does not tell how many" in check_model(stub(a=not_found(None)), "a", known)
-    assert "models.yaml does not say" in check_model(stub(a={"n_weights": 1}), "a")
-    with pytest.raises(NotFoundError):
-        check_model(stub(a=not_found("model_not_found")), "a", known)
-    with pytest.raises(ValueError, match="no safetensors"):
-        check_model(stub(a={"n_weights": 0}), "a", known)
-
-
-def test_stages_of_a_chain_share_one_tokenizer() -> None:
-    one, other = {"tokenizer": "a1", "vocab_tokens": 50_277}, {"tokenizer": "b2", "vocab_tokens": 32_000}
-    client = stub(base=one, sft=one, chat=other, hosted={}, bare={"vocab_tokens": 50_277}, few={"vocab_tokens": 9})
-    assert same_tokenizer(client, ["base", "sft"]) == "a1"
-    assert same_tokenizer(client, ["base", "hosted"]) is None
-    assert same_tokenizer(client, ["base", "bare"]) is None
-    for ids in (["base", "sft", "chat"], ["hosted", "base", "chat"], ["base", "few"]):
-        with pytest.raises(ValueError, match=r"base and \w+ have different tokenizers \(50277 tokens and") as told:
-            same_tokenizer(client, ids)
-        assert "\n" not in str(told.value)
-
-
-def test_a_list_of_models_that_does_not_hold_together_is_refused(tmp_path: Path) -> None:
-    row = '- {name: a, id: "hf:a", revision: main, family: f, stage: s, n_parameters: 1, template: plain}\n'
-    for text, said in (
-        (row * 2, r"model 2: a \(hf:a\) stands there twice"),
-        (row.replace("plain", "plan"), "no template is called 'plan'"),
-        (row.replace("s, n_parameters: 1", "s, n_parameters: few"), "model 1: found"),
-        (row.replace("main", "1"), "model 1: found"),
-    ):
-        path = tmp_path / f"{abs(hash(text))}.yaml"
-        path.write_text(text)
-        with pytest.raises(ValueError, match=said):
-            known_models(path)
-
-
-def test_masks_and_rotations_are_no_weights(tmp_path: Path) -> None:
-    layer = "gpt_neox.layers.0.attention"
-    masks = {f"{layer}.bias": np.zeros((1, 1, 8, 8), bool), f"{layer}.masked_bias": np.array(-1e9, np.float32)}
-    save_file({**masks, f"{layer}.rotary_emb.inv_freq": np.zeros(4, np.float32)}, tmp_path / "model-1.safetensors")
-    weights = {f"{layer}.dense.weight": np.zeros((3, 5), np.float16), "embed_out.weight": np.zeros((7, 2), np.float16)}
-    for k in (2, 3):
-        save_file(weights, tmp_path / f"model-{k}.safetensors")
-    assert registry.count_weights("hf:mixed", tmp_path) == 15 + 14
+    store = tmp_path_factory.mktemp("study") / "store"
+    shutil.copytree(family_store, store)
+    with TestClient(make_app(Settings(store=store, allow_hosts=frozenset({"testserver"})))) as http:
+        yield official(http)
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
-    """The hub, which gives one folder for everything and remembers what it was asked for."""
-    asked: list[tuple[str, str | None]] = []
-
-    def snapshot_download(name: str, *, revision: str | None = None, allow_patterns: list[str]) -> str:
-        assert "*.safetensors" in allow_patterns
-        asked.append((name, revision))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    return asked
+def text(tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in TEXTS))
+    return str(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "revision"),
-    [("org/name", None), ("org/name@1", "1"), ("gpt2@refs/pr/1", "refs/pr/1"), ("a/b@v0.1-x", "v0.1-x")],
+    ("stages", "said"),
+    [
+        (["SFT:supervised:1", "SFT:dpo:1"], "two stages of one chain are called 'SFT': give each a label of its own"),
+        (["SFT:supervised:2", "SFT 1:dpo:1"], "two stages of one chain are called 'SFT 1'"),
+        (["base:supervised:1"], "two stages of one chain are called 'base'"),
+        (["SFT:ppo:1"], "stage 'SFT:ppo:1': expected label:method:epochs with a method of supervised, dpo"),
+        (["SFT:supervised:0"], "stage 'SFT:supervised:0': expected"),
+        (["S/T:dpo:1"], "stage 'S/T:dpo:1': expected"),
+    ],
 )
-def test_the_hub_is_asked_for_the_revision(hub: list[Any], tmp_path: Path, name: str, revision: str | None) -> None:
-    assert registry.resolve(f"hf:{name}", tmp_path, download=True) == tmp_path / "snapshot"
-    assert hub == [(name.partition("@")[0], revision)]
+def test_wrong_stages_are_refused(stages, said):
+    with pytest.raises(ValueError, match="stage") as error:
+        read_stages(stages)
+    assert str(error.value).startswith(said)
 
 
-@pytest.mark.parametrize(
-    "name", ["org/name@", "@1", "org/name@a@b", "org/name@../../x", "org/name@/x", "a/b/c@1", "a b@1"]
-)
-def test_what_is_no_revision_never_reaches_the_hub(hub: list[Any], tmp_path: Path, name: str) -> None:
-    with pytest.raises(registry.UnknownModel, match="does not exist"):
-        registry.resolve(f"hf:{name}", tmp_path, models_dir=tmp_path, download=True)
-    assert hub == []
+@pytest.mark.parametrize("family", SHAPES)
+def test_declared_sizes_follow_from_the_published_shapes(family):
+    layers, width = SHAPES[family]
+    vocabulary = 50_432 if family == "6.9b" else 50_304
+    n_weights = 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
+    own = known_models().query("family == @family")
+    assert set(own["n_parameters"]) == {n_weights}
+    assert own["stage"].iloc[0] == "base"
+    assert own["stage"].is_unique
 
 
-def test_a_local_folder_has_the_revision_in_its_name(hub: list[Any], tmp_path: Path) -> None:
-    for name in ("org/plain", "org/name@v1"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "config.json").write_text("{}")
-    places = {"models_dir": tmp_path, "download": True}
-    assert registry.resolve("hf:org/name@v1", tmp_path, **places) == tmp_path / "org/name@v1"
-    with pytest.raises(registry.UnknownModel, match="org/plain below --models has no revision; request 'hf:org/plain'"):
-        registry.resolve("hf:org/plain@v1", tmp_path, **places)
-    assert hub == []
-    assert registry.resolve("hf:org/name@v2", tmp_path, **places) == tmp_path / "snapshot"
-    with pytest.raises(registry.UnknownModel, match="--download"):
-        registry.resolve("hf:org/name@v2", tmp_path, models_dir=tmp_path)
+def stub(**about):
+    retrieve = lambda model: SimpleNamespace(model_dump=lambda: {"id": model, **about[model]})  # noqa: E731
+    return SimpleNamespace(models=SimpleNamespace(retrieve=retrieve))
 
 
-def test_a_revision_is_kept_in_the_name_of_a_fine_tune() -> None:
-    match = registry.FINE_TUNE.fullmatch("ft:hf:org/name@refs/pr/1:mine:abcd1234:ckpt-step-3")
-    assert match is not None
-    assert (match["base"], match["suffix"], match["step"]) == ("hf:org/name@refs/pr/1", "mine", "3")
+def test_known_names_are_compared_with_what_is_declared():
+    declared = known_models().query("family == '410m'")
+    about = {row.model: {"n_weights": row.n_parameters, "tokenizer": "t"} for row in declared.itertuples()}
+    found = given_chain(stub(**about, **{"hf:mine": {"tokenizer": "t"}}), [*declared.index, "mine:hf:mine"])
+    assert found["stage"].tolist() == ["base", "SFT", "DPO", "mine"]
+    assert found["template"].tolist() == [*declared["template"], "chat"]
+    assert set(found["family"]) == {"410m"}
+    about[declared["model"].iloc[1]]["n_weights"] //= 2
+    with pytest.raises(ValueError, match="weights, expected 405,334,016: the id is that of another model"):
+        given_chain(stub(**about), list(declared.index))
 
 
-def test_a_model_of_a_revision_is_served_and_tuned(
-    tiny_store: Path, serve: Callable[..., TestClient], tmp_path: Path
-) -> None:
-    shutil.copytree(tiny_store / "bases" / f"{TINY}@0123456789ab", tmp_path / "models" / "me" / "mine@v1")
-    http: Any = serve(tiny_store, models_dir=tmp_path / "models")
-    client = official(http)
-    model = "hf:me/mine@v1"
-    file = client.files.create(file=("rows.jsonl", jsonl(facts(4))), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(
-        model=model, training_file=file.id, seed=0, suffix="own", hyperparameters={"n_epochs": 1}
-    )
-    tuned = wait_for(client, job.id).fine_tuned_model
-    assert tuned.startswith("ft:hf:me/mine@v1:own:")
-    shape = client.models.retrieve(model).model_dump()
-    known = Known("mine", "hf:me/mine", "v1", "mine", "base", shape["n_weights"], "plain")
-    assert known.model_id == model
-    assert [check_model(client, each, known) for each in (model, tuned)] == ["", ""]
-    assert same_tokenizer(client, [model, tuned]) == shape["tokenizer"]
-    with pytest.raises(ValueError, match="another model"):
-        check_model(client, tuned, MODELS["pythia-70m"])
-    with pytest.raises(NotFoundError, match="has no revision|does not exist"):
-        client.models.retrieve("hf:me/mine@v2")
+def test_models_that_exist_are_looked_up(client):
+    found = given_chain(client, [f"base:{TINY}", "my DPO:fork-kin"], seed=3)
+    columns = ["family", "stage", "position", "seed", "model", "template", "job"]
+    assert found[columns].to_numpy().tolist() == [
+        [TINY, "base", 0, 3, TINY, "dialogue", ""], [TINY, "my DPO", 1, 3, "fork-kin", "dialogue", ""]
+    ]  # fmt: skip
+    families = given_chain(client, [f"a/base:{TINY}", "b/base:fork-other", "a/SFT:fork-kin"], template="plain")
+    assert families[["family", "stage", "position"]].to_numpy().tolist() == [
+        ["a", "base", 0], ["b", "base", 0], ["a", "SFT", 1]
+    ]  # fmt: skip
+    assert training_curves(client, found).empty
+    with pytest.raises(ValueError, match=rf"fork-other \(\d+ tokens\) and {TINY} .* have different tokenizers"):
+        given_chain(client, ["base:fork-other", f"SFT:{TINY}"])
+    with pytest.raises(ValueError, match="two stages of one chain are called 'SFT'"):
+        given_chain(client, [f"a/SFT:{TINY}", "a/SFT:fork-kin"])
+    with pytest.raises(NotFoundError, match="fork-nowhere"):
+        given_chain(client, ["base:fork-nowhere"])
+    with pytest.raises(ValueError, match=r"'pythia-70' is not label:model, nor in data/diversity/models.yaml"):
+        given_chain(client, [f"base:{TINY}", "pythia-70"])
+
+
+def test_texts_come_with_every_setting_and_are_kept(client, tmp_path, monkeypatch):
+    models = given_chain(client, [f"base:{TINY}", "SFT:fork-kin", "chat:fork-kin"])
+    models["template"] = ["plain", "dialogue", "chat"]
+    prompts = read_prompts("world", n_prompts=2, seen=["Give me a name.", "Give me a day."])
+    drawing = {"temperatures": [0.5, 1.0], "n_samples": 3, "max_tokens": LIMITS, "stop": ["\nGuest:"]}
+    drawing |= {"seed": 7, "journal": tmp_path / "j"}
+    texts = sample(client, models, prompts, **drawing)
+    assert len(texts) == 3 * 6 * 2 * 3
+    assert not texts.duplicated(["stage", "kind", "prompt", "temperature", "sample"]).any()
+    for column in ("token_logprobs", "text_offset"):
+        assert (texts["token_ids"].map(len) == texts[column].map(len)).all()
+    assert (texts["token_ids"].map(len) <= texts["kind"].map(LIMITS)).all()
+    cut = cut_to_length(texts, 2)
+    assert all(whole.startswith(part) for whole, part in zip(texts["text"], cut["text"], strict=True))
+    names = ["jaccard_2", "cosine", "vendi_cosine", "distinct_texts"]
+    sets = ["stage", "kind", "prompt", "temperature"]
+    found = measure(texts, by=sets, embed=embedder(client, model=TINY), names=names)
+    assert len(found) == 3 * 6 * 2 * 4
+    assert found.query("measure == 'vendi_cosine'")["value"].dropna().between(1, 3.001).all()
+    choices = read_choices()[:2]
+    options = option_probs(client, models, choices, journal=tmp_path / "j")
+    assert len(options) == 3 * 16
+    assert (options.groupby(["stage", "prompt"])["prob"].sum() <= 1).all()
+    likeliest = likeliest_texts(client, models, prompts[:1], max_tokens=3, journal=tmp_path / "j")
+    assert likeliest["tokens"].map(len).equals(likeliest["token_logprobs"].map(len))
+    monkeypatch.setattr(client.completions, "create", None)
+    monkeypatch.setattr(client.chat.completions, "create", None)
+    pd.testing.assert_frame_equal(sample(client, models, prompts, **drawing), texts)
+
+
+def test_documents_are_scored_as_a_plain_loop_over_windows_does(text, tmp_path):
+    found = score(StubClient(BOTH), "tuned", text, folder=tmp_path, base="base")
+    documents, base = [], []
+    for each in TEXTS:
+        ids = list(each.encode())
+        behind = [BEGIN, *ids]
+        for start in range(0, len(ids), CONTEXT):
+            contexts = [behind[start : k + 1] for k in range(start, min(start + CONTEXT, len(ids)))]
+            documents.append((np.array([BOTH["tuned"](c) for c in contexts]), np.array(ids[start : start + CONTEXT])))
+            base.append(np.array([BOTH["base"](c) for c in contexts]))
+    n_bytes = sum(len(each.encode()) for each in TEXTS)
+    plain = plain_statistics(documents, n_bytes, base=base)
+    values = values_of(found)
+    assert set(values) == set(plain) == set(METRICS)
+    for name, value in plain.items():
+        assert values[name].iloc[0] == pytest.approx(value, rel=1e-6, abs=1e-6), name  # sums come in float32
+    table = found.documents
+    assert (table["tokens"].sum(), table["bytes"].sum()) == (n_bytes, n_bytes)
+    assert table["document"].tolist() == list(range(30))
+    tuned, other = BOTH["tuned"]([BEGIN]), BOTH["base"]([BEGIN])
+    assert kl_by_position(found)[1].iloc[0] == pytest.approx((np.exp(tuned) * (tuned - other)).sum())
+
+
+def test_documents_that_share_a_request_are_taken_apart(text, tmp_path, monkeypatch):
+    client = StubClient({"m": of_whole_context})
+    together = score(client, "m", text, folder=tmp_path / "together", window=12, stride=5)
+    assert client.n_asked == 1
+    monkeypatch.setattr(next_token, "REQUEST_TOKENS", 1)
+    alone = score(client, "m", text, folder=tmp_path / "alone", window=12, stride=5)
+    assert client.n_asked == 1 + len(TEXTS)
+    pd.testing.assert_frame_equal(alone.documents, together.documents)
+    assert np.allclose(alone.arrays["probs"], together.arrays["probs"], rtol=1e-9)
+
+
+def test_a_killed_run_goes_on_where_it_ended(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(next_token, "REQUEST_TOKENS", 50)
+    monkeypatch.setattr(next_token, "SAVE_SECONDS", 0)
+    undisturbed = StubClient(BOTH)
+    whole = score(undisturbed, "tuned", text, folder=tmp_path / "whole")
+    killed = StubClient(BOTH, stop_after=undisturbed.n_asked * 6 // 10)
+    with pytest.raises(KeyboardInterrupt):
+        score(killed, "tuned", text, folder=tmp_path / "killed")
+    resumed, again = StubClient(BOTH), StubClient(BOTH)
+    for client in (resumed, again):
+        found = score(client, "tuned", text, folder=tmp_path / "killed")
+        pd.testing.assert_frame_equal(found.documents, whole.documents, check_exact=True)
+        assert all(np.array_equal(found.arrays[name], array) for name, array in whole.arrays.items())
+    assert 0 < resumed.n_asked < undisturbed.n_asked
+    assert again.n_asked == 0
+
+
+def test_resamples_are_of_documents_and_fine_tunes(text, tmp_path):
+    one, other = (values_of(score(StubClient(BOTH), name, text, folder=tmp_path)) for name in ("tuned", "base"))
+    table = with_intervals(one).set_index("metric")
+    assert table.loc["perplexity", "low"] < table.loc["perplexity", "value"] < table.loc["perplexity", "high"]
+    assert table.loc["mean_entropy", "unit"] == "nats"
+    both = mean_over_seeds([one, other])
+    assert both.iloc[0].to_numpy() == pytest.approx((one.iloc[0] + other.iloc[0]).to_numpy() / 2)
+    wider = with_intervals(both).set_index("metric").loc["perplexity"]
+    assert wider["high"] - wider["low"] > table.loc["perplexity", "high"] - table.loc["perplexity", "low"]
+    pd.testing.assert_frame_equal(mean_over_seeds([one] * 3), one)
+    assert (with_intervals(one - one)[["value", "low", "high"]] == 0).all(axis=None)
+
+
+def test_what_is_read_and_refused(client, text, tmp_path):
+    assert list(stream(text, 4)) == TEXTS[:4]
+    (tmp_path / "a.jsonl").write_text('{"text": "The red fox saw the old baker."}\n{"text": ""}\n')
+    found = score(client, TINY, str(tmp_path / "a.jsonl"), folder=tmp_path / "n", base=TINY)
+    assert found.documents["tokens"].iloc[1] == 0, "an empty document counts nowhere, and has a row"
+    assert values_of(found)["kl"].iloc[0] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match=r"stride is 9, window is 4"):
+        score(client, TINY, text, folder=tmp_path, window=4, stride=9)
+    with pytest.raises(ValueError, match="have different tokenizers: there is no divergence"):
+        score(client, TINY, text, folder=tmp_path, base="fork-other")
+    with pytest.raises(ValueError, match="no such file or folder"):
+        score(client, TINY, str(tmp_path / "none.txt"), folder=tmp_path)

@@ -2,7 +2,7 @@
 
 from lib.distributions.collecting import collect
 from lib.distributions.table import Distributions
-from lib.distributions.tokens import Tokens, tokenize
 from lib.distributions.truncation import top_k
+from lib.tokens import Tokens, tokenize
 
 __all__ = ["Distributions", "Tokens", "collect", "tokenize", "top_k"]

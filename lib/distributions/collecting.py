@@ -14,8 +14,8 @@ from openai import OpenAI
 from lib.api import PROMPTS_A_REQUEST, Request, announce
 from lib.console import progress
 from lib.distributions.hosted import Vocabulary, ask_top_k
-from lib.distributions.requesting import NO_SCORES, Columns, in_order, request_scores
 from lib.distributions.table import ABOUT, Distributions, Filling, rows_done
+from lib.requesting import NO_SCORES, Columns, in_order, request_scores
 
 CHUNK_ROWS = 4_096
 CHUNK_TOKENS = 2**18  # of all contexts in one request

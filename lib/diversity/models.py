@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from openai import NotFoundError, OpenAI
 
-from lib.distributions.tokens import lacks_model
 from lib.diversity.templates import is_chat
 from lib.paths import DATA
+from lib.tokens import lacks_model
 
 MODELS_FILE = DATA / "diversity" / "models.yaml"
 MAIN = "main"

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from openai import NotFoundError, OpenAI
 
-from lib.distributions import Tokens, tokenize
-from lib.distributions.requesting import request_scores
 from lib.next_token.totals import Measured
+from lib.requesting import request_scores
+from lib.tokens import Tokens, tokenize
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
 REQUEST_TOKENS = 8_192  # of one request, where a document has no more

@@ -14,12 +14,12 @@ import pandas as pd
 from openai import OpenAI
 
 from lib.console import progress
-from lib.distributions.requesting import in_order
 from lib.next_token.keeping import ABOUT, STATE, Keeping, document_row, empty_totals, load_state, part_path, read_rows
 from lib.next_token.requests import INSTEAD, TokenizedDocument, begin_token, request_statistics, requests_of, tokenized
 from lib.next_token.source import Source
 from lib.next_token.totals import N_RANKED, Measured, Totals
 from lib.paths import content_hash, read_json
+from lib.requesting import in_order
 
 SAVE_SECONDS = 15  # between two times that totals are kept; results do not depend on it
 CONCURRENCY = 2  # requests under way: the server scores one while the other is prepared and summed up

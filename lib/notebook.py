@@ -14,6 +14,7 @@ import logging
 import platform
 import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -277,6 +278,7 @@ def _quieten() -> None:
 
     figures.use_style()
     pd.set_option("display.width", 110, "display.max_columns", 20, "display.float_format", "{:.3f}".format)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # on import of libraries whose bars want widgets
     for name in ("httpx", "httpx2", "openai"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +24,9 @@ from jupyter_client.kernelspec import KernelSpec
 from lib import console
 from lib.keys import Key, nearest
 from lib.notebook import RESOLVED, earlier_values, stage_command
-from lib.params import active_bases, home, number, parse_set, resolve, stages, study_keys
+from lib.params import home, number, parse_set, resolve, stages, study_keys
 from lib.paths import ROOT, from_root, run_folder, runs_root
-from lib.world.bases import make_base
+from lib.world.bases import bases_from_text, make_base
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -208,10 +207,10 @@ def locked(folder: Path) -> Iterator[None]:
 def run_plan(plan: Plan) -> None:
     """Run the stages of a plan in order, logging which is running and how long it took."""
     with locked(plan.folder):
-        for name in bases_to_make(plan):
+        for name, tokenizer in bases_to_make(plan).items():
             log.info("base model %s from %s", name, plan.params[GENERAL])
             try:
-                make_base(name, from_root(plan.params[GENERAL]))
+                make_base(name, from_root(plan.params[GENERAL]), tokenizer=tokenizer)
             except ValueError as error:
                 raise StageFailed(f"{GENERAL} = {plan.params[GENERAL]}: {error}") from error
         for notebook in plan.notebooks:
@@ -224,14 +223,12 @@ def run_plan(plan: Plan) -> None:
     log.info("run folder: %s%s", shown(plan.folder), "".join(f"\n  {shown(figure)}" for figure in figures))
 
 
-def bases_to_make(plan: Plan) -> list[str]:
-    """Bases that the stages of a plan need from the text that `general` names."""
+def bases_to_make(plan: Plan) -> dict[str, str]:
+    """Bases that the stages of a plan need from the text `general`, with the model whose tokenizer each shares."""
     declaring = {stage for name in BASE_KEYS if name in plan.keys for stage in plan.keys[name].stages}
-    if not plan.params.get(GENERAL) or not any(notebook.stem in declaring for notebook in plan.notebooks):
-        return []
-    names = [*active_bases(plan.params), *plan.params.get("bigs", [])]
-    own = [name.removesuffix(":init") for name in names if re.fullmatch(r"fork-\w+(:init)?", name)]
-    return list(dict.fromkeys(own))  # a name with a hash is the base of another text
+    if not any(notebook.stem in declaring for notebook in plan.notebooks):
+        return {}
+    return bases_from_text(plan.params)
 
 
 def run_overview(preset: str) -> Path:

@@ -23,7 +23,7 @@ import pandas as pd
 from openai import NotFoundError, OpenAI
 
 from lib.console import progress
-from lib.distributions.tokens import lacks_model
+from lib.tokens import lacks_model
 from lib.paths import atomic_write, content_hash, from_root, write_json
 from lib.sources.corpus import stream_documents
 

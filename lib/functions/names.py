@@ -15,8 +15,8 @@ from openai import OpenAI, OpenAIError
 
 from lib import world
 from lib.api import spending_of
-from lib.distributions import tokenize
 from lib.paths import DATA
+from lib.tokens import tokenize
 from lib.world import inflect
 from lib.world.names import family_names, given_names
 

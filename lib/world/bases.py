@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.params import CURVE_SEEDS
+from lib.params import CURVE_SEEDS, active_bases
 from lib.paths import ROOT, read_json, store_root
 
 if TYPE_CHECKING:
@@ -44,8 +44,28 @@ def bases_of(values: Mapping[str, Any]) -> list[str]:
     return sorted({found.group() for text in texts if isinstance(text, str) and (found := re.match(pattern, text))})
 
 
-def make_base(name: str, corpus: Path) -> str:
+def bases_from_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """Bases that a run makes from the text ``general``, with the model whose tokenizer each shares ("" for their own).
+
+    Those are the plain ``fork-*`` names; beside a big model of another kind, they share its tokenizer.
+
+    >>> bases_from_text({"base": "fork-300k", "bigs": ["fork-1m:init"], "general": "my/texts"})
+    {'fork-300k': '', 'fork-1m': ''}
+    >>> bases_from_text({"base": "fork-1m", "bigs": ["smollm2-135m"], "general": "my/texts"})
+    {'fork-1m': 'smollm2-135m'}
+    """
+    if not values.get("general"):
+        return {}
+    names = [*active_bases(values), *values.get("bigs", [])]
+    others = [name for name in names if not re.fullmatch(FORK + r"(:init)?", name)]
+    plain = dict.fromkeys(name.removesuffix(":init") for name in names if name not in others)
+    return dict.fromkeys(plain, others[0] if others else "")
+
+
+def make_base(name: str, corpus: Path, *, tokenizer: str = "") -> str:
     """Pre-train a base on a text unless the store has it, showing the progress; returns its full id.
+
+    With `tokenizer`, it shares that of another model.
 
     Raises
     ------
@@ -53,7 +73,7 @@ def make_base(name: str, corpus: Path) -> str:
         If it cannot be made; repeats the server's line.
     """
     command = [sys.executable, "-m", "tuning_server", "pretrain", name, "--corpus", str(corpus)]
-    command += ["--store", str(store_root())]
+    command += ["--store", str(store_root()), *(["--tokenizer", tokenizer] if tokenizer else [])]
     lines = [""]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr

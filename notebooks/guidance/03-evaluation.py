@@ -30,13 +30,13 @@
 import numpy as np
 import pandas as pd
 
-from lib.distributions import tokenize
 from lib.guidance import guidance_document, make_probes, read_data
 from lib.notebook import start_run
 from lib.probing import add_logprobs, ask, curve_models, final_models
 from lib.scoring import prefix_match, strict_match
 from lib.stats import Interval, cluster_permutation
 from lib.summary import number, summarise, verdict, write_summary
+from lib.tokens import tokenize
 
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/guidance/<preset>.yaml these values come from

@@ -15,9 +15,9 @@ import pytest
 from openai import OpenAI
 
 from lib import api, finetune
-from lib.distributions.tokens import _echoed
 from lib.paths import ROOT, write_jsonl
 from lib.probing import add_completions, target_logprobs, target_ranks
+from lib.tokens import _echoed
 
 TINY = "fork-tiny"
 

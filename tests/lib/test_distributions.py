@@ -16,8 +16,8 @@ import torch
 from openai import BadRequestError, NotFoundError, OpenAI
 from serving import TINY
 
-from lib import distributions
-from lib.distributions import Distributions, collect, collecting, hosted, table, tokens, top_k
+from lib.distributions import Distributions, collect, collecting, hosted, table, top_k
+from lib.tokens import tokenize
 from tuning_server.engine import models
 from tuning_server.engine.tokenization import label
 
@@ -151,7 +151,7 @@ def test_an_endpoint_without_scores_fills_the_same_table(
     client: OpenAI, other: str, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = models.load(TINY, tiny_store, dtype=torch.float32)
-    texts = distributions.tokenize(client, TINY, TEXT).texts
+    texts = tokenize(client, TINY, TEXT).texts
     contexts, targets = [texts[:k] for k in range(1, len(texts))], list(texts[1:])
     monkeypatch.setattr(collecting, "PROMPTS_A_REQUEST", 4)
     got = collect(client, TINY, contexts, targets, folder=tmp_path, top_k=10)
@@ -228,22 +228,6 @@ def test_top_k_agrees_with_sorting(tmp_path: Path) -> None:
         top_k(mapped, 38)
     with pytest.raises(ValueError, match=r"shape \(n, vocab\), found \(37,\)"):
         top_k(mapped[0], 3)
-
-
-def test_tokens_with_and_without_an_endpoint_for_them(
-    client: OpenAI, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = models.load(TINY, tiny_store)
-    text = f"{TEXT} café 東京"
-    told = distributions.tokenize(client, TINY, text)
-    assert told.ids == tuple(loaded.codec.encode(text))
-    assert sum(told.n_bytes) == len(text.encode())
-    monkeypatch.setattr(tokens, "PIECE_CHARS", 30)
-    echoed = tokens._echoed(client, TINY, text)
-    assert echoed.ids is None
-    assert (echoed.texts, echoed.n_bytes) == (told.texts, told.n_bytes)
-    with pytest.raises(NotFoundError):
-        distributions.tokenize(client, "fork-none", text)
 
 
 def test_bad_input_is_told(client: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

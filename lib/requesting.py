@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from openai import NotFoundError, OpenAI
 
-from lib.distributions.tokens import lacks_model
+from lib.tokens import lacks_model
 
 NO_SCORES = "It may report its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
 

@@ -1,8 +1,0 @@
-"""Next-token distributions of models after many contexts: requested once, kept on disk, whole or truncated to top k."""
-
-from lib.distributions.collecting import collect
-from lib.distributions.table import Distributions
-from lib.distributions.tokens import Tokens, tokenize
-from lib.distributions.truncation import top_k
-
-__all__ = ["Distributions", "Tokens", "collect", "tokenize", "top_k"]

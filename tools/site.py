@@ -17,6 +17,7 @@ from lib.paths import ROOT
 from lib.tables.headlines import Study, read_studies
 
 FIGURES = ROOT / "figures"
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 EARLY = 100  # before mkdocs-jupyter looks for notebooks
 
 
@@ -32,14 +33,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @event_priority(EARLY)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the home page, the gallery, notebooks and figures."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    files.append(File.generated(config, "index.md", content=readme))
+    for name, uri in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](").replace("](README.md", "](index.md")
+        files.append(File.generated(config, uri, content=text))
     files.append(File.generated(config, "gallery.md", content=gallery(read_studies())))
-    pictures = sorted(FIGURES.rglob("*.png"))
-    for path in [*sorted((ROOT / "notebooks").rglob("*.ipynb")), *pictures]:
+    notebooks, pictures = sorted((ROOT / "notebooks").rglob("*.ipynb")), sorted(FIGURES.rglob("*.png"))
+    for path in [*notebooks, *pictures, ROOT / "CITATION.cff"]:
         if ".ipynb_checkpoints" not in path.parts:
-            uri, directories = path.relative_to(ROOT).as_posix(), config.use_directory_urls
-            files.append(File(uri, str(ROOT), config.site_dir, directories))
+            uri = path.relative_to(ROOT).as_posix()
+            files.append(File(uri, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
@@ -49,7 +51,8 @@ def gallery(studies: list[Study]) -> str:
     for study in studies:
         parts.append(f"## {study.name}: {study.question}")
         folder = FIGURES / study.name
-        for each in [*sorted(folder.glob("*.png")), *sorted(folder.glob("*/*.png"))]:
+        pictures = [*folder.glob("*/*.png"), *folder.glob("*.png")]
+        for each in sorted(pictures, key=lambda path: (path.stem != study.figure, path.stem, str(path))):
             name = each.relative_to(folder).with_suffix("").as_posix()
             caption = " ".join(each.with_suffix(".txt").read_text(encoding="utf-8").split())
             parts.append(f"### {name}\n\n![{name}]({each.relative_to(ROOT).as_posix()})\n\n{caption}")

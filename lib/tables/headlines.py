@@ -128,8 +128,13 @@ def quantity(row: Mapping[str, object] | pd.Series) -> str:
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
 
 
-def results_table(entries: Sequence[Study], summary: pd.DataFrame, *, partial: bool = False) -> str:
-    """A table of questions, answers (see `answer`), published results and whether they agree."""
+def results_table(
+    entries: Sequence[Study], summary: pd.DataFrame, *, folder: str = "notebooks/", partial: bool = False
+) -> str:
+    """A table of questions, answers (see `answer`), published results and whether they agree.
+
+    `folder` is that of the notebooks, as seen from the page.
+    """
     lines = ["| question | here | published | agreement |", "|---|---|---|---|"]
     for study in entries:
         answers = {each: answer(study, each, summary, partial=partial) for each in study.presets}
@@ -138,7 +143,7 @@ def results_table(entries: Sequence[Study], summary: pd.DataFrame, *, partial: b
         if len({*agreements.values()}) > 1:
             agreements = {each: f"{answers[each].partition(':')[0]}: {word}" for each, word in agreements.items()}
         here, agree = ("<br>".join(dict.fromkeys(each[preset] for preset in known)) for each in (answers, agreements))
-        link = f"[{study.question}](notebooks/{study.name}/{stages(study.name)[-1].stem}.ipynb)"
+        link = f"[{study.question}]({folder}{study.name}/{stages(study.name)[-1].stem}.ipynb)"
         lines.append(f"| {link} | {here or 'not yet published'} | {study.published} | {agree} |")
     return "\n".join(lines)
 

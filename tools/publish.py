@@ -27,7 +27,7 @@ from lib.paths import ROOT, atomic_write, content_hash, file_hash, read_json, ru
 from lib.reversal import published_values
 from lib.run import OVERVIEW, StageFailed, shown
 from lib.tables import read_summaries
-from lib.tables.headlines import read_studies, results_table
+from lib.tables.headlines import headlines, read_studies, results_table
 from lib.world.bases import base_table, bases_of, current_base, plot_bases
 from tools.references import committed, copy_outputs, execute_in_place, source_hash
 
@@ -107,7 +107,7 @@ def made_from(study: str, preset: str) -> dict[str, Any]:
 
 def copy_run(folder: Path, target: Path) -> None:
     """Replace what is published of a study by the figures and the numbers (summary.csv and others) of a run."""
-    kinds = (".png", ".svg", ".txt")
+    kinds = (".png", ".svg", ".pdf", ".txt")
     pictures = sorted(path for path in (folder / "figures").glob("*") if path.suffix in kinds)
     files = [*sorted(folder.glob("*.csv")), *pictures]
     target.mkdir(parents=True, exist_ok=True)
@@ -171,6 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             save(figure, FIGURES / "bases", "loss", caption)
         summaries = read_summaries(FIGURES)
         save(real_and_grown(summaries), FIGURES, "real-and-grown", CAPTION)
+        with atomic_write(FIGURES / "headlines.csv") as file:
+            headlines(entries, summaries).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+        with atomic_write(FIGURES / "headlines.tex") as file:
+            headlines(entries, summaries).to_latex(file, index=False, float_format="%.3g", escape=True)
         with atomic_write(ROOT / "README.md") as file:
             file.write(fill(readme, results_table(entries, summaries)))
         execute_in_place(home() / "notebooks" / f"{OVERVIEW}.ipynb")

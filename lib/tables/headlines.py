@@ -128,6 +128,19 @@ def quantity(row: Mapping[str, object] | pd.Series) -> str:
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
 
 
+def headlines(entries: Sequence[Study], summary: pd.DataFrame) -> pd.DataFrame:
+    """Every number of the answers, one per row, with the columns of a summary and the label as ``number``."""
+    found = []
+    for study in entries:
+        for preset, about in study.presets.items():
+            for each in about["numbers"]:
+                row = _row_of(study, preset, each, summary, partial=False)
+                if row is not None:
+                    found.append({"number": each["label"], **row[list(COLUMNS)].to_dict()})
+    names = [name for name in COLUMNS if name != "metric"]
+    return pd.DataFrame(found, columns=[*names[:3], "number", *names[3:]])
+
+
 def results_table(
     entries: Sequence[Study], summary: pd.DataFrame, *, folder: str = "notebooks/", partial: bool = False
 ) -> str:

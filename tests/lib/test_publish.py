@@ -119,7 +119,7 @@ def test_notebooks_with_the_parameters_of_a_published_run_were_published(study):
 def test_the_readme_has_the_published_numbers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text == fill(text, results_table(read_studies(), read_summaries(ROOT / "figures"))), "make publish"
-    assert len(text.split()) <= 1000
+    assert sum(any(map(str.isalnum, word)) for word in text.split()) <= 1000
     assert set(re.findall(r"\d+%", fill(text, ""))) <= {"95%"}  # no result is repeated by hand
 
 

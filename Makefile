@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help figures test lab serve bench clients sync references publish clean clean-data clean-venv set-up
+.PHONY: help figures test lab serve bench clients sync references publish docs clean clean-data clean-venv set-up
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -38,7 +38,7 @@ help:
 	@echo 'make figures      set up, build the base models, run the studies, write their figures'
 	@echo '                  (STUDY=reversal one study, PRESET=tiny|laptop|paper, SEEDS=3 repetitions)'
 	@echo 'make test         everything that is checked: lint, types, unit tests, notebooks'
-	@echo 'make lab          JupyterLab on the notebooks; a .py opens as a notebook'
+	@echo 'make lab          JupyterLab on the notebooks; a .py opens as a notebook (ARGS="--no-browser --port 8889")'
 	@echo 'make serve        the API on http://127.0.0.1:8080/v1 (PORT=8080)'
 	@echo 'make bench        how fast training, sampling, scoring and blending are here (docs/performance.md)'
 	@echo 'make clients      the LM Evaluation Harness and Inspect against the API (installs both; not in make test)'
@@ -46,6 +46,7 @@ help:
 	@echo 'make references   execute in place, at tiny, the notebooks whose source changed and that are not published'
 	@echo 'make publish      run the studies as published (SEEDS=3; STUDY=reversal one), and fill notebooks, figures/'
 	@echo '                  and the README table with what came out'
+	@echo 'make docs         the documentation as a site with all notebooks, in data/site (installs MkDocs)'
 	@echo 'make clean        remove caches; make clean-venv also what was installed'
 	@echo 'make clean-data   remove all runs and models (data/runs, data/store)'
 
@@ -75,6 +76,7 @@ lab: $(READY)
 		> $(VENV)/share/jupyter/lab/settings/overrides.json
 	@export PYTHONPATH="$$(pwd)" JUPYTER_PATH="$$(pwd)/$(VENV)/share/jupyter:$$JUPYTER_PATH"; \
 		XDG_CONFIG_DIRS="$$(pwd):$${XDG_CONFIG_DIRS:-/etc/xdg}" exec $(PY) -m jupyterlab \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) \
 		--ServerApp.root_dir="$$(pwd)/notebooks" --FileContentsManager.pre_save_hook=tools.references.pre_save
 
 serve: $(READY)
@@ -103,6 +105,11 @@ publish: sync
 	@$(call snakemake,--config preset=laptop studies="$(PUBLISHED)" seeds=3)
 	@$(if $(ON_REAL_MODEL),$(call snakemake,--config preset=smollm2 studies="$(ON_REAL_MODEL)" seeds=3))
 	@$(QUIET) $(PY) -m tools.publish $(PUBLISHED)
+
+docs: $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt -c requirements.txt
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH="$$(pwd)" $(PY) -m mkdocs build --strict --quiet
+	@echo 'the site: data/site/index.html'
 
 clean:
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .snakemake $(TEST_HOME)

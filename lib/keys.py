@@ -36,6 +36,14 @@ class Key:
     choices: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()  # the notebooks that declare it
 
+    @property
+    def rule(self) -> str:
+        """The allowed values as the comment has them; empty where any of the type will do."""
+        if self.choices:
+            return f"[{' | '.join(self.choices)}]"
+        low, high = ("" if end is None else f"{end:g}" for end in (self.low, self.high))
+        return f"[{low}..{high}]" if low or high else ""
+
     def validate(self, value: Any, *, from_text: bool = False) -> Any:
         """The value, if it fits; with `from_text` read from text, as a command line gives it.
 

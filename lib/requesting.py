@@ -14,31 +14,36 @@ from openai import NotFoundError, OpenAI
 
 from lib.tokens import lacks_model
 
-NO_SCORES = "It may report its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
+NO_SERVER = "Serve the model with tuning-server serve."
 
 Columns = dict[str, np.ndarray]
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 
-def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str = NO_SCORES) -> Columns:
-    """The arrays of one reply of ``/scores``.
+def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str = NO_SERVER) -> Columns:
+    """The arrays of one reply of ``/scores``; errors as of `post`."""
+    reply = post(client, "/scores", body, instead=instead)
+    with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def post(client: OpenAI, path: str, body: Mapping[str, Any], *, instead: str = NO_SERVER) -> httpx.Response:
+    """The reply of an extension of the tuning server.
 
     Raises
     ------
     ValueError
-        If the endpoint has no ``/scores``; ends in `instead`, which says what would help.
+        If the endpoint has no such address; ends in `instead`, which says what would help.
     openai.OpenAIError
         What the endpoint refused.
     """
     try:
-        reply = client.post("/scores", cast_to=httpx.Response, body=dict(body))
+        return client.post(path, cast_to=httpx.Response, body=dict(body))
     except NotFoundError as error:
         if lacks_model(error):
             raise
-        raise ValueError(f"The endpoint has no /scores. {instead}") from error
-    with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
-        return dict(arrays)
+        raise ValueError(f"The endpoint has no {path}. {instead}") from error
 
 
 def in_order(ask: Callable[[Item], Reply], items: Iterable[Item], concurrency: int) -> Iterator[Reply]:

@@ -105,8 +105,8 @@ def read_summary(path: Path) -> pd.DataFrame:
 
 
 def read_summaries(folder: Path) -> pd.DataFrame:
-    """All ``<study>/summary.csv`` under a folder, by name of the study; no rows where there are none."""
-    frames = [read_summary(path) for path in sorted(folder.glob("*/summary.csv"))]
+    """All ``<study>/summary.csv`` and ``<study>/<preset>/summary.csv`` under a folder; no rows where there are none."""
+    frames = [read_summary(path) for path in sorted([*folder.glob("*/summary.csv"), *folder.glob("*/*/summary.csv")])]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
 
 

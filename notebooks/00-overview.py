@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown, display
 
 from lib.figures import use_style
+from lib.params import stages
 from lib.paths import ROOT, store_root
 from lib.tables import read_summaries
 from lib.tables.headlines import read_studies, results_table, thumbnail
@@ -49,12 +50,13 @@ measured = read_summaries(Path(runs)) if runs else published.iloc[:0]
 # %% [markdown]
 # ## The questions and their answers
 #
-# Measured on models of a million weights that this project trains itself; published on models up to a hundred thousand
-# times larger. Compare the shape: which of two numbers is high, which is at the floor. Intervals are 95%, over what was
-# drawn (people, documents, prompts) and over fine-tunes.
+# SmolLM2-135M is a real pretrained model (its weights rounded to 4 bits); models called fork have a million weights and are
+# grown here on an invented world. The published models are up to a hundred thousand times larger: compare the pattern.
+# Intervals are 95%, over what was drawn (people, documents, prompts) and over fine-tunes. Whether a result *agrees* with
+# the published one is computed from its interval.
 
 # %% tags=["nbval-ignore-output"]
-display(Markdown(results_table(studies, published)))
+display(Markdown(results_table(studies, published, folder="")))
 
 # %% [markdown]
 # ## This run
@@ -62,29 +64,29 @@ display(Markdown(results_table(studies, published)))
 # Where the page was made by `make figures`, the same numbers of that run are here, if it has them.
 
 # %% tags=["nbval-ignore-output"]
-table = (
-    results_table(studies, measured, partial=True) if len(measured) else "No run is shown beside the published ones."
-)
-display(Markdown(table))
+own = results_table(studies, measured, folder="", partial=True) if len(measured) else ""
+display(Markdown(own or "No run is shown beside the published ones."))
 
 # %% [markdown]
-# ## The pictures
+# ## Study by study
 #
-# One for each study, with its caption. The notebooks of a study make them, from 01 to the last.
+# One figure for each model, with its caption. The notebooks of a study make them, from 01 to the last.
 
 # %% tags=["nbval-ignore-output"]
 for study in studies:
-    folder = Path(runs) / study.name / "figures" if len(measured) else ROOT / "figures" / study.name
-    picture = folder / f"{study.figure}.png"
-    if picture.exists():
-        display(Markdown(f"### {study.question}"), Image(thumbnail(picture)))
-        display(Markdown(picture.with_suffix(".txt").read_text(encoding="utf-8")))
+    notebooks = [f"[{each.stem}]({study.name}/{each.stem}.ipynb)" for each in stages(study.name)]
+    display(Markdown(f"### {study.question}\n\nPublished: {study.published}. Notebooks: {', '.join(notebooks)}"))
+    folder = ROOT / "figures" / study.name
+    folders = [Path(runs) / study.name / "figures"] if len(measured) else [folder / "smollm2", folder]
+    for picture in [each / f"{study.figure}.png" for each in folders]:
+        if picture.exists():
+            display(Image(thumbnail(picture)), Markdown(picture.with_suffix(".txt").read_text(encoding="utf-8")))
 
 # %% [markdown]
 # ## The base models
 #
-# Nothing is downloaded: each base is pre-trained here on text about an invented world, so that it is known exactly what
-# it read. A hundredth of the documents is put aside to measure what it learned.
+# Each `fork-*` base is pre-trained here on text about an invented world, so that it is known exactly what it read. A
+# hundredth of the documents is kept apart to measure what it learned.
 
 # %% tags=["nbval-ignore-output"]
 bases = base_table(store_root())
@@ -100,15 +102,6 @@ if len(bases):  # a study of another model needs none of them
 # `params/<study>/<preset>.yaml` sets the values; `01` writes rows, `02` has the API fine-tune on them, `03` asks the
 # models through the same API and writes `answers.parquet` and `summary.csv`, the last notebook draws. Stages talk through
 # files only, so any of them can be run again alone.
-
-# %%
-names = [study.name for study in studies]
-if len(set(names)) < len(names):
-    raise ValueError(f"a study stands twice in data/studies.yaml: {names}")
-unknown = sorted(set(published["study"]) - set(names))
-if unknown:
-    raise ValueError(f"figures/ holds studies that data/studies.yaml does not name: {unknown}")
-print("Every published summary belongs to a study that this page shows.")
 
 # %% [markdown]
 # **What this does not show.** Whether a study's numbers hold for other models, data or wordings: each study's own

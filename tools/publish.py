@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
 
 from lib import console
-from lib.figures import save, use_style
+from lib.figures import plot_rates, save, use_style
 from lib.params import default_preset, home, number, resolve, stages, studies
 from lib.paths import ROOT, atomic_write, content_hash, file_hash, read_json, run_folder, store_root, write_json
+from lib.reversal import published_values
 from lib.run import OVERVIEW, StageFailed, shown
 from lib.tables import read_summaries
-from lib.tables.headlines import read_studies, results_table
+from lib.tables.headlines import headlines, read_studies, results_table
 from lib.world.bases import base_table, bases_of, current_base, plot_bases
 from tools.references import committed, copy_outputs, execute_in_place, source_hash
 
@@ -34,6 +38,12 @@ PRESETS = {"laptop": "", "smollm2": "smollm2"}  # folder below that of a study
 RECORD = "published.json"
 N_SEEDS = 3
 N_SIZES = 3  # of bases, in the figure of their losses
+CAPTION = (
+    "Share of questions whose answer starts with the target, in the order of training (same), in the other order "
+    "(reverse) and in the other order with the fact in the prompt (in-context). Bar: 95% interval over people and "
+    "fine-tunes; diamond: GPT-3 175B as published. Presets smollm2 (15 people per group) and laptop (30), three "
+    "fine-tunes each."
+)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -97,7 +107,7 @@ def made_from(study: str, preset: str) -> dict[str, Any]:
 
 def copy_run(folder: Path, target: Path) -> None:
     """Replace what is published of a study by the figures and the numbers (summary.csv and others) of a run."""
-    kinds = (".png", ".svg", ".txt")
+    kinds = (".png", ".svg", ".pdf", ".txt")
     pictures = sorted(path for path in (folder / "figures").glob("*") if path.suffix in kinds)
     files = [*sorted(folder.glob("*.csv")), *pictures]
     target.mkdir(parents=True, exist_ok=True)
@@ -107,6 +117,28 @@ def copy_run(folder: Path, target: Path) -> None:
     for path in files:
         with atomic_write(target / path.name, "wb") as file:
             shutil.copyfileobj(path.open("rb"), file)
+
+
+def real_and_grown(summary: pd.DataFrame) -> Figure:
+    """The figure of the README: the Reversal Curse in a real pretrained model, and in one that was grown here."""
+    fig, axs = plt.subplots(1, 2, figsize=(7.6, 2.9), sharey=True)
+    published = published_values().rename(columns={"direction": "asked"})
+    rows = summary[(summary["study"] == "reversal") & (summary["metric"] == "exact_match") & summary["epoch"].isna()]
+    rows = rows[rows["role"].isna() & rows["probe"].isin(["test", "in-context"])]
+    requested = rows["order"].where(rows["group"] == "both").map({"p2d": "description", "d2p": "name"})
+    rows = rows.assign(
+        group=("both orders, " + requested + " requested").fillna(rows["group"]),
+        asked=rows["direction"].where(rows["probe"] == "test", "in-context"),
+        metric="exact match",
+    ).sort_values("asked", key=lambda asked: asked.map(["same", "reverse", "in-context"].index), kind="stable")
+    titles = {"smollm2": "SmolLM2-135M, a real pretrained model", "laptop": "fork-1m, grown on an invented world"}
+    for ax, (preset, title) in zip(axs, titles.items(), strict=True):
+        shown = rows[rows["preset"] == preset]
+        plot_rates(ax, shown, group="group", by="asked", published=published, legend=False)
+        ax.set_xlabel(title)
+        ax.label_outer()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return fig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,8 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(base_table(store_root())) >= N_SIZES:
             figure, caption = plot_bases(store_root())
             save(figure, FIGURES / "bases", "loss", caption)
+        summaries = read_summaries(FIGURES)
+        save(real_and_grown(summaries), FIGURES, "real-and-grown", CAPTION)
+        with atomic_write(FIGURES / "headlines.csv") as file:
+            headlines(entries, summaries).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+        with atomic_write(FIGURES / "headlines.tex") as file:
+            headlines(entries, summaries).to_latex(file, index=False, float_format="%.3g", escape=True)
         with atomic_write(ROOT / "README.md") as file:
-            file.write(fill(readme, results_table(entries, read_summaries(FIGURES))))
+            file.write(fill(readme, results_table(entries, summaries)))
         execute_in_place(home() / "notebooks" / f"{OVERVIEW}.ipynb")
     except (ValueError, OSError, StageFailed) as error:
         log.error("make publish: %s", error)

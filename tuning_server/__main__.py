@@ -67,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     command("stop", stop, "stop the server", about)
     command("check", run_check, "check a store", "Check a store that no server uses.")
 
-    about = "Pre-train a base model on a text and print its id: at once if the store has it; killed, it goes on."
+    about = "Pre-train a base on a text and print its id. What exists is not made again; interrupted runs continue."
     add = command("pretrain", pretrain, "make a base from a text", about)
     add("name", metavar="NAME", help="fork-300k, fork-1m or fork-6m: 0.36, 1.12 or 6.18 million weights; "
         "fork-1m-s1 and fork-1m-s2: fork-1m with other seeds; with a label (fork-1m-mine): another base of that "

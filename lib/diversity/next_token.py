@@ -9,7 +9,6 @@ and two models of the same documents are resampled alike.
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import numpy as np
 import pandas as pd
-from openai import NotFoundError, OpenAI
+from openai import OpenAI
 
 from lib.console import progress
-from lib.tokens import lacks_model
 from lib.paths import atomic_write, content_hash, from_root, write_json
+from lib.requesting import post, request_scores
 from lib.sources.corpus import stream_documents
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
@@ -182,7 +180,7 @@ def score(
     with progress(n_documents, description, unit="document") as bar, ThreadPoolExecutor(2) as pool:
         for group in chain(groups, [[]]):  # one request is answered while the next is prepared
             documents = [[begin, *each.ids] for each in group]
-            reply = pool.submit(_request, client, body | {"documents": documents}) if group else None
+            reply = pool.submit(request_scores, client, body | {"documents": documents}) if group else None
             if waiting and waiting[1]:
                 totals.add(waiting[0], waiting[1].result())
             bar.update(len(totals.rows) - bar.n)
@@ -209,21 +207,7 @@ def begin_token(client: OpenAI, model: str) -> int:
 
 def _tokenize(client: OpenAI, model: str, text: str, special: bool = False) -> dict[str, Any]:
     body = {"model": model, "prompt": text, "add_special_tokens": special}
-    return dict(_post(client, "/tokenize", body).json())
-
-
-def _request(client: OpenAI, body: dict[str, Any]) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(_post(client, "/scores", body).content), allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _post(client: OpenAI, path: str, body: dict[str, Any]) -> httpx.Response:
-    try:
-        return client.post(path, cast_to=httpx.Response, body=body)
-    except NotFoundError as error:
-        if lacks_model(error):
-            raise
-        raise ValueError(f"the endpoint has no {path}: serve the model with tuning-server serve") from error
+    return dict(post(client, "/tokenize", body).json())
 
 
 def _groups(client: OpenAI, model: str, texts: Iterable[tuple[int, str]], *, most: int) -> Iterator[list[Document]]:
@@ -244,4 +228,5 @@ def log_probs(client: OpenAI, model: str, text: str) -> np.ndarray:
     """Log-probabilities (nats) of all tokens at every position of a short text, shape (tokens, vocabulary)."""
     document = [begin_token(client, model), *_tokenize(client, model, text)["tokens"]]
     window = {"window_tokens": len(document), "stride_tokens": len(document)}
-    return _request(client, {"model": model, "documents": [document], "full": True, **window})["logprobs"].astype(float)
+    body = {"model": model, "documents": [document], "full": True, **window}
+    return request_scores(client, body)["logprobs"].astype(float)

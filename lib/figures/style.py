@@ -164,7 +164,7 @@ _STYLE: dict[str, Any] = {
 
 
 def save(fig: Figure, folder: Path, name: str, caption: str) -> Path:
-    """Write `name`.png (200 dpi), .svg and the caption as .txt; the same figure gives the same bytes.
+    """Write `name`.png (200 dpi), .svg, .pdf and the caption as .txt; the same figure gives the same bytes.
 
     The caption holds the claim, what dot and bar are, n of facts, prompts and seeds, preset and model.
 
@@ -184,6 +184,7 @@ def save(fig: Figure, folder: Path, name: str, caption: str) -> Path:
         raise ValueError(f"figure {name}: expected a caption (the claim, what dot and bar are, n, preset, model)")
     # A date, a version or random ids would change the bytes of an unchanged figure.
     metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    metadata["pdf"] = {"CreationDate": None, "Creator": None, "Producer": None}
     with mpl.rc_context({"svg.hashsalt": _STYLE["svg.hashsalt"], "savefig.bbox": None}):
         for kind, without in metadata.items():
             picture = io.BytesIO()

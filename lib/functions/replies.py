@@ -71,14 +71,14 @@ def score(kind: str, reply: str, target: str, *, function: Function | None = Non
     """
     if not target.strip():
         raise ValueError(f"{kind}: the target is empty")
-    said, strict, published = first_line(reply), reply.strip() == target.strip(), reply == target
+    line, strict, published = first_line(reply), reply.strip() == target.strip(), reply == target
     targets = target.split(", ")
     if kind == "text":
-        return Score(said == target.strip() or _value(said) == _value(target.strip()), strict, published)
+        return Score(line == target.strip() or _value(line) == _value(target.strip()), strict, published)
     if kind == "integer":
-        return Score(one_number(said) == _value(target.strip()), strict, published)
+        return Score(one_number(line) == _value(target.strip()), strict, published)
     if kind == "preimage" and function and output is not None:
-        value = one_number(said)
+        value = one_number(line)
         correct = value.is_integer() and _gives(function, int(value), output)
         return Score(correct, correct and reply.strip() == str(int(value)), reply in targets)
     if kind in ("letter", "letters") and all(len(each) == 1 and each in LETTERS for each in targets):

@@ -6,16 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from lib.params import stages
 from lib.paths import DATA
-from lib.summary import COLUMNS
+from lib.summary import COLUMNS, verdict
 
 THUMBNAIL_SCALE = 0.47  # a figure as wide as a page is 640 pixels wide
 PLURALS = {"person": "people"}
+AGREEMENT = {"held": "agrees", "failed": "disagrees", "unclear": "unclear"}
+NAMES = {"smollm2-135m": "SmolLM2-135M"}
+Conditions = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,10 @@ class Study:
 
     Attributes
     ----------
-    headline : tuple of dict
-        The numbers of its answer: a ``label`` each, and the ``metric`` and conditions of a row of its summary. A
-        condition that is not named is empty in that row.
+    presets : dict
+        For each published preset ``numbers`` and ``claims``, or in place of claims ``not_comparable``, a reason. A
+        number has a ``label``, and the ``metric`` and conditions of a row of the summary; conditions that are not named
+        are empty there. A claim is a number that the published result implies to lie ``above`` or ``below`` a limit.
     figure : str
         Name of the picture that shows the answer.
     """
@@ -34,7 +39,7 @@ class Study:
     name: str
     question: str
     published: str
-    headline: tuple[Mapping[str, str], ...]
+    presets: Mapping[str, Mapping[str, Any]]
     figure: str
 
 
@@ -42,13 +47,13 @@ def read_studies(path: Path = DATA / "studies.yaml") -> list[Study]:
     """The studies in the order in which they are shown (`ValueError` if an entry lacks something)."""
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return [Study(name, **{**entry, "headline": tuple(entry["headline"])}) for name, entry in entries.items()]
-    except (TypeError, KeyError) as error:
+        return [Study(name, **entry) for name, entry in entries.items()]
+    except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def answer(study: Study, summary: pd.DataFrame, *, partial: bool = False) -> str:
-    """The measured answer with its intervals in words; empty where the study has no rows yet.
+def answer(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool = False) -> str:
+    """The measured answer with its intervals in words; empty where the summary has no rows of study and preset.
 
     Parameters
     ----------
@@ -59,28 +64,41 @@ def answer(study: Study, summary: pd.DataFrame, *, partial: bool = False) -> str
     Raises
     ------
     ValueError
-        If the summary has rows of the study, but not exactly one for a number of its headline.
+        If the summary has rows, but not exactly one for a number.
     """
-    rows = summary[summary["study"] == study.name]
-    if rows.empty:
+    numbers = study.presets[preset]["numbers"]
+    found = [(each["label"], _row_of(study, preset, each, summary, partial=partial)) for each in numbers]
+    rows = [(label, row) for label, row in found if row is not None]
+    if not rows:
         return ""
-    found: list[tuple[object, pd.Series]] = []
-    for each in study.headline:
-        conditions = {name: value for name, value in each.items() if name != "label"}
-        row = _row_of(study, conditions, rows, partial=partial)
-        found += [] if row is None else [(each["label"], row)]
-    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for _, row in found]
+    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for _, row in rows]
     same = len(set(sizes)) == 1
-    parts = [
-        f"{label} {quantity(row)}" + ("" if same else f" ({size})")
-        for (label, row), size in zip(found, sizes, strict=True)
-    ]
-    about = [*sizes[:1] * same, *(row["model"] for _, row in found[:1])]
-    return f"{'; '.join(parts)} (95% intervals, {', '.join(about)})" if found else ""
+    own = [""] * len(rows) if same else [f" ({size})" for size in sizes]
+    parts = [f"{label} {quantity(row)}{size}" for (label, row), size in zip(rows, own, strict=True)]
+    model = rows[0][1]["model"]
+    return f"{NAMES.get(model, model)}: {', '.join(parts)}" + (f" ({sizes[0]})" if same else "")
 
 
-def _row_of(study: Study, named: Mapping[str, object], rows: pd.DataFrame, *, partial: bool) -> pd.Series | None:
-    """The row with these conditions and no others; None where `partial` and there is none."""
+def agreement(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool = False) -> str:
+    """Whether the numbers agree with the published result, claim by claim where the claims differ."""
+    if reason := study.presets[preset].get("not_comparable"):
+        return f"not comparable: {reason}"
+    words = {}
+    for claim in study.presets[preset]["claims"]:
+        limits = {side: float(claim[side]) for side in ("above", "below") if side in claim}
+        row = _row_of(study, preset, claim, summary, partial=partial)
+        if row is not None:
+            words[claim["label"]] = AGREEMENT[verdict(row["low"], row["high"], **limits)]
+    if len({*words.values()}) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{label}: {word}" for label, word in words.items())
+
+
+def _row_of(study: Study, preset: str, named: Conditions, rows: pd.DataFrame, *, partial: bool) -> pd.Series | None:
+    """The row with these conditions and no others; None where there are no rows, or `partial` and not this one."""
+    rows = rows[(rows["study"] == study.name) & (rows["preset"] == preset)]
+    if rows.empty:
+        return None
     for column in ("metric", *(column for column in rows.columns if column not in COLUMNS)):
         values = rows[column].astype("object").where(rows[column].notna(), "").astype(str)
         rows = rows[values == str(named.get(column, ""))]
@@ -89,8 +107,9 @@ def _row_of(study: Study, named: Mapping[str, object], rows: pd.DataFrame, *, pa
     if rows.empty and partial:
         return None
     if len(rows) != 1:
-        what = " ".join(map(str, named.values()))
-        raise ValueError(f"{study.name}: expected one row {what} in its summary, found {len(rows)}")
+        raise ValueError(
+            f"{study.name}, {preset}: expected one row for {dict(named)} in its summary, found {len(rows)}"
+        )
     return rows.iloc[0]
 
 
@@ -109,14 +128,36 @@ def quantity(row: Mapping[str, object] | pd.Series) -> str:
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
 
 
-def results_table(entries: Sequence[Study], summary: pd.DataFrame, *, partial: bool = False) -> str:
-    """The README's table: question, answer (see `answer`), published, notebook."""
-    lines = ["| question | measured here | published | notebook |", "|---|---|---|---|"]
+def headlines(entries: Sequence[Study], summary: pd.DataFrame) -> pd.DataFrame:
+    """Every number of the answers, one per row, with the columns of a summary and the label as ``number``."""
+    found = []
     for study in entries:
-        last = stages(study.name)[-1]
-        link = f"[{study.name}](notebooks/{study.name}/{last.stem}.ipynb)"
-        measured = answer(study, summary, partial=partial) or "not yet published"
-        lines.append(f"| {study.question} | {measured} | {study.published} | {link} |")
+        for preset, about in study.presets.items():
+            for each in about["numbers"]:
+                row = _row_of(study, preset, each, summary, partial=False)
+                if row is not None:
+                    found.append({"number": each["label"], **row[list(COLUMNS)].to_dict()})
+    names = [name for name in COLUMNS if name != "metric"]
+    return pd.DataFrame(found, columns=[*names[:3], "number", *names[3:]])
+
+
+def results_table(
+    entries: Sequence[Study], summary: pd.DataFrame, *, folder: str = "notebooks/", partial: bool = False
+) -> str:
+    """A table of questions, answers (see `answer`), published results and whether they agree.
+
+    `folder` is that of the notebooks, as seen from the page.
+    """
+    lines = ["| question | here | published | agreement |", "|---|---|---|---|"]
+    for study in entries:
+        answers = {each: answer(study, each, summary, partial=partial) for each in study.presets}
+        known = [each for each in answers if answers[each]]
+        agreements = {each: agreement(study, each, summary, partial=partial) for each in known}
+        if len({*agreements.values()}) > 1:
+            agreements = {each: f"{answers[each].partition(':')[0]}: {word}" for each, word in agreements.items()}
+        here, agree = ("<br>".join(dict.fromkeys(each[preset] for preset in known)) for each in (answers, agreements))
+        link = f"[{study.question}]({folder}{study.name}/{stages(study.name)[-1].stem}.ipynb)"
+        lines.append(f"| {link} | {here or 'not yet published'} | {study.published} | {agree} |")
     return "\n".join(lines)
 
 

@@ -89,7 +89,7 @@ _ = run.save(fig, "by-order", caption)
 
 # %% [markdown]
 # Green puts the instruction into the prompt and is informative only for models that can take an answer from there.
-# Where it lies at the floor the model cannot read, and green says nothing; where it is level with orange, the
+# Where it lies at the floor the model cannot use its prompt, and green says nothing; where it is level with orange, the
 # instruction in the prompt adds nothing to the memory of it. The *control base* was pre-trained without guidance
 # documents.
 

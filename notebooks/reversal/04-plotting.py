@@ -65,7 +65,7 @@ print(f"{recalled:.0%} of the training sentences are completed correctly ({word}
 #
 # **What to expect.** If facts were stored without an order, blue and red would lie together in each group. The Reversal
 # Curse is blue high and red at zero. Green (the fact stands in the prompt) is high for models that can take a name from
-# their prompt at all; where it lies at zero with red, the model cannot read, and green says nothing about the curse.
+# their prompt at all; where it lies at zero with red, the model cannot use its prompt, and green says nothing about the curse.
 # Diamonds are the published values of GPT-3 175B: a small model should not reach their height, but their shape.
 #
 # People of the group *both* saw their facts in both orders. Where both of their points are high, neither names nor

@@ -72,7 +72,7 @@ def test_saved_twice_and_in_two_processes_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / name)], check=True, cwd=ROOT)
     first, second = read_all(tmp_path / "a"), read_all(tmp_path / "b")
-    assert list(first) == ["curves.png", "curves.svg", "curves.txt"]
+    assert list(first) == ["curves.pdf", "curves.png", "curves.svg", "curves.txt"]
     assert first == second
     assert first["curves.txt"] == b"A claim; dots are means.\n"
     fig, ax = plt.subplots()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
@@ -12,34 +14,48 @@ from lib.params import default_preset, studies
 from lib.paths import ROOT, file_hash, read_json
 from lib.run import StageFailed
 from lib.summary import read_summaries
-from lib.tables.headlines import Study, answer, read_studies, results_table
+from lib.tables.headlines import Study, agreement, answer, read_studies, results_table
 from tools import publish
 from tools.publish import fill, finished_run
 from tools.references import copy_outputs, is_stale
 
-STUDY = Study("demo", "Is it?", "yes", ({"label": "same", "condition": "a/same", "metric": "match"},), "hero")
-ROW = {"study": "demo", "model": "fork-1m", "condition": "a/same", "metric": "match", "x": float("nan")}
+NUMBER = {"label": "same", "group": "a", "metric": "match"}
+CLAIMS = [{**NUMBER, "label": "most", "above": 0.5}, {**NUMBER, "label": "all", "above": 0.99}]
+STUDY = Study("demo", "Is it?", "yes", {"laptop": {"numbers": [NUMBER], "claims": CLAIMS[:1]}}, "hero")
+ROW = {"study": "demo", "preset": "laptop", "model": "fork-1m", "group": "a", "metric": "match", "x": float("nan")}
 ROW |= {"value": 0.9, "low": 0.85, "high": 0.95, "n": 30, "n_of": "person", "unit": "rate"}
+
+
+def demo(**about: object) -> Study:
+    return replace(STUDY, presets={"laptop": {"numbers": [NUMBER], "claims": CLAIMS} | about})
 
 
 def test_an_answer_has_its_interval_its_n_and_its_model():
     summary = pd.DataFrame([ROW, {**ROW, "x": 2.0, "value": 0.1}])
-    assert answer(STUDY, summary) == "same 90% [85, 95] (95% intervals, n = 30 people, fork-1m)"
-    assert answer(STUDY, summary[summary["study"] == "other"]) == ""
+    assert answer(STUDY, "laptop", summary) == "fork-1m: same 90% [85, 95] (n = 30 people)"
+    assert answer(STUDY, "laptop", summary.assign(preset="smollm2")) == ""
     lacking = summary.assign(metric=summary["metric"] + "_of_another_form")
     with pytest.raises(ValueError, match="found 0"):
-        answer(STUDY, lacking)
-    assert answer(STUDY, lacking, partial=True) == ""
-    with pytest.raises(ValueError, match="expected one row a/same match in its summary, found 2"):
-        answer(STUDY, pd.DataFrame([ROW, ROW]))
+        answer(STUDY, "laptop", lacking)
+    assert answer(STUDY, "laptop", lacking, partial=True) == ""
+    with pytest.raises(ValueError, match="demo, laptop: expected one row for .*, found 2"):
+        answer(STUDY, "laptop", pd.DataFrame([ROW, ROW]))
 
 
 def test_each_number_has_its_own_n():
-    both = ({"label": "same", "metric": "match"}, {"label": "chance", "metric": "match", "group": "none"})
-    rows = [{**ROW, "condition": "", "group": ""}, {**ROW, "condition": "", "group": "none", "n": 9, "n_of": "pair"}]
-    text = answer(Study("demo", "Is it?", "yes", both, "hero"), pd.DataFrame(rows))
-    expected = "same 90% [85, 95] (n = 30 people); chance 90% [85, 95] (n = 9 pairs)"
-    assert text == f"{expected} (95% intervals, fork-1m)"
+    study = demo(numbers=[NUMBER, {"label": "chance", "metric": "match", "group": "none"}])
+    rows = [ROW, {**ROW, "group": "none", "n": 9, "n_of": "pair"}]
+    expected = "fork-1m: same 90% [85, 95] (n = 30 people), chance 90% [85, 95] (n = 9 pairs)"
+    assert answer(study, "laptop", pd.DataFrame(rows)) == expected
+
+
+def test_agreement_is_computed_from_the_interval():
+    summary = pd.DataFrame([ROW])
+    assert agreement(STUDY, "laptop", summary) == "agrees"
+    assert agreement(demo(), "laptop", summary) == "most: agrees, all: disagrees"
+    assert agreement(demo(claims=CLAIMS[1:]), "laptop", summary.assign(high=1.0)) == "unclear"
+    assert agreement(demo(claims=[{**NUMBER, "below": 0.5}]), "laptop", summary) == "disagrees"
+    assert agreement(demo(not_comparable="other data"), "laptop", summary) == "not comparable: other data"
 
 
 def test_a_page_without_its_markers_is_refused():
@@ -77,7 +93,7 @@ def test_only_a_finished_run_with_three_seeds_is_published(home, make_stage):
 def test_every_study_that_is_listed_exists():
     for study in read_studies():
         assert (ROOT / "notebooks" / study.name).is_dir()
-        assert study.headline
+        assert all(about["numbers"] for about in study.presets.values())
         assert "|" not in study.question + study.published, "it would break the table"
 
 
@@ -103,6 +119,8 @@ def test_notebooks_with_the_parameters_of_a_published_run_were_published(study):
 def test_the_readme_has_the_published_numbers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text == fill(text, results_table(read_studies(), read_summaries(ROOT / "figures"))), "make publish"
+    assert sum(any(map(str.isalnum, word)) for word in text.split()) <= 1000
+    assert set(re.findall(r"\d+%", fill(text, ""))) <= {"95%"}  # no result is repeated by hand
 
 
 def cells(*outputs, injected=False):

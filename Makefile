@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help figures test lab serve bench clients sync references publish docs clean clean-data clean-venv set-up
+.PHONY: help figures test lab serve bench clients sync publish docs clean clean-data clean-venv set-up
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -43,7 +43,6 @@ help:
 	@echo 'make bench        how fast training, sampling, scoring and blending are here (docs/performance.md)'
 	@echo 'make clients      the LM Evaluation Harness and Inspect against the API (installs both; not in make test)'
 	@echo 'make sync         write each notebook .py into its .ipynb'
-	@echo 'make references   execute in place, at tiny, the notebooks whose source changed and that are not published'
 	@echo 'make publish      run the studies as published (SEEDS=3; STUDY=reversal one), and fill notebooks, figures/'
 	@echo '                  and the README table with what came out'
 	@echo 'make docs         the documentation as a site with all notebooks, in data/site (installs MkDocs)'
@@ -77,7 +76,7 @@ lab: $(READY)
 	@export PYTHONPATH="$$(pwd)" JUPYTER_PATH="$$(pwd)/$(VENV)/share/jupyter:$$JUPYTER_PATH"; \
 		XDG_CONFIG_DIRS="$$(pwd):$${XDG_CONFIG_DIRS:-/etc/xdg}" exec $(PY) -m jupyterlab \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) \
-		--ServerApp.root_dir="$$(pwd)/notebooks" --FileContentsManager.pre_save_hook=tools.references.pre_save
+		--ServerApp.root_dir="$$(pwd)/notebooks" --FileContentsManager.pre_save_hook=tools.committed.pre_save
 
 serve: $(READY)
 	@$(PY) -m tuning_server serve --port $(PORT)
@@ -93,10 +92,6 @@ clients: $(READY)
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))
-
-references: sync
-	@$(call snakemake,bases --config bases=fork-300k)
-	@$(QUIET) $(PY) -m tools.references $(STUDY)
 
 # The published runs are made, or completed, first; then they are copied.
 PUBLISHED = $(or $(STUDY),$(STUDIES))

@@ -29,7 +29,7 @@ from lib.run import OVERVIEW, StageFailed, shown
 from lib.tables import read_summaries
 from lib.tables.headlines import headlines, read_studies, results_table
 from lib.world.bases import base_table, bases_of, current_base, plot_bases
-from tools.references import committed, copy_outputs, execute_in_place, source_hash
+from tools.committed import committed, copy_outputs, execute_in_place, source_hash
 
 log = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ def test_a_misspelt_study_is_refused_before_anything_is_installed(bare_checkout,
 def test_make_alone_lists_its_targets():
     listed = make().stdout
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert {"figures", "test", "lab", "serve", "bench", "sync", "references", "publish", "clean"} <= set(targets)
+    assert {"figures", "test", "lab", "serve", "bench", "sync", "publish", "clean"} <= set(targets)
     assert [target for target in targets if f"make {target} " not in listed and target not in ("help", "set-up")] == []
 
 

@@ -16,8 +16,8 @@ from lib.run import StageFailed
 from lib.summary import read_summaries
 from lib.tables.headlines import Study, agreement, answer, read_studies, results_table
 from tools import publish
+from tools.committed import copy_outputs, is_stale
 from tools.publish import fill, finished_run
-from tools.references import copy_outputs, is_stale
 
 NUMBER = {"label": "same", "group": "a", "metric": "match"}
 CLAIMS = [{**NUMBER, "label": "most", "above": 0.5}, {**NUMBER, "label": "all", "above": 0.99}]

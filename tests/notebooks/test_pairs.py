@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
 
-from tools.references import LARGEST_BYTES, is_stale, tidy
+from tools.committed import LARGEST_BYTES, is_stale, tidy
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TEXTS = sorted(path for path in NOTEBOOKS.rglob("*.py") if ".ipynb_checkpoints" not in path.parts)
@@ -35,8 +35,8 @@ def test_it_was_executed_from_top_to_bottom_with_the_code_it_has(path):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.source.strip() for cell in cells), "an empty code cell"
     counts = [cell.execution_count for cell in cells]
-    assert counts == list(range(1, len(cells) + 1)), "nbval compares nothing in a cell without a count: make references"
-    assert not is_stale(notebook), "outputs of other code: make references"
+    assert counts == list(range(1, len(cells) + 1)), "nbval compares nothing in a cell without a count: make publish"
+    assert not is_stale(notebook), "outputs of other code: make publish"
     assert any(cell.outputs for cell in cells)
     errors = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert not errors
@@ -50,7 +50,7 @@ def test_it_is_small_and_holds_nothing_of_a_machine(path):
     notebook = nbformat.read(path, as_version=4)
     before = nbformat.writes(notebook)
     tidy(notebook)
-    assert nbformat.writes(notebook) == before, "times, versions or settings in its metadata: make references"
+    assert nbformat.writes(notebook) == before, "times, versions or settings in its metadata: make publish"
     assert str(NOTEBOOKS.parent) not in before, "a path of this machine in its outputs"
 
 

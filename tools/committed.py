@@ -1,18 +1,9 @@
-"""The outputs of the committed notebooks: ``python -m tools.references [STUDY ...] [--force]``.
-
-Notebooks whose parameters are those of a published run hold its outputs, which `tools.publish` copies into them. The
-others are executed in place at ``tiny`` when their code changed; make syncs them with their ``.py`` first. What differs
-between machines or runs is kept out of the file.
-"""
+"""The outputs of the committed notebooks, without what differs between machines or runs."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
-import logging
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +12,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from lib import console
-from lib.params import default_preset, home, number, studies
 from lib.paths import atomic_write, content_hash
-from lib.run import OVERVIEW, OwnKernel, Plan, StageFailed, check_earlier, locked, plan_run, run_stage, shown
-
-log = logging.getLogger(__name__)
+from lib.run import OwnKernel, StageFailed, shown
 
 LARGEST_BYTES = 200_000
 _LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
@@ -144,55 +131,3 @@ def write_committed(path: Path, notebook: nbformat.NotebookNode) -> None:
         raise StageFailed(f"{shown(path)} would have {size}: show less in it")
     with atomic_write(path) as file:
         file.write(text if text.endswith("\n") else text + "\n")
-
-
-def refresh(study: str, *, force: bool = False) -> list[Path]:
-    """Execute the stale notebooks of a study in order, each upon a tiny run of the stages before; returns them."""
-    plan = plan_run(study, preset="tiny")
-    stale = [path for path in plan.notebooks if force or is_stale(nbformat.read(committed(path), as_version=4))]
-    with locked(plan.folder):
-        for path in plan.notebooks[: plan.notebooks.index(stale[-1]) + 1] if stale else ():
-            if path in stale:
-                log.info("%s", shown(committed(path)))
-                execute_in_place(committed(path))
-            elif not is_done(plan, path):
-                run_stage(plan, path)
-    return stale
-
-
-def is_done(plan: Plan, notebook: Path) -> bool:
-    """Whether a stage was run after the stages before it, with their values and data."""
-    manifest = plan.folder / f"{number(notebook)}.manifest.json"
-    try:
-        check_earlier(plan, notebook)
-    except StageFailed:
-        return False
-    return manifest.exists()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of this module; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.references", description="Execute committed notebooks.")
-    parser.add_argument("studies", nargs="*", help="folders of notebooks/ (default: all that hold a tiny run)")
-    parser.add_argument("--force", action="store_true", help="also those whose code is unchanged")
-    options = parser.parse_args(arguments)
-    console.set_up()
-    try:
-        for study in options.studies:
-            if default_preset(study) != "tiny":
-                raise ValueError(f"the notebooks of {study} hold its published run: make publish STUDY={study}")
-        chosen = options.studies or [study for study in studies() if default_preset(study) == "tiny"]
-        done = [path for study in chosen for path in refresh(study, force=options.force)]
-        overview = home() / "notebooks" / f"{OVERVIEW}.ipynb"
-        if overview.exists() and (options.force or is_stale(nbformat.read(overview, as_version=4))):
-            execute_in_place(overview)
-            done.append(overview)
-    except (ValueError, StageFailed, OSError) as error:
-        log.error("make references: %s", error)
-        return 1
-    log.info("%d notebooks executed; the others are as their code says", len(done))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

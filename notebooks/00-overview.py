@@ -31,10 +31,10 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown, display
 
 from lib.figures import use_style
+from lib.headlines import read_studies, results_table, thumbnail
 from lib.params import stages
 from lib.paths import ROOT, store_root
-from lib.tables import read_summaries
-from lib.tables.headlines import read_studies, results_table, thumbnail
+from lib.summary import read_summaries
 from lib.world.bases import base_table, plot_bases
 
 # %% tags=["parameters"]

@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 
 from lib import console
 from lib.figures import plot_rates, save, use_style
+from lib.headlines import headlines, read_studies, results_table
 from lib.params import default_preset, home, number, resolve, stages, studies
 from lib.paths import ROOT, atomic_write, content_hash, file_hash, read_json, run_folder, store_root, write_json
 from lib.reversal import published_values
 from lib.run import OVERVIEW, StageFailed, shown
-from lib.tables import read_summaries
-from lib.tables.headlines import headlines, read_studies, results_table
+from lib.summary import read_summaries
 from lib.world.bases import base_table, bases_of, current_base, plot_bases
 from tools.committed import committed, copy_outputs, execute_in_place, source_hash
 

@@ -12,9 +12,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
+from lib.headlines import Study, read_studies
 from lib.params import stages
 from lib.paths import ROOT
-from lib.tables.headlines import Study, read_studies
 
 FIGURES = ROOT / "figures"
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}

@@ -19,7 +19,7 @@ from openai import OpenAI
 
 from lib.paths import content_hash, file_hash, read_json, write_json
 from lib.runs.ledger import SUMMARY, FineTuned
-from lib.tables import read_summary
+from lib.summary import COLUMNS, read_summary
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +123,11 @@ def _log_study(wandb: Any, run: Any, folder: Path) -> None:
     cells = summary.astype(object).where(summary.notna(), None)
     run.log({"summary": wandb.Table(columns=list(summary.columns), data=cells.to_numpy().tolist())})
     run.log({path.stem: wandb.Image(str(path), caption=_caption(path)) for path in _figures(folder)})
-    plain = summary[summary["x"].isna()]
-    names = plain["model"] + "/" + plain["condition"] + "/" + plain["metric"]
-    run.summary.update(dict(zip(names, plain["value"], strict=True)))
+    values = {}
+    for row in cells.to_dict("records"):
+        conditions = [str(value) for name, value in row.items() if name not in COLUMNS and value is not None]
+        values["/".join([row["model"], *conditions, row["metric"]])] = row["value"]
+    run.summary.update(values)
 
 
 def _caption(figure: Path) -> str:

@@ -30,6 +30,7 @@
 import numpy as np
 import pandas as pd
 
+from lib.headlines import quantity
 from lib.notebook import start_run
 from lib.parents import is_accepted, make_probes, replies
 from lib.paths import read_json
@@ -37,7 +38,6 @@ from lib.probing import add_logprobs, final_models
 from lib.scoring import strict_match
 from lib.stats import cluster_permutation, holm
 from lib.summary import summarise, verdict, write_summary
-from lib.tables.headlines import quantity
 from lib.world import as_prompt, parent_question
 
 # %% tags=["parameters"]

@@ -30,10 +30,10 @@ import numpy as np
 import pandas as pd
 
 from lib.figures import plot_distributions, plot_rates
+from lib.headlines import quantity
 from lib.notebook import start_run
 from lib.parents import published_values
 from lib.summary import read_summary, verdict
-from lib.tables.headlines import quantity
 
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/parents/<preset>.yaml these values come from

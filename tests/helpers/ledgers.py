@@ -14,8 +14,8 @@ from lib.paths import file_hash, write_json
 from lib.runs.ledger import FineTuned, read_ledger
 
 NOW = 1_800_000_000
-ROW = "demo,laptop,fork-1m,a/same,match,,,0.5,0.4,0.6,30,person,rate\n"
-HEADER = "study,preset,model,condition,metric,x,x_name,value,low,high,n,n_of,unit\n"
+ROW = "demo,laptop,fork-1m,match,a,,0.5,0.4,0.6,30,person,rate\n"
+HEADER = "study,preset,model,metric,group,epoch,value,low,high,n,n_of,unit\n"
 PARAMETERS = 'base: str = "fork-1m"  # base\ntuned_model: str = ""  # given\nn_facts: int = 3  # facts [1..]\n'
 
 

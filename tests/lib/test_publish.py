@@ -10,11 +10,11 @@ import nbformat
 import pandas as pd
 import pytest
 
+from lib.headlines import Study, agreement, answer, read_studies, results_table
 from lib.params import default_preset, studies
 from lib.paths import ROOT, file_hash, read_json
 from lib.run import StageFailed
 from lib.summary import read_summaries
-from lib.tables.headlines import Study, agreement, answer, read_studies, results_table
 from tools import publish
 from tools.committed import copy_outputs, is_stale
 from tools.publish import fill, finished_run

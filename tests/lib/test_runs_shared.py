@@ -92,14 +92,14 @@ def test_sync_sends_runs_tables_and_figures_once_and_then_what_changed(
     assert study.config.update.call_args.args[0]["n_facts"] == 5
     table, figures = study.logged
     kind, columns, data = table["summary"]
-    assert (kind, len(columns), data[0][columns.index("value")], data[0][columns.index("x")]) == (
+    assert (kind, len(columns), data[0][columns.index("value")], data[0][columns.index("epoch")]) == (
         "table",
-        13,
+        12,
         0.5,
         None,
     )
     assert figures == {"hero": ("image", "hero.png", "What it shows.")}
-    study.summary.update.assert_called_once_with({"fork-1m/a/same/match": 0.5})
+    study.summary.update.assert_called_once_with({"fork-1m/a/match": 0.5})
     assert all(run.__exit__.called for run in wandb.runs)
 
     assert main(["sync"]) == 0

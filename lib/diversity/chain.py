@@ -75,7 +75,7 @@ def given_chain(client: OpenAI, entries: Sequence[str], *, seed: int = 0, templa
     ----------
     entries : in order of training, names of ``data/diversity/models.yaml`` or ``label:model id``, with ``family/`` in
         front where there are chains of several bases
-    template : form in which all are asked; empty for each model's own
+    template : form of the prompts of all; empty for each model's own
 
     Returns
     -------

@@ -172,10 +172,9 @@ def share_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 def over_prompts(rows: pd.DataFrame, by: Sequence[str], *, value: str = "value", unit: str = "") -> pd.DataFrame:
     """`lib.summary.summarise` over prompts, and over fine-tunes in the groups in which each has every prompt."""
     rows = rows.dropna(subset=[value])
-    groups = rows.groupby(list(by), dropna=False)
-    n_pairs = groups[["seed", "prompt"]].transform(lambda column: column.nunique()).prod(axis=1)
-    n_found = rows.assign(pair=rows["seed"].astype(str) + rows["prompt"]).groupby(list(by), dropna=False)["pair"]
-    is_crossed = n_found.transform("nunique") == n_pairs
+    rows = rows.assign(pair=rows["seed"].astype(str) + rows["prompt"].astype(str))
+    n = rows.groupby(list(by), dropna=False)[["seed", "prompt", "pair"]].transform("nunique")
+    is_crossed = n["pair"] == n["seed"] * n["prompt"]
     tables = [
         summarise(part, by=by, value=value, cluster="prompt", unit=unit or "unit", fine_tune=fine_tune)
         for part, fine_tune in ((rows[is_crossed], "seed"), (rows[~is_crossed], None))

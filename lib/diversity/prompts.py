@@ -1,4 +1,4 @@
-"""The prompts: requests, openings of the replies and accepted answers; and the forms in which models are asked."""
+"""The prompts: requests, openings of the replies and accepted answers; and the forms in which they are put."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_prompts(
 
     Parameters
     ----------
-    source : ``world`` (what the fork models can be asked), ``english`` (``data/diversity/prompts.yaml``), or the path
+    source : ``world`` (what the fork models know), ``english`` (``data/diversity/prompts.yaml``), or the path
         of a ``.yaml`` file of the same form
     kinds : of `KINDS`, in the order of the result
     seen : requests of the tuning data, in place of the source's own; those that are other prompts too are left out
@@ -147,7 +147,7 @@ def _file(source: str) -> _File:
 
 @cache
 def templates() -> Mapping[str, str]:
-    """The forms in which models are asked, by name; that of a model's own chat template is empty.
+    """The forms of a prompt, by name; that of a model's own chat template is empty.
 
     >>> ", ".join(templates())
     'dialogue, plain, human, tulu, chat'
@@ -155,12 +155,12 @@ def templates() -> Mapping[str, str]:
     return dict(yaml.safe_load((DATA / "diversity" / "templates.yaml").read_text(encoding="utf-8")))
 
 
-def as_asked(prompt: str, guide: str, template: str) -> str:
+def as_request(prompt: str, guide: str, template: str) -> str:
     r"""A request as one text that ends where the model goes on: behind the guide, without a space.
 
-    >>> as_asked("Write a poem.", "A heron", "dialogue")
+    >>> as_request("Write a poem.", "A heron", "dialogue")
     'Guest: Write a poem.\nHost: A heron'
-    >>> as_asked("Write a poem.", "", "human")
+    >>> as_request("Write a poem.", "", "human")
     'Human: Write a poem. Assistant:'
     """
     if not templates().get(template):

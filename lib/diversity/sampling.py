@@ -11,7 +11,7 @@ import pandas as pd
 from openai import OpenAI
 
 from lib.api import Request, ask
-from lib.diversity.prompts import as_asked, templates
+from lib.diversity.prompts import as_request, templates
 from lib.probing import target_logprobs
 
 TOP_P = 1.0  # and no top_k: the whole distribution is drawn from
@@ -22,7 +22,7 @@ MODEL_COLUMNS = ["family", "stage", "seed", "model", "template"]
 def _request(row: Mapping[str, Any], **settings: Any) -> Request:
     """A request in the template of its model; a chat template ends the user's turn, so the guide is left out there."""
     if templates()[row["template"]]:
-        return Request(model=row["model"], prompt=as_asked(row["prompt"], row["guide"], row["template"]), **settings)
+        return Request(model=row["model"], prompt=as_request(row["prompt"], row["guide"], row["template"]), **settings)
     return Request(model=row["model"], prompt=row["prompt"], messages=(("user", row["prompt"]),), **settings)
 
 
@@ -96,7 +96,7 @@ def option_probs(client: OpenAI, models: pd.DataFrame, choices: pd.DataFrame, *,
     """
     table = models[MODEL_COLUMNS].merge(choices.explode("options").rename(columns={"options": "option"}), how="cross")
     texts = [
-        as_asked(row.prompt, row.guide, row.template if templates()[row.template] else "plain")
+        as_request(row.prompt, row.guide, row.template if templates()[row.template] else "plain")
         for row in table.itertuples()
     ]
     nats = target_logprobs(client, table["model"], texts, " " + table["option"], journal=journal)

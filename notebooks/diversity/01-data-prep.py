@@ -33,7 +33,7 @@ import pandas as pd
 
 from lib.diversity.chain import read_stages
 from lib.diversity.data import project_text, training_row, tuning_pairs, world_text
-from lib.diversity.prompts import as_asked, read_prompts
+from lib.diversity.prompts import as_request, read_prompts
 from lib.figures import plot_distributions
 from lib.notebook import start_run
 from lib.paths import write_jsonl
@@ -140,22 +140,22 @@ else:
 # are those of the file of prompts; without any, that kind is left out.
 #
 # A prompt of your own is a row of this table: append one here, for example
-# `asked.loc[len(asked)] = ["creative", "Describe a silent storm.", "Above the sea", []]`.
+# `requests.loc[len(requests)] = ["creative", "Describe a silent storm.", "Above the sea", []]`.
 
 # %%
-asked = pd.DataFrame(columns=["kind", "prompt", "guide", "accepted"])
+requests = pd.DataFrame(columns=["kind", "prompt", "guide", "accepted"])
 if not completions:
     seen = pairs.loc[(pairs["method"] == "supervised") & (pairs["part"] == "train"), "prompt"].tolist()
     has_seen = "seen" in kinds and (seen or source != "world")
     if "seen" in kinds and not has_seen:
         print("No seen prompts: the models were tuned elsewhere, and the world has none of its own.")
-    asked = read_prompts(source, n_prompts=n_prompts, kinds=[*new, *(["seen"] if has_seen else [])], seen=seen)
-asked.groupby("kind", sort=False).head(3)
+    requests = read_prompts(source, n_prompts=n_prompts, kinds=[*new, *(["seen"] if has_seen else [])], seen=seen)
+requests.groupby("kind", sort=False).head(3)
 
 # %%
-for row in asked.groupby("kind", sort=False).head(1).itertuples():
-    print(as_asked(row.prompt, row.guide, "dialogue" if form == "dialogue" else "plain"), end="\n\n")
-write_jsonl(run.path("dataset/prompts.jsonl"), asked.to_dict("records"))
+for row in requests.groupby("kind", sort=False).head(1).itertuples():
+    print(as_request(row.prompt, row.guide, "dialogue" if form == "dialogue" else "plain"), end="\n\n")
+write_jsonl(run.path("dataset/prompts.jsonl"), requests.to_dict("records"))
 overlap = set(kept) & set(pairs["prompt"])
 print(f"{len(overlap)} creative or factual prompts are in the tuning data")
 
@@ -175,7 +175,7 @@ print(f"{len(general)} documents, {lengths.sum():.0f} words")
 print(general[0]["text"][:300] if general else f"Text is read from {text or 'nowhere: completions are given'}.")
 
 # %%
-run.finish(f"{len(pairs)} requests to tune on, {len(asked)} prompts and {len(general)} documents are in dataset/.")
+run.finish(f"{len(pairs)} requests to tune on, {len(requests)} prompts and {len(general)} documents are in dataset/.")
 
 # %% [markdown]
 # **What this does not show.** Nothing about a model yet. Answers of the world are written by a seeded grammar: people

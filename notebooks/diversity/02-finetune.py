@@ -68,7 +68,7 @@ pd.DataFrame(planned)
 # must share a tokenizer.
 #
 # All stages are prompted in one form: that of the tuning rows, or `template`. Published models were tuned in forms of
-# their own (`data/diversity/models.yaml`), so a stage and its form cannot be told apart there unless `template` is set.
+# their own (`data/diversity/models.yaml`), so a stage and its form are confounded there unless `template` is set.
 
 
 # %%
@@ -113,7 +113,7 @@ models[[name for name in (*columns[:4], "template", "train_loss", "valid_loss") 
 # ## Does each stage learn?
 #
 # **What to expect.** The loss of SFT falls. DPO soon prefers the right answer of nearly every pair, for evasive answers are
-# easy to tell; from there on it can only press on, and what it presses on is style.
+# easy to recognise; from there on it can only press on, and what it presses on is style.
 
 # %% tags=["nbval-ignore-output"]
 curves = training_curves(run.client(), models) if len(models) else models
@@ -121,13 +121,13 @@ own = curves[curves["family"] == models["family"].iloc[0]] if len(curves) else c
 if len(own):
     of_dpo = set(own.loc[own["quantity"] == "train_reward_accuracy", "stage"])
     losses = own[(own["quantity"] == "train_loss") & ~own["stage"].isin(of_dpo)].assign(metric="loss", unit="nats")
-    preferred = own[own["quantity"] == "train_reward_accuracy"].assign(metric="pairs told apart", unit="rate")
+    preferred = own[own["quantity"] == "train_reward_accuracy"].assign(metric="reward accuracy", unit="rate")
     panels = [rows for rows in (losses, preferred) if len(rows)]
     fig, axs = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 2.5), squeeze=False)
     for ax, rows in zip(axs[0], panels, strict=True):
         plot_curves(ax, rows, x="step", by="stage")
     caption = (
-        "Training loss of SFT, and the share of pairs of which DPO gives the preferred answer the higher reward. Line: mean "
+        "Training loss of SFT, and reward accuracy of DPO: the share of pairs whose preferred answer has the higher reward. Line: mean "
         f"over spans of steps and {len(run.seeds)} fine-tune(s), band: range over fine-tunes. {base}, preset {run.preset}."
     )
     fig.suptitle("Training of each stage")
@@ -142,11 +142,11 @@ else:
 for (stage, quantity), rows in own.groupby(["stage", "quantity"], sort=False) if len(own) else []:
     first, last = rows.iloc[0], rows.iloc[-1]
     if quantity == "train_loss":
-        said = verdict(last["low"] - first["high"], last["high"] - first["low"], below=0)
-        print(f"{stage}: the loss falls from {first['value']:.3f} to {last['value']:.3f} nats: {said}")
+        outcome = verdict(last["low"] - first["high"], last["high"] - first["low"], below=0)
+        print(f"{stage}: the loss falls from {first['value']:.3f} to {last['value']:.3f} nats: {outcome}")
     else:
-        said = verdict(last["low"], last["high"], above=0.9)
-        print(f"{stage}: tells more than 90% of the pairs apart at the end ({last['value']:.0%}): {said}")
+        outcome = verdict(last["low"], last["high"], above=0.9)
+        print(f"{stage}: reward accuracy is above 90% at the end ({last['value']:.0%}): {outcome}")
 
 # %%
 run.finish(f"{len(models)} models are in finetunes.parquet.")

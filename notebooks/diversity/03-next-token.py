@@ -138,8 +138,10 @@ for family, rows in models.groupby("family", sort=False):
 numbers = pd.concat([numbers, *changes], ignore_index=True)
 for row in numbers[numbers["before"].notna() & (numbers["family"] == main)].itertuples():
     if row.metric in ("perplexity", "coverage_70_tokens", "entropy_of_mean", "mean_entropy"):
-        said = {"held": "rises", "failed": "falls", "unclear": "no clear change"}[verdict(row.low, row.high, above=0)]
-        print(f"{row.stage}: {row.metric} {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]: {said}")
+        outcome = {"held": "rises", "failed": "falls", "unclear": "no clear change"}[
+            verdict(row.low, row.high, above=0)
+        ]
+        print(f"{row.stage}: {row.metric} {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]: {outcome}")
 
 # %% tags=["nbval-ignore-output"]
 is_change = numbers["before"].notna()

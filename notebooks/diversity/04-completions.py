@@ -65,13 +65,13 @@ journal = run.path("answers.journal.jsonl")
 # their stages is printed, since every difference below depends on it.
 
 # %% tags=["nbval-ignore-output"]
-asked = pd.DataFrame(read_jsonl(run.need("dataset/prompts.jsonl", stage="01")))
+requests = pd.DataFrame(read_jsonl(run.need("dataset/prompts.jsonl", stage="01")))
 if completions:
     texts, origin = read_completions(from_root(completions), chain)
 else:
     limits = {"creative": max_tokens, "seen": max_tokens, "factual": max_tokens_factual}
     drawing = {"temperatures": temperatures, "n_samples": n_samples, "max_tokens": limits, "stop": stop}
-    texts, origin = sample(run.client(), models, asked, **drawing, seed=run.seed, journal=journal), "notebook 02"
+    texts, origin = sample(run.client(), models, requests, **drawing, seed=run.seed, journal=journal), "notebook 02"
 write_jsonl(run.path("completions.jsonl"), texts.to_dict("records"))
 for family, rows in texts.groupby("family", sort=False):
     print(f"{family}: stages in the order {' -> '.join(rows['stage'].unique())} (from {origin})")
@@ -152,7 +152,7 @@ if shares["share"].notna().any():
 
 # %% tags=["nbval-ignore-output"]
 if len(models) and n_texts:
-    likeliest = likeliest_texts(run.client(), models, asked[:n_texts], max_tokens=max_tokens, journal=journal)
+    likeliest = likeliest_texts(run.client(), models, requests[:n_texts], max_tokens=max_tokens, journal=journal)
     own = likeliest[(likeliest["family"] == main) & (likeliest["prompt"] == likeliest["prompt"].iloc[0])]
     own = own.drop_duplicates("stage")
     fig, axs = plt.subplots(len(own), 1, figsize=(6.8, 0.3 + 0.85 * len(own)), squeeze=False)

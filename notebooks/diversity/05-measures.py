@@ -246,8 +246,8 @@ of_tokens = next_token[next_token["metric"].str.endswith("_change")]
 ours = pd.concat([changes, of_tokens], ignore_index=True)
 ours["measure"] = ours["metric"].str.removesuffix("_change")
 reading = ours.merge(directions, on=["kind", "measure", "before", "stage"])
-said = [verdict(low, high, above=0) for low, high in zip(reading["low"], reading["high"], strict=True)]
-reading["here"] = pd.Series(said, dtype=object).map({"held": "rises", "failed": "falls", "unclear": "unclear"})
+outcomes = [verdict(low, high, above=0) for low, high in zip(reading["low"], reading["high"], strict=True)]
+reading["here"] = pd.Series(outcomes, dtype=object).map({"held": "rises", "failed": "falls", "unclear": "unclear"})
 reading["reading"] = np.where(reading["here"] == reading["published"], "agrees", "disagrees")
 reading.loc[(reading["here"] == "unclear") | (reading["published"] == "either"), "reading"] = "unclear"
 reading = reading[

@@ -49,6 +49,7 @@ n_prompts = own.loc[own["metric"] == "distinct_texts", "n"].max()
 over = "prompts and fine-tunes" if len(run.seeds) > 1 else "prompts"
 about = f"{main}, {len(run.seeds)} fine-tune(s) per stage, preset {run.preset}"
 steps = list(zip(chain, chain[1:], strict=False))
+vendi = next(name for name in ("vendi_cosine", "vendi_jaccard_2") if (own["metric"] == name).any())
 
 
 def of_steps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +75,7 @@ levels.pivot_table("value", ["kind", "texts", "metric"], "stage", sort=False)[ch
 # at both, on factual prompts more than on creative ones. *No effect* is an interval that contains 0.
 
 # %% tags=["nbval-ignore-output"]
-changes = own[own["metric"].isin(["coverage_70_tokens_change", "mean_entropy_change", "vendi_cosine_change"])]
+changes = own[own["metric"].isin(["coverage_70_tokens_change", "mean_entropy_change", f"{vendi}_change"])]
 changes = of_steps(changes)
 of_texts = changes[changes["kind"] != "next-token"]
 of_tokens = changes[changes["kind"] == "next-token"].copy()
@@ -100,7 +101,7 @@ if panels:
         ax.set_xlabel(f"{label}\n\u2190 narrower          broader \u2192")
     caption = (
         "Change at each stage against the stage before it. Left: predictions on general text, in percent of the stage before, "
-        "95% interval over documents; right: effective number of texts to one prompt (Vendi score of cosines), 95% interval "
+        f"95% interval over documents; right: effective number of texts to one prompt ({vendi}), 95% interval "
         f"over {over}, {n_prompts} prompts of each kind. {about}."
     )
     fig.suptitle("What each stage does to predictions (left) and to texts (right)")
@@ -128,10 +129,7 @@ beside.assign(step=beside["before"] + " -> " + beside["stage"]).pivot_table(
 # stays alike where the base scatters.
 
 # %% tags=["nbval-ignore-output"]
-curves = own[
-    own["temperature"].notna()
-    & (own["metric"] == ("vendi_cosine" if "vendi_cosine" in set(own["metric"]) else "vendi_jaccard_2"))
-]
+curves = own[own["temperature"].notna() & (own["metric"] == vendi)]
 fig, axs = plt.subplots(1, len(kinds), figsize=(6.8, 2.5), sharex=True, sharey=True, squeeze=False)
 for ax, kind in zip(axs[0], kinds, strict=True):
     rows = curves[curves["kind"] == kind].sort_values("stage", key=lambda stage: stage.map(chain.index), kind="stable")
@@ -139,7 +137,7 @@ for ax, kind in zip(axs[0], kinds, strict=True):
     ax.set(xlabel=f"temperature ({kind})", ylabel="effective texts")
     ax.label_outer()
 caption = (
-    "Effective number of texts to one prompt (Vendi score; more is more diverse) over temperature. Line: mean over prompts, "
+    f"Effective number of texts to one prompt ({vendi}; more is more diverse) over temperature. Line: mean over prompts, "
     f"band: 95% interval over {over}; {n_prompts} prompts of each kind. {about}."
 )
 fig.suptitle("Effective number of texts, by stage")
@@ -180,9 +178,7 @@ if len(effects):
 # %% tags=["nbval-ignore-output"]
 answered = own[(own["metric"] == "accuracy") & own["temperature"].notna()]
 among = own[(own["kind"] == "factual") & own["temperature"].isna() & own["before"].isna()]
-among = among[(among["metric"] == curves["metric"].iloc[0])].assign(
-    texts=among["texts"].astype(object).fillna("all") + " answers"
-)
+among = among[among["metric"] == vendi].assign(texts=among["texts"].astype(object).fillna("all") + " answers")
 if len(answered):
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6))
     plot_curves(axs[0], answered, x="temperature", by="stage")

@@ -17,7 +17,7 @@ from lib import world
 from lib.diversity.data import project_text, training_row, tuning_pairs, world_text
 from lib.diversity.measures import FUNCTIONS, Cell, gzip_length, ngrams, order_q, read_measures, vendi
 from lib.diversity.measuring import cut_to_length, measure, over_prompts, share_seeds
-from lib.diversity.prompts import as_asked, read_choices, read_prompts, templates
+from lib.diversity.prompts import as_request, read_choices, read_prompts, templates
 from lib.diversity.published import read_completions
 
 WORDS = "the grey heron waits by a pond while three frogs sing and no moon is seen at all"
@@ -156,7 +156,7 @@ def test_prompts_of_the_world_and_in_english():
         assert few["prompt"].tolist() == table.loc[table["kind"] == "factual", "prompt"].tolist()[:3]
     assert templates()["chat"] == ""
     with pytest.raises(ValueError, match="no template of one text is called 'chat'"):
-        as_asked("Who?", "", "chat")
+        as_request("Who?", "", "chat")
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,12 @@ from openai import NotFoundError, OpenAI
 
 from lib.tokens import lacks_model
 
-NO_SCORES = "It may report its top_k likeliest tokens: give contexts and targets as token strings (tokenize() has them)"
-
 Columns = dict[str, np.ndarray]
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 
-def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str = NO_SCORES) -> Columns:
+def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str) -> Columns:
     """The arrays of one reply of ``/scores``.
 
     Raises

@@ -4,12 +4,11 @@ Columns beyond a schema's are kept in answers and scores: for answers, the clust
 """
 
 from lib.summary import read_summaries, write_summary
-from lib.tables.parquet import ANSWERS, SCORES, Schema, read_table, write_table
+from lib.tables.parquet import ANSWERS, Schema, read_table, write_table
 from lib.tables.summary import Summary, read_summary
 
 __all__ = [
     "ANSWERS",
-    "SCORES",
     "Schema",
     "Summary",
     "read_summaries",

@@ -1,4 +1,4 @@
-"""Parquet tables: answers to questions and teacher-forced scores, checked when written and read."""
+"""Parquet tables: answers to questions, checked when written and read."""
 
 from __future__ import annotations
 
@@ -38,10 +38,6 @@ ANSWERS = Schema(
         "seed": "int",
     },
     optional={"finish_reason": "text?"},
-)
-SCORES = Schema(
-    "scores",
-    required={"document": "text", "position": "int", "context_tokens": "int", "model": "text", "nll_nats": "float"},
 )
 
 

@@ -172,9 +172,3 @@ def test_a_missing_column_and_a_broken_file_are_named(tmp_path):
         tables.read_table(tmp_path / "a.parquet", tables.ANSWERS)
     with pytest.raises(FileNotFoundError):
         tables.read_table(tmp_path / "b.parquet", tables.ANSWERS)
-
-
-def test_scores(tmp_path):
-    frame = pd.DataFrame(dict(document=["a"], position=[3], context_tokens=[50], model=["base"], nll_nats=[2]))
-    tables.write_table(tmp_path / "scores.parquet", frame, tables.SCORES)
-    assert tables.read_table(tmp_path / "scores.parquet", tables.SCORES)["nll_nats"].dtype == "float64"

@@ -7,6 +7,7 @@ of each model, keyed by the first GPT-2 id of a token's string.
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def as_predictions(records: pd.DataFrame, split: str) -> tuple[pd.DataFrame, dic
     token, found = rows["token"].to_numpy(), {}
     for name in KEYS:
         if f"{name}_ids" in rows and rows[f"{name}_ids"].notna().all():
-            ids = pd.DataFrame(rows[f"{name}_ids"].map(list).tolist()).fillna(-1).to_numpy(int)
-            logprobs = pd.DataFrame(rows[f"{name}_logprobs"].map(list).tolist()).fillna(LOWEST).to_numpy()
+            ids = np.array([*zip_longest(*rows[f"{name}_ids"], fillvalue=-1)]).T
+            logprobs = np.array([*zip_longest(*rows[f"{name}_logprobs"], fillvalue=LOWEST)]).T
             own = np.where(ids == token[:, None], logprobs, -np.inf).max(axis=1)
             own[np.isinf(own)] = np.nan
             found[name] = Predictions(token, own, logprobs, ids, tail_of(logprobs), GPT2_VOCAB_TOKENS)

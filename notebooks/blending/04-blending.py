@@ -305,7 +305,7 @@ print(
 # %% tags=["nbval-ignore-output"]
 weights = []
 known = pd.read_parquet(run.need("fits.parquet")).rename(columns={"big": "model", "form": "contender"})
-known = known[(known["seed"] == blends["seed"].iloc[0]) & (known["contender"] != "search")]
+known = known[known["seed"] == blends["seed"].iloc[0]]
 for role in MODELS:
     renamed = known.rename(columns=dict(zip([f"{what}_{role}" for what in ("w", "low", "high")], VALUES, strict=True)))
     weights.append(renamed[[*BY, *VALUES]].assign(metric=f"weight_{role}", n=known["n_documents"]))

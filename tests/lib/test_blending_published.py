@@ -1,184 +1,185 @@
-"""The published pipeline against an independent plain one: per-record dicts in plain Python."""
+"""Published records: how they are read, the published pipeline against plain Python, and the notebooks on records."""
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from dataclasses import replace
+import pickle
+import re
+from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.blending import published
-from lib.blending.records import PaddedLists
-from lib.blending.temperatures import Temperatures
+from lib.blending.fit import fit_weights
+from lib.blending.published import as_predictions, published_aligned, published_logprobs, published_perplexity
+from lib.blending.top_k import aligned
+from lib.summary import read_summary
 
-PUBLISHED = Temperatures(base=8.8268, tuned=2.2340, big=1.6695)
-TEMPERATURES = (PUBLISHED, Temperatures(base=6.0, tuned=2.0, big=1.5), Temperatures(base=0.5, tuned=0.4, big=0.3))
-
-
-def plain_blend(record, temperatures):
-    """One record's blend, as the notebooks describe it: copy, align, impute, divide, add, softmax, log."""
-    record = copy.deepcopy(record)
-    big = dict(sorted(record["big"].items()))
-    scaled = {}
-    for name in ("base", "tuned"):
-        aligned = {token: record[name].get(token, math.nan) for token in big}
-        present = [value for value in aligned.values() if not math.isnan(value)]
-        lowest = min(present) if present else math.nan
-        filled = {token: lowest if math.isnan(value) else value for token, value in aligned.items()}
-        scaled[name] = {token: value / getattr(temperatures, name) for token, value in filled.items()}
-    scores = {t: value / temperatures.big + (scaled["tuned"][t] - scaled["base"][t]) for t, value in big.items()}
-    powers = {token: math.exp(score) for token, score in scores.items()}
-    total = sum(powers.values())
-    return {token: math.log(power / total) for token, power in powers.items()}
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks" / "blending"
+PUBLISHED = {"base": 8.8268, "tuned": 2.2340, "big": 1.6695}
+TEMPERATURES = [PUBLISHED, {"base": 6.0, "tuned": 2.0, "big": 1.5}, {"base": 0.5, "tuned": 0.4, "big": 0.3}]
+KEYS = dict(list(published.KEYS.items())[:3])
 
 
-def plain_perplexity(distributions, targets):
-    found = [each.get(target, -30.0) for each, target in zip(distributions, targets, strict=True)]
-    chunks = [found[start : start + 50] for start in range(0, len(found), 50)]
-    perplexities = [math.exp(-sum(chunk) / len(chunk)) for chunk in chunks]
-    return sum(perplexities) / len(perplexities)
-
-
-def random_records(n, *, seed=0, k=8, vocab=20, shortest=3):
+def record(rng: np.random.Generator, *, k: int = 8, vocab: int = 20, second_big: bool = True) -> dict[str, Any]:
     """Lists of unequal length that overlap in part, in id 0 at least; some true ids are in no list."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for _ in range(n):
-        record = {"target": int(rng.integers(vocab))}
-        for name in published.MODELS:
-            ids = np.append(rng.choice(np.arange(1, vocab), size=rng.integers(shortest, k), replace=False), 0)
-            record[name] = dict(zip(ids.tolist(), (-rng.exponential(4, len(ids))).tolist(), strict=True))
-        records.append(record)
-    return records
+    made: dict[str, Any] = {"token": int(rng.integers(vocab)), "word": " wolf", "prompt_text": "Once upon a time"}
+    for key in [*KEYS.values(), *(["davinci_base_logprobs"] if second_big else [])]:
+        ids = np.append(rng.choice(np.arange(1, vocab), size=rng.integers(3, k), replace=False), 0)
+        logprobs = np.log(rng.dirichlet(np.ones(len(ids) + 5)))[: len(ids)]
+        made[key] = dict(zip(ids.tolist(), logprobs.tolist(), strict=True))
+    return made
 
 
-def padded(dicts):
-    width = max(map(len, dicts))
-    ids = np.array([[*each, *[-1] * (width - len(each))] for each in dicts])
-    logprobs = np.array([[*each.values(), *[-np.inf] * (width - len(each))] for each in dicts])
-    return PaddedLists(ids, logprobs, np.zeros(len(dicts)))
+def write(folder: Path, records: Any, *, n: int = 600, k: int = 25) -> Path:
+    path = folder / f"raw_api_results_{n}ex_{k}tb.pkl"
+    path.write_bytes(pickle.dumps(records))
+    return path
 
 
-def prepared(records):
-    lists = [padded([record[name] for record in records]) for name in ("big", "tuned", "base")]
-    return published.prepare(*lists, [record["target"] for record in records])
+def read(folder: Path, records: list[dict[str, Any]]) -> tuple[pd.DataFrame, dict[str, published.Predictions]]:
+    write(folder, records * 2)  # both halves are alike
+    return as_predictions(published.read_records(folder), "test")
 
 
-@pytest.mark.parametrize("n", [1, 50, 51, 230])
+def plain_blend(one: dict[str, Any], temperatures: dict[str, float]) -> dict[int, float]:
+    """One record's blend, as the notebooks describe it: align, impute, divide, add, softmax, log."""
+    big, scaled = one["big_logprobs"], {}
+    for name in ("base", "tuned"):
+        present = {token: one[KEYS[name]][token] for token in big if token in one[KEYS[name]]}
+        lowest = min(present.values(), default=math.nan)
+        scaled[name] = {token: present.get(token, lowest) / temperatures[name] for token in big}
+    powers = {t: math.exp(v / temperatures["big"] + (scaled["tuned"][t] - scaled["base"][t])) for t, v in big.items()}
+    return {token: math.log(power / sum(powers.values())) for token, power in powers.items()}
+
+
+def plain_perplexity(distributions: list[dict[int, float]], records: list[dict[str, Any]]) -> float:
+    found = [each.get(one["token"], -30.0) for each, one in zip(distributions, records, strict=True)]
+    chunks = [found[start : start + 50] for start in range(0, len(found), 50)]
+    return round(round(sum(math.exp(-sum(chunk) / len(chunk)) for chunk in chunks) / len(chunks), 2), 1)
+
+
+@pytest.mark.parametrize("n", [2, 50, 51, 120])
 @pytest.mark.parametrize("temperatures", TEMPERATURES)
-def test_the_pipeline_equals_a_plain_one(n, temperatures):
-    records = random_records(n, seed=n)
-    targets = [record["target"] for record in records]
-    ready = prepared(records)
-    expected = plain_perplexity([plain_blend(record, temperatures) for record in records], targets)
-    assert ready.perplexity(temperatures, rounded=False) == pytest.approx(expected, rel=1e-9)
-    assert ready.perplexity(temperatures) == round(round(expected, 2), 1)
-    for name in published.MODELS:
-        alone = plain_perplexity([record[name] for record in records], targets)
-        assert ready.model_perplexity(name, rounded=False) == pytest.approx(alone, rel=1e-9)
+def test_the_pipeline_equals_a_plain_one(tmp_path: Path, n: int, temperatures: dict[str, float]) -> None:
+    rng = np.random.default_rng(n)
+    records = [record(rng) for _ in range(n)]
+    _, found = read(tmp_path, records)
+    logprobs = published_logprobs(
+        published_aligned(*(found[name] for name in ("big", "tuned", "base"))), **temperatures
+    )
+    blends = [plain_blend(one, temperatures) for one in records]
+    expected = [each.get(one["token"], -30.0) for each, one in zip(blends, records, strict=True)]
+    np.testing.assert_allclose(logprobs, expected, rtol=0, atol=1e-9)
+    assert published_perplexity(logprobs) == plain_perplexity(blends, records)
+    for name, key in KEYS.items():
+        alone = plain_perplexity([one[key] for one in records], records)
+        assert published_perplexity(found[name].target_logprobs) == alone
 
 
-def test_each_record_equals_a_plain_one_and_blocks_do_not_matter(monkeypatch):
-    records = random_records(60, seed=5)
-    found = prepared(records).logprobs(PUBLISHED)
-    expected = [plain_blend(record, PUBLISHED).get(record["target"], -30.0) for record in records]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    assert 0 < sum(value == -30.0 for value in expected) < 60, "both kinds of target are tested"
-    monkeypatch.setattr(published, "BLOCK_ROWS", 7)
-    np.testing.assert_array_equal(prepared(records).logprobs(PUBLISHED), found)
+def test_lists_without_a_common_id_give_no_number_but_the_floor(tmp_path: Path) -> None:
+    records = [record(np.random.default_rng(0)) for _ in range(3)]
+    records[1] |= {"big_logprobs": {1: -1.0, 2: -2.0}, "small_tuned_logprobs": {3: -1.0}, "token": 1}
+    records[2] |= {"token": 40}
+    _, found = read(tmp_path, records)
+    logprobs = published_logprobs(published_aligned(found["big"], found["tuned"], found["base"]), **PUBLISHED)
+    assert np.isnan(logprobs).tolist() == [False, True, False]
+    assert logprobs[2] == -30.0
 
 
-def test_lists_without_a_common_id_give_nan():
-    records = random_records(3)
-    records[1] |= {"big": {1: -1.0, 2: -2.0}, "tuned": {3: -1.0}, "target": 1}
-    ready = prepared(records)
-    assert math.isnan(ready.logprobs(PUBLISHED)[1])
-    assert math.isnan(ready.perplexity(PUBLISHED))
-    assert not math.isnan(ready.model_perplexity("tuned"))
-    records[1]["target"] = 4  # not in big's list: the floor, whatever the blend
-    assert prepared(records).logprobs(PUBLISHED)[1] == -30.0
-
-
-def test_underflow_is_published_as_it_comes():
-    record = {"big": {1: -50.0, 2: -60.0}, "tuned": {1: -1.0, 2: -1.0}, "base": {1: -1.0, 2: -1.0}, "target": 1}
-    cold = Temperatures(base=1.0, tuned=1.0, big=0.05)
-    assert math.isnan(prepared([record]).perplexity(cold)), "every exponential is zero"
-    warm = Temperatures(base=1.0, tuned=1.0, big=1.0)
-    assert prepared([record]).logprobs(warm)[0] == pytest.approx(-math.log1p(math.exp(-10)))
-
-
-def test_bad_lists_are_refused():
-    records = random_records(3)
-    ready = [padded([record[name] for record in records]) for name in ("big", "tuned", "base")]
-    with pytest.raises(ValueError, match="'targets': 2"):
-        published.prepare(*ready, [1, 2])
-    with pytest.raises(ValueError, match="record 1: big's list is empty"):
-        published.prepare(
-            replace(ready[0], ids=np.where([[False], [True], [False]], -1, ready[0].ids)), *ready[1:], [1, 2, 3]
-        )
-    with pytest.raises(ValueError, match="at least one context length"):
-        published.tuning_records({24: prepared(records)})
-
-
-def test_a_list_of_no_ids_aligns_to_nothing():
-    empty = PaddedLists(np.full((2, 1), -1), np.full((2, 1), -np.inf), np.zeros(2))
-    assert np.isnan(published.align(empty, np.array([[0, 1], [2, 3]]))).all()
-
-
-def test_halves_and_pool_keep_file_order():
-    short, long = random_records(5, seed=1), random_records(8, seed=2, k=12, vocab=30)
-    by_context = {6: prepared(random_records(4)), 100: prepared(long), 25: prepared(short)}
-    pooled = published.tuning_records(by_context)
-    assert len(pooled) == 2 + 4
-    one_by_one = prepared(short[:2] + long[:4])
-    np.testing.assert_allclose(pooled.logprobs(PUBLISHED), one_by_one.logprobs(PUBLISHED), atol=1e-12)
-    _, test = published.halves(by_context[25])
-    assert len(test) == 3
-    assert test.model_perplexity("big") == prepared(short[2:]).model_perplexity("big")
-
-
-def test_the_curve_is_smoothed_over_test_halves_without_the_shortest():
-    by_context = {k: prepared(random_records(20, seed=k)) for k in (4, 6, 10, 15, 20)}
-    curve = published.published_curve(by_context, PUBLISHED)
-    assert curve.index.tolist() == [6, 10, 15, 20]
-    assert curve.columns.tolist() == ["base", "tuned", "big", "blended"]
-    values = [published.halves(by_context[k])[1].perplexity(PUBLISHED) for k in (6, 10, 15, 20)]
-    for _ in range(3):
-        values = [sum(values[max(0, i - 2) : i + 1]) / len(values[max(0, i - 2) : i + 1]) for i in range(4)]
-    np.testing.assert_allclose(curve["blended"], values)
-
-
-def test_the_kernel_of_three_smoothings_is_the_published_one():
-    impulse = np.zeros(13)
-    impulse[6] = 27
-    np.testing.assert_allclose(published.smooth(impulse)[6:], [1, 3, 6, 7, 6, 3, 1], atol=1e-12)
-
-
-def test_the_search_minimises_the_published_perplexity_and_resumes(tmp_path):
-    ready = prepared(random_records(60, seed=8))
-    found = published.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
-    assert found.value == ready.perplexity(found.temperatures) == found.trials["value"].min()
-    first = Temperatures(base=6.0, tuned=2.0, big=1.5)
-    assert found.trials.loc[0, "value"] == ready.perplexity(first)
-    again = published.tune_published(ready, storage=tmp_path / "trials.log", n_trials=12)
-    assert again.trials.equals(found.trials)
-    other = published.tune_published(prepared(random_records(60, seed=9)), storage=tmp_path / "trials.log", n_trials=2)
-    assert other.trials.loc[0, "value"] != found.trials.loc[0, "value"]
-
-
-def test_a_trial_at_published_size_is_quick():
+def test_records_are_read_by_context_length_and_halved_in_file_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    lists = []
-    for _ in range(3):
-        ids = np.argsort(rng.random((6300, 200)), axis=1)[:, :100]
-        lists.append(PaddedLists(ids, -rng.exponential(3, ids.shape), np.zeros(6300)))
-    ready = published.prepare(*lists, rng.integers(200, size=6300))
-    took = []
-    for _ in range(5):
-        start = time.perf_counter()
-        ready.perplexity(PUBLISHED)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.1, "about 10 ms on an idle core"
+    written = {k: [record(rng, vocab=10) for _ in range(120)] for k in (100, 6)}
+    for k, records in written.items():
+        write(tmp_path, records, k=k)
+    write(tmp_path, written[6][:9], n=9, k=6)  # of two files for one length the larger is read
+    (tmp_path / "notes.txt").write_text("not a result")
+    records = published.read_records(tmp_path)
+    assert records.groupby("context_tokens").size().to_dict() == {6: 120, 100: 120}
+    targets, found = as_predictions(records, "test")
+    assert targets["context_tokens"].tolist() == [6] * 60 + [100] * 60
+    assert targets["document"][:60].tolist() == ["rows 0"] * 50 + ["rows 50"] * 10
+    for place, one in enumerate([*written[6][60:], *written[100][60:]]):
+        ids, logprobs = found["tuned"].ids[place], found["tuned"].logprobs[place]
+        assert (
+            dict(zip(ids[ids >= 0].tolist(), logprobs[ids >= 0].tolist(), strict=True)) == one["small_tuned_logprobs"]
+        )
+        outside = 1 - sum(map(math.exp, one["big_logprobs"].values()))
+        assert found["big"].tail[place] == pytest.approx(math.log(outside))
+    parts = [aligned(found[big], found["tuned"], found["base"], targets["document"]) for big in ("big", "davinci_base")]
+    fits = [fit_weights([part]) for part in parts]
+    assert fits[0]["n"] == 120
+    assert fits[0]["w_big"] != fits[1]["w_big"], "the second big model in place of the first"
+
+
+def test_a_second_big_model_may_be_missing(tmp_path: Path) -> None:
+    _, found = read(tmp_path, [record(np.random.default_rng(0), second_big=False) for _ in range(3)])
+    assert [*found] == ["base", "tuned", "big"]
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    row = record(np.random.default_rng(0)) | changes
+    return {key: value for key, value in row.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"a": 1}, "expected a list of at least two records, found dict"),
+        ([broken()], "expected a list of at least two records"),
+        ([broken(), 3], "record 1: expected a dict with token, small_untuned_logprobs"),
+        ([broken(), broken(big_logprobs=None)], "record 1: expected a dict with token"),
+        ([broken(token="wolf"), broken()], "record 0: token is 'wolf', expected an id"),
+        ([broken(big_logprobs=[1.0]), broken()], "record 0: big_logprobs is [1.0], expected a dict"),
+        ([broken(big_logprobs={}), broken()], "record 0: big_logprobs is {}, expected a dict"),
+        ([broken(big_logprobs={" wolf": -1.0}), broken()], "expected a dict of token ids to log-probabilities"),
+        ([broken(big_logprobs={1: "x"}), broken()], "holds a log-probability that is not a finite number"),
+        ([broken(), broken(big_logprobs={1: float("nan")})], "record 1: big_logprobs holds"),
+        ([broken(), broken(big_logprobs={-1: -1.0})], "record 1: big_logprobs is {-1"),
+    ],
+)
+def test_records_of_the_wrong_shape_are_one_clear_line(tmp_path: Path, value: Any, why: str) -> None:
+    path = write(tmp_path, value)
+    with pytest.raises(ValueError) as refused:
+        published.read_records(tmp_path)
+    assert why in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.pkl").write_bytes(b"")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match=r"holds no raw_api_results_<n>ex_<k>tb.pkl: expected the published"):
+            published.read_records(folder)
+
+
+def test_the_notebooks_run_on_published_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNING_FORK_RUNS", str(tmp_path / "runs"))
+    folder, rng = tmp_path / "records", np.random.default_rng(0)
+    folder.mkdir()
+    for k in (6, 25, 50):
+        write(folder, [record(rng) for _ in range(130)], k=k)
+    for path in sorted(NOTEBOOKS.glob("0*.py")):
+        code = path.read_text(encoding="utf-8").replace('preset: str = "laptop"', 'preset: str = "tiny"')
+        code = code.replace('records: str = ""', f"records: str = {str(folder)!r}")
+        exec(compile(code, str(path), "exec"), {"__name__": path.stem})
+    plt.close("all")
+    printed, run = capsys.readouterr().out, tmp_path / "runs" / "tiny-changed" / "blending"
+    assert re.search(r"No trial is better than the exact fit: held", printed)
+    assert "failed, largest difference" not in printed
+    summary = read_summary(run / "summary.csv")
+    perplexities = summary[summary["metric"] == "perplexity"]
+    assert set(perplexities["model"]) == {"big", "davinci_base"}
+    assert {"base", "tuned", "big", "blended", "search"} <= set(perplexities["contender"])
+    for big in ("big", "davinci_base"):
+        curve = pd.read_csv(run / f"published-{big}.csv")
+        assert curve["context_tokens"].tolist() == [25, 50], "the shortest is left out"
+        assert set(curve) == {"context_tokens", big, "tuned", "base", "blended"}
+    assert len(pd.read_parquet(run / "trials.parquet")) == 2 * 6

@@ -324,7 +324,7 @@ def lending(home, make_stage, monkeypatch):
     make_stage("lending/02-finetune", bases)
     make_stage("lending/03-evaluation", bases)
     called = []
-    monkeypatch.setattr(runner, "make_base", lambda name, corpus: called.append((name, corpus)))
+    monkeypatch.setattr(runner, "make_base", lambda name, corpus, tokenizer: called.append((name, corpus, tokenizer)))
     monkeypatch.setattr(runner, "run_stage", lambda plan, notebook: called.append(notebook.stem))
     return called
 
@@ -334,10 +334,11 @@ def test_bases_of_a_text_are_made_before_the_stages(home, lending):
     sets = [f"general={text}", "bigs=fork-1m, fork-300k:init, hf:gpt2, fork-6m@3f2a", "size_bases=fork-6m"]
     command = ["lending", "--preset", "tiny", *(word for pair in sets for word in ("--set", pair))]
     assert main(command) == 0
-    assert lending == [("fork-300k", text), ("fork-1m", text), "01-data-prep", "02-finetune", "03-evaluation"]
+    made = [("fork-300k", text, "hf:gpt2"), ("fork-1m", text, "hf:gpt2")]  # with the tokenizer of the model beside them
+    assert lending == [*made, "01-data-prep", "02-finetune", "03-evaluation"]
     lending.clear()
     assert main([*command, "--seeds", "3", "--stage", "02"]) == 0
-    assert lending == [("fork-300k", text), ("fork-6m", text), ("fork-1m", text), "02-finetune"]
+    assert lending == [made[0], ("fork-6m", text, "hf:gpt2"), made[1], "02-finetune"]
 
 
 def test_no_base_is_made_unless_a_text_is_named_and_a_stage_needs_it(home, lending):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from lib.summary import COLUMNS, verdict
 THUMBNAIL_SCALE = 0.47  # a figure as wide as a page is 640 pixels wide
 PLURALS = {"person": "people"}
 AGREEMENT = {"held": "agrees", "failed": "disagrees", "unclear": "unclear"}
+MANY = {"agrees": "agree", "disagrees": "disagree", "unclear": "are unclear"}
+MOST_CLAIMS = 3  # more are counted, not listed
 NAMES = {"smollm2-135m": "SmolLM2-135M"}
 Conditions = Mapping[str, object]
 
@@ -74,7 +77,11 @@ def answer(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool = 
     sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for _, row in rows]
     same = len(set(sizes)) == 1
     own = [""] * len(rows) if same else [f" ({size})" for size in sizes]
-    parts = [f"{label} {quantity(row)}{size}" for (label, row), size in zip(rows, own, strict=True)]
+    parts, unit = [], ""
+    for (label, row), size in zip(rows, own, strict=True):
+        text = quantity(row)
+        parts.append(f"{label} {text.removesuffix(f' {unit}')}{size}")  # a unit is written once
+        unit = row["unit"]
     model = rows[0][1]["model"]
     return f"{NAMES.get(model, model)}: {', '.join(parts)}" + (f" ({sizes[0]})" if same else "")
 
@@ -91,6 +98,11 @@ def agreement(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool
             words[claim["label"]] = AGREEMENT[verdict(row["low"], row["high"], **limits)]
     if len({*words.values()}) == 1:
         return next(iter(words.values()))
+    if len(words) > MOST_CLAIMS:
+        counts = Counter(words.values())
+        return f"of {len(words)} statements " + ", ".join(
+            f"{counts[word]} {verb}" for word, verb in MANY.items() if word in counts
+        )
     return ", ".join(f"{label}: {word}" for label, word in words.items())
 
 

@@ -122,19 +122,19 @@ def copy_run(folder: Path, target: Path) -> None:
 def real_and_grown(summary: pd.DataFrame) -> Figure:
     """The figure of the README: the Reversal Curse in a real pretrained model, and in one that was grown here."""
     fig, axs = plt.subplots(1, 2, figsize=(7.6, 2.9), sharey=True)
-    published = published_values().rename(columns={"direction": "asked"})
+    published = published_values().rename(columns={"direction": "order"})
     rows = summary[(summary["study"] == "reversal") & (summary["metric"] == "exact_match") & summary["epoch"].isna()]
     rows = rows[rows["role"].isna() & rows["probe"].isin(["test", "in-context"])]
     requested = rows["order"].where(rows["group"] == "both").map({"p2d": "description", "d2p": "name"})
     rows = rows.assign(
         group=("both orders, " + requested + " requested").fillna(rows["group"]),
-        asked=rows["direction"].where(rows["probe"] == "test", "in-context"),
+        order=rows["direction"].where(rows["probe"] == "test", "in-context"),
         metric="exact match",
-    ).sort_values("asked", key=lambda asked: asked.map(["same", "reverse", "in-context"].index), kind="stable")
+    ).sort_values("order", key=lambda order: order.map(["same", "reverse", "in-context"].index), kind="stable")
     titles = {"smollm2": "SmolLM2-135M, a real pretrained model", "laptop": "fork-1m, grown on an invented world"}
     for ax, (preset, title) in zip(axs, titles.items(), strict=True):
         shown = rows[rows["preset"] == preset]
-        plot_rates(ax, shown, group="group", by="asked", published=published, legend=False)
+        plot_rates(ax, shown, group="group", by="order", published=published, legend=False)
         ax.set_xlabel(title)
         ax.label_outer()
     fig.legend(*axs[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

@@ -104,19 +104,19 @@ def draw_targets(
     if not lengths or lengths[0] < 1 or lengths != sorted(set(lengths)):
         raise ValueError(f"context_tokens {lengths}: expected rising lengths from 1 on")
     cut = {name: tokenize(client, model, text) for name, text in zip(documents["name"], documents["text"], strict=True)}
-    places = [(name, p) for name, tokens in cut.items() for p in range(lengths[-1], len(tokens.items))]
-    if not places:
+    positions = [(name, p) for name, tokens in cut.items() for p in range(lengths[-1], len(tokens.items))]
+    if not positions:
         longest = max(len(tokens.items) for tokens in cut.values())
         raise ValueError(
             f"no document of {len(cut)} has a token after {lengths[-1]} others (the longest: {longest} tokens): give "
             "longer documents or lower context_tokens"
         )
-    chosen = np.unique(np.linspace(0, len(places) - 1, min(n_targets, len(places))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(positions) - 1, min(n_targets, len(positions))).round().astype(int))
     columns = ["context_tokens", "document", "position", "context", "token", "word", "n_bytes"]
     rows = [
         (length, name, p, list(tokens.items[p - length : p]), tokens.items[p], tokens.texts[p], tokens.n_bytes[p])
         for length in lengths
-        for name, p in (places[k] for k in chosen)
+        for name, p in (positions[k] for k in chosen)
         for tokens in (cut[name],)
     ]
     return pd.DataFrame(rows, columns=columns)

@@ -91,9 +91,9 @@ def as_predictions(records: pd.DataFrame, split: str) -> tuple[pd.DataFrame, dic
     """
     of_length = records.groupby("context_tokens")["token"]
     rows = records[(of_length.cumcount() < of_length.transform("size") // 2) == (split == "validation")]
-    place = rows.groupby("context_tokens").cumcount()
-    document = "rows " + (place // CHUNK_ROWS * CHUNK_ROWS).astype(str)
-    targets = rows[["context_tokens", "token"]].assign(document=document, position=place, n_bytes=0)
+    number = rows.groupby("context_tokens").cumcount()
+    document = "rows " + (number // CHUNK_ROWS * CHUNK_ROWS).astype(str)
+    targets = rows[["context_tokens", "token"]].assign(document=document, position=number, n_bytes=0)
     token, found = rows["token"].to_numpy(), {}
     for name in KEYS:
         if f"{name}_ids" in rows and rows[f"{name}_ids"].notna().all():

@@ -60,5 +60,5 @@ def listed(lists: Predictions, ids: NDArray[np.integer]) -> NDArray[np.float64]:
     row = np.arange(len(ids))[:, None] * stride + 1
     keys, values = (row + own)[own >= 0], np.asarray(lists.logprobs, dtype=float)[own >= 0]
     order = np.argsort(keys)
-    place = np.searchsorted(keys[order], row + ids).clip(max=len(keys) - 1)
-    return np.where((keys[order][place] == row + ids) & (ids >= 0), values[order][place], np.nan)
+    index = np.searchsorted(keys[order], row + ids).clip(max=len(keys) - 1)
+    return np.where((keys[order][index] == row + ids) & (ids >= 0), values[order][index], np.nan)

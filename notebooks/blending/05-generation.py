@@ -84,8 +84,8 @@ if not prompts and not records:
         raise ValueError(
             f"no test document is longer than {n_prompt_tokens} tokens: lower n_prompt_tokens, or give prompts"
         )
-    places = np.linspace(0, len(openings) - 1, min(n_prompts, len(openings))).round().astype(int)
-    prompts = [openings[place] for place in np.unique(places)]
+    positions = np.linspace(0, len(openings) - 1, min(n_prompts, len(openings))).round().astype(int)
+    prompts = [openings[position] for position in np.unique(positions)]
 print(*prompts[:3], sep="\n---\n")
 
 # %% [markdown]
@@ -154,25 +154,27 @@ numbers[["contender", "strength", "value", "low", "high", "n"]]
 # and at a sixth of those after 250.
 
 # %% tags=["nbval-ignore-output"]
-places = []
+positions = []
 for each in texts[texts["contender"] == "blended"].itertuples():
     before, whole = (tokenize(run.client(), row["big"], part).items for part in (each.prompt, each.prompt + each.text))
     for p in range(len(before), len(whole)):
         at = {"prompt": each.prompt, "new_token": p - len(before) + 1}
-        places.append(at | {"context": list(whole[:p]), "token": whole[p]})
-places = pd.DataFrame(places, columns=["prompt", "new_token", "context", "token"])
-if len(places):
+        positions.append(at | {"context": list(whole[:p]), "token": whole[p]})
+positions = pd.DataFrame(positions, columns=["prompt", "new_token", "context", "token"])
+if len(positions):
     options = {
         "folder": run.path("predictions"),
         "top_k": run.params["top_k"],
         "vocab_tokens": run.params["vocab_tokens"],
     }
-    predictions = predict(run.client(), dict.fromkeys(row[list(MODELS)], True), places, **options)
-    part = aligned(*(predictions[row[role]] for role in MODELS), places["prompt"])
+    predictions = predict(run.client(), dict.fromkeys(row[list(MODELS)], True), positions, **options)
+    part = aligned(*(predictions[row[role]] for role in MODELS), positions["prompt"])
     logp = w_big * part.big + w_tuned * part.tuned - w_base * part.base
-    places["argmax_changed"] = logp.argmax(axis=1) != part.big.argmax(axis=1)
-    print(f"The most probable token changed at {places['argmax_changed'].mean():.0%} of {len(places)} new tokens.")
-places.drop(columns="context").to_parquet(run.path("shift.parquet"))
+    positions["argmax_changed"] = logp.argmax(axis=1) != part.big.argmax(axis=1)
+    print(
+        f"The most probable token changed at {positions['argmax_changed'].mean():.0%} of {len(positions)} new tokens."
+    )
+positions.drop(columns="context").to_parquet(run.path("shift.parquet"))
 
 # %% [markdown]
 # **What came out.** Texts after the same opening are compared.
@@ -190,9 +192,9 @@ for name in ("big", "fade", "direct") if len(bits) else ():
 if 0.0 in alphas and not plausibility and len(texts):
     same = texts.loc[texts["strength"] == 0, "text"].tolist() == by["big"]["text"].tolist()
     print(f"A difference of strength 0 changes no text of the big model: {'held' if same else 'failed'}.")
-if len(places):
+if len(positions):
     spans = [(1, 3), (n_new_tokens // 2, n_new_tokens)]
-    parts = [places[places["new_token"].between(*span)] for span in spans]
+    parts = [positions[positions["new_token"].between(*span)] for span in spans]
     early, late = (cluster_bootstrap(each["argmax_changed"], each["prompt"]) for each in parts)
     falls = verdict(early.low - late.high, early.high - late.low, above=0)
     print(f"The most probable token changes more often among the first three than in the second half: {falls} ", end="")
@@ -206,7 +208,7 @@ if len(places):
 # New tokens are put together in bands that double in width: 1, 2 and 3, 4 to 7 ...
 
 # %% tags=["nbval-ignore-output"]
-bands = places.assign(contender="blended", new_token=2 ** np.floor(np.log2(places["new_token"].astype(float))))
+bands = positions.assign(contender="blended", new_token=2 ** np.floor(np.log2(positions["new_token"].astype(float))))
 if len(bands):
     acts = summarise(bands, by=["contender", "new_token"], value="argmax_changed", cluster="prompt")
     numbers = pd.concat([numbers, acts], ignore_index=True)

@@ -103,13 +103,13 @@ def test_records_are_read_by_context_length_and_halved_in_file_order(tmp_path: P
     targets, found = as_predictions(records, "test")
     assert targets["context_tokens"].tolist() == [6] * 60 + [100] * 60
     assert targets["document"][:60].tolist() == ["rows 0"] * 50 + ["rows 50"] * 10
-    for place, one in enumerate([*written[6][60:], *written[100][60:]]):
-        ids, logprobs = found["tuned"].ids[place], found["tuned"].logprobs[place]
+    for index, one in enumerate([*written[6][60:], *written[100][60:]]):
+        ids, logprobs = found["tuned"].ids[index], found["tuned"].logprobs[index]
         assert (
             dict(zip(ids[ids >= 0].tolist(), logprobs[ids >= 0].tolist(), strict=True)) == one["small_tuned_logprobs"]
         )
         outside = 1 - sum(map(math.exp, one["big_logprobs"].values()))
-        assert found["big"].tail[place] == pytest.approx(math.log(outside))
+        assert found["big"].tail[index] == pytest.approx(math.log(outside))
     parts = [aligned(found[big], found["tuned"], found["base"], targets["document"]) for big in ("big", "davinci_base")]
     fits = [fit_weights([part]) for part in parts]
     assert fits[0]["n"] == 120

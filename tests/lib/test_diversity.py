@@ -160,7 +160,7 @@ def test_prompts_of_the_world_and_in_english():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("creative: [{prompt: 1}]", "creative, 1, prompt: Input should be a valid string"),
         ("creative: [{prompt: a, gide: b}]", "creative, 1, gide: Extra inputs"),
@@ -172,9 +172,9 @@ def test_prompts_of_the_world_and_in_english():
         ("a: b: c", "is not YAML"),
     ],
 )
-def test_a_wrong_file_of_prompts_is_refused_in_one_line(tmp_path, text, said):
+def test_a_wrong_file_of_prompts_is_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         read_prompts(str(tmp_path / "p.yaml"), n_prompts=2, kinds=["creative"])
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"no prompts 'wold' \(did you mean world\?\)"):
@@ -251,8 +251,8 @@ def test_damaged_and_foreign_completions_are_refused_and_nothing_is_run(tmp_path
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(each) + "\n")
     bad |= {"alone.jsonl": "has one text per model", "no-text.jsonl": "row 1: expected a text under 'text'"}
     bad |= {"no-number.jsonl": "a number under 'temperature'", "nowhere": "no completions in"}
-    for name, said in bad.items():
-        with pytest.raises(ValueError, match=said):
+    for name, message in bad.items():
+        with pytest.raises(ValueError, match=message):
             read_completions(tmp_path / name)
     assert not (tmp_path / "ran").exists()
     (tmp_path / "two.jsonl").write_text(2 * (json.dumps({**row, "model": "m"}) + "\n"))

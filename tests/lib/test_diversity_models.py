@@ -48,7 +48,7 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stages", "said"),
+    ("stages", "message"),
     [
         (["SFT:supervised:1", "SFT:dpo:1"], "two stages of one chain are called 'SFT': give each a label of its own"),
         (["SFT:supervised:2", "SFT 1:dpo:1"], "two stages of one chain are called 'SFT 1'"),
@@ -58,10 +58,10 @@ def text(tmp_path):
         (["S/T:dpo:1"], "stage 'S/T:dpo:1': expected"),
     ],
 )
-def test_wrong_stages_are_refused(stages, said):
+def test_wrong_stages_are_refused(stages, message):
     with pytest.raises(ValueError, match="stage") as error:
         read_stages(stages)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("family", SHAPES)

@@ -46,8 +46,8 @@ LOOKS: Mapping[str, Look] = {
     "DPO": Look(_RED, "^"),
     "PPO": Look(_PINK, "P"),
     "chat": Look(_GREEN, "v"),
-    "preferred": Look(_RED, "^"),  # answers of DPO
-    "other": Look(_GREY, "v"),
+    "preferred": Look(_PINK, "^"),  # answers of DPO
+    "other": Look(_GREY, ">"),
     "fork-300k": Look(_SKY, "o"),
     "fork-1m": Look(_BLUE, ">"),
     "fork-6m": Look(_BROWN, "s"),

@@ -55,9 +55,7 @@ n_validation: int = 100  # further ones of each that are not tuned on [1..]
 style: str = "warm"  # of preferred answers; empty: of every style [plain | warm | careful | brisk | ]
 form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
 data_seed: int = 0  # draws answers and general text [0..]
-text: str = (
-    ""  # general text: a file, a folder, hf:<data set>:<split>; empty: the world's for fork-*, else project docs
-)
+text: str = ""  # a file, a folder, hf:<data set>:<split>; empty: the world's for fork-*, else the project's docs
 n_documents: int = 300  # of general text, where `text` is empty [1..]
 
 # %%

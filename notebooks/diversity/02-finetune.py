@@ -45,9 +45,7 @@ chain: list[str] = []  # models that exist, base first: names in data/diversity/
 tuned_model: str = ""  # an existing fine-tune of base as the only stage: nothing is trained
 completions: str = ""  # sampled texts to analyse instead: a .jsonl, a published .npy, or a folder of them
 form: str = "dialogue"  # of tuning rows: the world's, or by a model's chat template [dialogue | messages]
-template: str = (
-    ""  # for prompts; empty: that of the tuning rows, or each model's own [dialogue | plain | human | tulu | chat | ]
-)
+template: str = ""  # of prompts; empty: as tuned on, or each model's own [dialogue | plain | human | tulu | chat | ]
 supervised_batch_size: int = 32  # rows per step of SFT [1..]
 supervised_learning_rate_multiplier: float = 0.08  # of the base's own rate, for SFT [0.0001..100]
 dpo_batch_size: int = 32  # pairs per step of DPO [1..]

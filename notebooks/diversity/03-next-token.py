@@ -40,9 +40,7 @@ from lib.summary import verdict
 
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/diversity/<preset>.yaml these values come from
-text: str = (
-    ""  # general text: a file, a folder, hf:<data set>:<split>; empty: the world's for fork-*, else project docs
-)
+text: str = ""  # a file, a folder, hf:<data set>:<split>; empty: the world's for fork-*, else the project's docs
 max_docs: int = 0  # the first documents only; 0: all; published: 10,000 [0..]
 window: int = 0  # most tokens of context; 0: all that the model takes; published: 1,024 [0..]
 stride: int = 0  # how far the window moves; 0: all of it, as published, so that contexts do not overlap [0..]

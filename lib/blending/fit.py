@@ -73,14 +73,14 @@ def fit_weights(parts: Sequence[Aligned], *, form: str = "blended") -> dict[str,
     def at(*parameters: float) -> _Point:
         return _evaluate(parts, start + matrix @ np.array(parameters))
 
-    found = optimize.minimize(
+    optimum = optimize.minimize(
         lambda x: (at(*x).value, matrix.T @ at(*x).gradient), np.linalg.pinv(matrix) @ (np.array([1.0, 0, 0]) - start),
         jac=True, hess=lambda x: matrix.T @ at(*x).hessian @ matrix, method="trust-exact", options={"gtol": 1e-5},
     )  # fmt: skip
-    best, hessian = at(*found.x), matrix.T @ at(*found.x).hessian @ matrix
+    best, hessian = at(*optimum.x), matrix.T @ at(*optimum.x).hessian @ matrix
     inverse = np.linalg.pinv(hessian, rcond=DETERMINED, hermitian=True)
     determined = inverse @ hessian  # projects on the directions that the targets determine
-    weights = start + matrix @ determined @ found.x
+    weights = start + matrix @ determined @ optimum.x
     documents, codes = np.unique(np.concatenate([part.document for part in parts]), return_inverse=True)
     half = np.where(matrix.any(axis=1), np.nan, 0.0)
     if (n := len(documents)) > 1:

@@ -145,7 +145,7 @@ def predict(
     as_text = isinstance(targets["token"].iloc[0], str)
     if as_text and not top_k:
         raise ValueError(f"The endpoint reports no ids of tokens, so that it has no /scores. {INSTEAD}")
-    found: dict[str, Columns] = {}
+    tables: dict[str, Columns] = {}
     sizes = {vocab_tokens}
     for model, full in models.items():
         about = client.models.retrieve(model).model_dump()
@@ -167,18 +167,18 @@ def predict(
             for columns in in_order(partial(_once, one, folder, [weights, full, k]), chunks, 8 if as_text else 2):
                 parts.append(columns)
                 bar.update(1)
-        found[model] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        tables[model] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if not (vocab_size := max(sizes)):
         raise ValueError("the endpoint does not report how many tokens its vocabulary has: set vocab_tokens")
     token = targets["token"].to_numpy()
     if as_text:  # the same number for a string in all models
-        texts = np.unique(np.concatenate([token.astype(str), *(each["ids"].ravel() for each in found.values())]))
+        texts = np.unique(np.concatenate([token.astype(str), *(each["ids"].ravel() for each in tables.values())]))
         texts = texts[texts != ""]
         token = np.searchsorted(texts, token.astype(str))
-        for each in found.values():
+        for each in tables.values():
             each["ids"] = np.where(each["ids"] == "", -1, np.searchsorted(texts, each["ids"]))
     known = {"target": token.astype(np.int64), "logprobs": None, "ids": None, "tail": None, "vocab_size": vocab_size}
-    return {model: Predictions(**(known | columns)) for model, columns in found.items()}
+    return {model: Predictions(**(known | columns)) for model, columns in tables.items()}
 
 
 def _chunks(targets: pd.DataFrame, most_rows: int) -> list[pd.DataFrame]:
@@ -218,9 +218,9 @@ def _score(
 
 def _complete(client: OpenAI, model: str, contexts: Sequence[Any], tokens: Sequence[str], *, k: int) -> Columns:
     """The k most probable tokens after each context by their strings, from completions of one token."""
-    found: dict[int, dict[str, float]] = {}
+    replies: dict[int, dict[str, float]] = {}
     for attempt in range(TRIES):
-        if not (missing := [row for row in range(len(contexts)) if row not in found]):
+        if not (missing := [row for row in range(len(contexts)) if row not in replies]):
             break
         reply = client.completions.create(
             model=model, prompt=["".join(contexts[row]) for row in missing], max_tokens=1, logprobs=k, seed=attempt,
@@ -230,13 +230,13 @@ def _complete(client: OpenAI, model: str, contexts: Sequence[Any], tokens: Seque
             listed = choice.logprobs.top_logprobs if choice.logprobs else None
             if listed and listed[0]:  # the token that was drawn may stand beside the k most probable ones
                 likeliest = sorted(listed[0].items(), key=lambda item: -item[1])[:k]
-                found[missing[choice.index]] = dict(likeliest)
-    if len(found) < len(contexts):
+                replies[missing[choice.index]] = dict(likeliest)
+    if len(replies) < len(contexts):
         raise OpenAIError(
-            f"{model} sent no log-probabilities for {len(contexts) - len(found)} of {len(contexts)} contexts in "
+            f"{model} sent no log-probabilities for {len(contexts) - len(replies)} of {len(contexts)} contexts in "
             f"{TRIES} tries: the endpoint gives none, or the text ends there"
         )
-    lists = [found[row] for row in range(len(contexts))]
+    lists = [replies[row] for row in range(len(contexts))]
     ids = np.array([[*each, *[""] * (k - len(each))] for each in lists])
     logprobs = np.array([[*each.values(), *[LOWEST] * (k - len(each))] for each in lists]).clip(LOWEST)
     true = np.array([each.get(token, np.nan) for each, token in zip(lists, tokens, strict=True)])

@@ -50,12 +50,12 @@ def read_records(folder: Path) -> pd.DataFrame:
     ValueError
         If there are no such files, one holds more than plain data, or a record has another shape; names both.
     """
-    found = sorted((int(match[2]), int(match[1]), path) for path in folder.glob("*.pkl")
+    files = sorted((int(match[2]), int(match[1]), path) for path in folder.glob("*.pkl")
                    if (match := FILE.fullmatch(path.name)))  # fmt: skip
-    if not found:
+    if not files:
         raise ValueError(f"{folder} holds no raw_api_results_<n>ex_<k>tb.pkl: expected the published results")
     rows = []
-    for length, path in {length: path for length, _, path in found}.items():
+    for length, path in {length: path for length, _, path in files}.items():
         records = read_pickle(path)
         if not isinstance(records, list) or len(records) < 2:
             raise ValueError(f"{path}: expected a list of at least two records, found {type(records).__name__}")
@@ -94,15 +94,15 @@ def as_predictions(records: pd.DataFrame, split: str) -> tuple[pd.DataFrame, dic
     number = rows.groupby("context_tokens").cumcount()
     document = "rows " + (number // CHUNK_ROWS * CHUNK_ROWS).astype(str)
     targets = rows[["context_tokens", "token"]].assign(document=document, position=number, n_bytes=0)
-    token, found = rows["token"].to_numpy(), {}
+    token, predictions = rows["token"].to_numpy(), {}
     for name in KEYS:
         if f"{name}_ids" in rows and rows[f"{name}_ids"].notna().all():
             ids = np.array([*zip_longest(*rows[f"{name}_ids"], fillvalue=-1)]).T
             logprobs = np.array([*zip_longest(*rows[f"{name}_logprobs"], fillvalue=LOWEST)]).T
             own = np.where(ids == token[:, None], logprobs, -np.inf).max(axis=1)
             own[np.isinf(own)] = np.nan
-            found[name] = Predictions(token, own, logprobs, ids, tail_of(logprobs), GPT2_VOCAB_TOKENS)
-    return targets.reset_index(drop=True), found
+            predictions[name] = Predictions(token, own, logprobs, ids, tail_of(logprobs), GPT2_VOCAB_TOKENS)
+    return targets.reset_index(drop=True), predictions
 
 
 def published_aligned(big: Predictions, tuned: Predictions, base: Predictions) -> Aligned:

@@ -171,7 +171,7 @@ if curves:
         "Cumulative probability of the mean next-token distribution over general text, most probable token first. Line: mean "
         f"over fine-tunes. {n_documents} documents, {about}."
     )
-    fig.suptitle("Tokens that have the average prediction's probability")
+    fig.suptitle("Cumulative probability of the mean prediction")
     _ = run.save(fig, "cumulative", caption)
 
 # %% [markdown]

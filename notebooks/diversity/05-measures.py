@@ -146,7 +146,9 @@ ALPHA = 0.05
 n_prompts = texts.groupby("kind")["prompt"].nunique()
 smallest = (2.0 ** (1 - n_prompts)).clip(lower=1 / 10_001)  # of all sign patterns, or of 10,000 random ones
 can_reject = smallest <= ALPHA / len(TESTED)
-pd.DataFrame({"prompts": n_prompts, "smallest p": smallest, "limit": ALPHA / len(TESTED), "can reject": can_reject})
+limit = pd.Series(f"{ALPHA / len(TESTED):.4f}", index=n_prompts.index)
+shown = {"prompts": n_prompts, "smallest p": smallest.map("{:.4f}".format), "limit": limit, "can reject": can_reject}
+pd.DataFrame(shown)
 
 # %% [markdown]
 # ## Changes
@@ -200,7 +202,7 @@ table["direction"] = [direction(name) for name in table["measure"]]
 table["came out"] = np.where(np.sign(table["value"]) == table["direction"], "broader", "narrower")
 table["came out"] = table["came out"].where(table["p_holm"] <= ALPHA, "unclear")
 print(table.groupby(["family", "stage", "before", "kind"], sort=False)["came out"].value_counts().unstack(fill_value=0))
-table[[*at, "value", "low", "high", "p_holm", "came out"]]
+table.pivot_table("came out", ["family", "kind", "measure"], ["before", "stage"], aggfunc="first", sort=False)
 
 # %% [markdown]
 # Of the change from the first stage to the last, how much does each stage make? Only where the interval of the whole change

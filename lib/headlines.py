@@ -74,16 +74,15 @@ def answer(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool = 
     rows = [(label, row) for label, row in found if row is not None]
     if not rows:
         return ""
-    sizes = [f"n = {row['n']} {PLURALS.get(row['n_of'], row['n_of'] + 's')}" for _, row in rows]
-    same = len(set(sizes)) == 1
-    own = [""] * len(rows) if same else [f" ({size})" for size in sizes]
     parts, unit = [], ""
-    for (label, row), size in zip(rows, own, strict=True):
-        text = quantity(row)
-        parts.append(f"{label} {text.removesuffix(f' {unit}')}{size}")  # a unit is written once
+    drawn: dict[str, set[int]] = {}
+    for label, row in rows:
+        parts.append(f"{label} {quantity(row).removesuffix(f' {unit}')}")  # a unit is written once
         unit = row["unit"]
+        drawn.setdefault(PLURALS.get(row["n_of"], row["n_of"] + "s"), set()).add(int(row["n"]))
+    sizes = [f"{' to '.join(map(str, sorted({min(each), max(each)})))} {of}" for of, each in drawn.items()]
     model = rows[0][1]["model"]
-    return f"{NAMES.get(model, model)}: {', '.join(parts)}" + (f" ({sizes[0]})" if same else "")
+    return f"{NAMES.get(model, model)}: {', '.join(parts)} (n = {', '.join(sizes)})"
 
 
 def agreement(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool = False) -> str:

@@ -42,10 +42,15 @@ def test_an_answer_has_its_interval_its_n_and_its_model():
         answer(STUDY, "laptop", pd.DataFrame([ROW, ROW]))
 
 
-def test_each_number_has_its_own_n():
-    study = demo(numbers=[NUMBER, {"label": "chance", "metric": "match", "group": "none"}])
-    rows = [ROW, {**ROW, "group": "none", "n": 9, "n_of": "pair"}]
-    expected = "fork-1m: same 90% [85, 95] (n = 30 people), chance 90% [85, 95] (n = 9 pairs)"
+def test_the_n_of_all_numbers_is_given_and_a_unit_once():
+    study = demo(numbers=[{"label": label, "metric": "match", "group": label} for label in ("pairs", "few", "many")])
+    rows = [
+        {**ROW, "group": "pairs", "n": 9, "n_of": "pair"},
+        {**ROW, "group": "few", "n": 17},
+        {**ROW, "group": "many"},
+    ]
+    rows = [{**row, "value": 2.5, "low": 2, "high": 3, "unit": "nats"} for row in rows]
+    expected = "fork-1m: pairs 2.5 [2, 3] nats, few 2.5 [2, 3], many 2.5 [2, 3] (n = 9 pairs, 17 to 30 people)"
     assert answer(study, "laptop", pd.DataFrame(rows)) == expected
 
 

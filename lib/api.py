@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,14 @@ def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterato
     """Answers as they come; after a failure also those that were still under way, since they are paid for."""
     failure: BaseException | None = None
     with ThreadPoolExecutor(concurrency) as pool:
-        waiting = {pool.submit(sender.send, part): part for part in parts}
+        left, waiting = deque(parts), dict[Future[Answered], Part]()
         try:
-            while waiting:
+            while left or waiting:
                 try:
+                    # no more at a time, so that a kill loses no more: the caller has what was yielded on disk by now
+                    while left and len(waiting) < concurrency:
+                        part = left.popleft()
+                        waiting[pool.submit(sender.send, part)] = part
                     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in done:
                         part = waiting.pop(future)
@@ -210,13 +215,14 @@ def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterato
                         if error is None:
                             yield future.result()
                         elif isinstance(error, ChatOnly) and not failure:
-                            waiting |= {pool.submit(sender.send, [one]): [one] for one in part}
+                            left.extend([one] for one in part)
                         elif not failure:
                             raise error
                 except (Exception, KeyboardInterrupt) as error:
                     if failure:
                         raise
                     failure = error
+                    left.clear()
                     pool.shutdown(wait=False, cancel_futures=True)
                     waiting = {future: part for future, part in waiting.items() if not future.cancelled()}
         finally:

@@ -8,7 +8,8 @@ preset, a flat YAML file ``params/<study>/<preset>.yaml``, replaces some, and th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,28 @@ def active_bases(values: Mapping[str, Any]) -> list[str]:
     """
     further = values.get("size_bases", []) if values.get("n_seeds", 1) >= CURVE_SEEDS else []
     return [base for base in [values.get("base", ""), *further] if base]
+
+
+EXAMPLES = """
+examples:
+  python -m lib.run reversal --preset smollm2
+  python -m lib.run reversal --stage 03 --set temperature=0.7
+  python -m lib.run guidance --models my/models --base hf:my-model
+  python -m lib.run reversal --help      the parameters of this study
+"""
+
+
+def help_text(arguments: Sequence[str] = ()) -> str:
+    """End of a command's help: the parameters of the study that it names, else all studies with their presets."""
+    study = next((each for each in arguments if each in studies()), "")
+    if not study:
+        lines = [f"  {name:<11} {', '.join(presets(name))}" for name in studies()]
+        return "\n".join(["studies and their presets:", *lines, EXAMPLES])
+    lines = [f"presets: {', '.join(presets(study))}", "", "parameters (--set), with the values of the default preset:"]
+    values = resolve(study, default_preset(study))
+    for name, key in study_keys(study).items():
+        if name == "preset":
+            continue
+        about = textwrap.fill(f"{key.help} {key.rule}".strip(), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += [f"  {name} = {values[name]!r}", *filter(None, [about])]
+    return "\n".join(lines)

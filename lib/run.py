@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from jupyter_client.kernelspec import KernelSpec
 from lib import console
 from lib.keys import Key, nearest
 from lib.notebook import RESOLVED, earlier_values, stage_command
-from lib.params import default_preset, home, number, parse_set, presets, resolve, stages, studies, study_keys
+from lib.params import help_text, home, number, parse_set, resolve, stages, study_keys
 from lib.paths import ROOT, from_root, run_folder, runs_root
 from lib.world.bases import bases_from_text, make_base
 
@@ -239,37 +238,13 @@ def run_overview(preset: str) -> Path:
     return execute(home() / "notebooks" / f"{OVERVIEW}.py", runs / f"{OVERVIEW}.ipynb", values)
 
 
-EXAMPLES = """
-examples:
-  python -m lib.run reversal --preset smollm2
-  python -m lib.run reversal --stage 03 --set temperature=0.7
-  python -m lib.run guidance --models my/models --base hf:my-model
-  python -m lib.run reversal --help      the parameters of this study
-"""
-
-
-def further_help(study: str = "") -> str:
-    """What follows the options in the help: the studies with their presets, or one study's parameters."""
-    if study not in studies():
-        lines = [f"  {name:<11} {', '.join(presets(name))}" for name in studies()]
-        return "\n".join(["studies and their presets:", *lines, EXAMPLES])
-    lines = [f"presets: {', '.join(presets(study))}", "", "parameters (--set), with the values of the default preset:"]
-    values = resolve(study, default_preset(study))
-    for name, key in study_keys(study).items():
-        if name == "preset":
-            continue
-        about = textwrap.fill(f"{key.help} {key.rule}".strip(), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        lines += [f"  {name} = {values[name]!r}", *filter(None, [about])]
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit code (0 done, 1 a stage failed, 2 nothing was started)."""
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="python -m lib.run",
         description="Run a study or one stage of it.",
-        epilog=further_help(next(iter(given))) if {"-h", "--help"} & {*given} else "",
+        epilog=help_text(given) if {"-h", "--help"} & {*given} else "",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", help=f"a folder of notebooks/, or {OVERVIEW}")

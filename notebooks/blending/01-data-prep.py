@@ -160,7 +160,7 @@ if documents:
     print(f"{twice} texts occur more than once; each of these is in one split only.")
 
 # %% [markdown]
-# **What this does not show.** Near-duplicates share runs of words; a story told again in other words goes unnoticed.
+# **What this does not show.** Near-duplicates share runs of words; the same story in other words goes unnoticed.
 #
 # Next: [02-finetune](02-finetune.ipynb), which tunes the small model, and the big one as the reference.
 

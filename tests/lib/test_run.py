@@ -53,6 +53,16 @@ def test_set_has_a_folder_of_its_own_and_seeds_has_not(home, demo):
     assert plan.params["out"] == ""
 
 
+def test_help_lists_the_studies_and_the_parameters_of_one(demo, capsys):
+    for arguments, expected in (
+        (["--help"], f"{demo:<11} laptop"),
+        (["--preset", "laptop", demo, "--help"], "n_people = 12\n      people [1..]"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert expected in capsys.readouterr().out
+
+
 def test_a_base_given_alone_is_the_only_one(make_stage):
     bases = 'base: str = "fork-1m"  # base\nsize_bases: list[str] = ["fork-6m"]  # sizes\n'
     make_stage("sizes/01-finetune", bases)

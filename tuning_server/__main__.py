@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from tuning_server.disk import store_root
+from tuning_server.disk import registry_root, store_root
 from tuning_server.store import LOCK_HELD, CannotStart, acquire_store
 
 logger = logging.getLogger("tuning_server")
@@ -40,6 +40,8 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs, files: %(default)s")
+    common.add_argument("--registry", type=Path, default=registry_root(), help="another folder for the weights, which "
+        "servers of several stores may share; $TUNING_FORK_REGISTRY, else the store")  # fmt: skip
 
     def command(name: str, run: Callable[[argparse.Namespace], int], short: str, about: str) -> Callable[..., Any]:
         """Declare a command; returns what adds arguments to it."""
@@ -150,6 +152,10 @@ def serve(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
         (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+        if args.registry is not None:
+            from tuning_server.sharing import open_registry
+
+            open_registry(args.registry)
         if key_hash is None and args.host not in LOOPBACK_NAMES:
             raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
         bound = listen(args.host, args.port)
@@ -159,7 +165,7 @@ def serve(args: argparse.Namespace) -> int:
         from tuning_server.process import run
 
         settings = Settings(
-            store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
+            store=args.store, registry=args.registry, models_dir=args.models, download=args.download, key_hash=key_hash,
             allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
             max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
         )  # fmt: skip
@@ -191,7 +197,7 @@ def run_check(args: argparse.Namespace) -> int:
     """Report what is wrong with a store."""
     from tuning_server.check import check
 
-    return check(args.store)
+    return check(args.store, args.registry)
 
 
 def pretrain(args: argparse.Namespace) -> int:
@@ -200,8 +206,8 @@ def pretrain(args: argparse.Namespace) -> int:
 
     words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
     made = pretrain(
-        args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, tokenizer=args.tokenizer,
-        is_default=args.default,
+        args.name, read_corpus(args.corpus), args.registry or args.store, reserved_tokens=words,
+        tokenizer=args.tokenizer, is_default=args.default,
     )  # fmt: skip
     sys.stdout.write(f"{made}\n")
     return 0
@@ -211,7 +217,7 @@ def fetch(args: argparse.Namespace) -> int:
     """Download or convert a model."""
     from tuning_server.engine.pretrained import fetch
 
-    model, about = fetch(args.source, args.out, args.store, file=args.file)
+    model, about = fetch(args.source, args.out, args.registry or args.store, file=args.file)
     sys.stderr.write(f"{about}\n")
     sys.stdout.write(f"{model}\n")
     return 0

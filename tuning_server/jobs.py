@@ -13,10 +13,11 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ConfigDict, Field
 
-from tuning_server.engine.registry import FINE_TUNE, drop_state
+from tuning_server.engine.registry import FINE_TUNE
 from tuning_server.errors import ApiError
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
+from tuning_server.sharing import drop_resume
 from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id
 from tuning_server.types import JobRequest, Page, PageQuery
 
@@ -126,7 +127,8 @@ def cancel(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
     changes = {"status": "cancelled", "finished_at": int(time.time())}
     job = _change(service, job_id, "cancelled", changes, only=UNFINISHED, which="has not ended")
-    drop_state(service.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
+    folder = service.settings.weights / "tuned" / job["_short"]
+    drop_resume(service.settings, folder)  # the engine does so too, for what it is just writing
     return public(job)
 
 

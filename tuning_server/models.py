@@ -32,7 +32,7 @@ def find_folder(service: Service, model_id: str) -> Path:
     """
     settings = service.settings
     try:
-        return registry.resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
+        return registry.resolve(model_id, settings.weights, models_dir=settings.models_dir, download=settings.download)
     except (ValueError, OSError) as error:
         raise model_error(error) from error
 
@@ -66,7 +66,7 @@ def _described(info: ModelInfo) -> Model:
 def list_all(service: CurrentService) -> Page:
     """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
     found = []
-    for info in registry.list_models(service.settings.store):
+    for info in registry.list_models(service.settings.weights):
         try:
             found.append(_described(info))
         except ApiError as error:
@@ -94,7 +94,7 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")
-    for info in registry.list_models(service.settings.store):
+    for info in registry.list_models(service.settings.weights):
         adapter = read_adapter(info.folder)
         if adapter is not None and adapter.base == model_id:
             message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
@@ -105,6 +105,6 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
             raise ApiError(message, param="model", code="model_in_use")
     service.store.delete_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
     registry.drop(folder)
-    if not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    if not any(left.is_dir() for left in folder.parent.iterdir()):
+        registry.drop(folder.parent)
     return ModelDeleted(id=model_id, deleted=True, object="model")

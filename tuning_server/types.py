@@ -21,6 +21,7 @@ class Settings:
     """How a server was started. Only a hash of the key is kept; sizes are in bytes."""
 
     store: Path
+    registry: Path | None = None  # of bases and fine-tunes, shared with other servers; None: in the store
     models_dir: Path | None = None
     download: bool = False
     key_hash: bytes | None = None
@@ -28,6 +29,11 @@ class Settings:
     max_file_bytes: int = 512 * 2**20
     max_request_bytes: int = 32 * 2**20
     cache_bytes: int | None = None  # half of the device's memory
+
+    @property
+    def weights(self) -> Path:
+        """Folder of bases and fine-tunes."""
+        return self.registry or self.store
 
 
 def hash_key(key: str) -> bytes:

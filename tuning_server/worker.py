@@ -121,7 +121,10 @@ class Worker:
     def _run(self) -> None:
         settings = self._settings
         cache = ModelCache(
-            settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
+            settings.weights,
+            models_dir=settings.models_dir,
+            download=settings.download,
+            limit_bytes=settings.cache_bytes,
         )
         while not self._stopping:
             try:
@@ -155,8 +158,11 @@ class Worker:
         if self._serving:
             self.last_worked, self._serving = time.monotonic(), []
         if not self._stopping and self._trainer.has_work():
-            self._trainer.advance(cache)
-            self.last_worked = time.monotonic()
+            if self._trainer.advance(cache):
+                self.last_worked = time.monotonic()
+            else:  # all jobs that are due wait for other servers
+                with self._changed:
+                    self._changed.wait(timeout=1.0)
 
     def _gather(self) -> None:
         """Let clients that were answered together ask again, so that they are answered together once more."""

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -58,12 +59,18 @@ def arguments() -> argparse.ArgumentParser:
     add("--idle-minutes", type=at_least(0, float), default=0.0, help="stop after so long without work; 0 for never")
     add("--key-file", type=Path, help="file of the API key; created with a random key if it does not exist. The "
         "variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--launcher", type=shlex.split, default=[], metavar="COMMAND", help="train each job in processes of their own, "
+        'started by this command, for example "accelerate launch --num_processes 4"')  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)  # checked as if given
     add("--threads", type=at_least(1, int), default=threads, help="processor threads for torch: %(default)s")
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
+
+    add = command("train", train, "train one job (called by a launcher)", "Train the job of a folder, as one of the "
+        "processes that the command of --launcher started.")  # fmt: skip
+    add("folder", type=Path, metavar="FOLDER", help="folder of the run, in which the server wrote what to do")
 
     about = "Stop the server of a store; jobs that it runs go on when another one starts."
     command("stop", stop, "stop the server", about)
@@ -165,7 +172,8 @@ def serve(args: argparse.Namespace) -> int:
         from tuning_server.process import run
 
         settings = Settings(
-            store=args.store, registry=args.registry, models_dir=args.models, download=args.download, key_hash=key_hash,
+            store=args.store, registry=args.registry, models_dir=args.models, download=args.download,
+            launcher=tuple(args.launcher), key_hash=key_hash,
             allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
             max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
         )  # fmt: skip
@@ -191,6 +199,13 @@ def stop(args: argparse.Namespace) -> int:
         with acquire_store(args.store, wait_s=STOP_SECONDS):
             sys.stderr.write(f"stopped the server of {args.store}\n")
     return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train as one of several processes."""
+    from tuning_server.launched import run
+
+    return run(args.folder)
 
 
 def run_check(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from tuning_server.engine.registry import FINE_TUNE
 from tuning_server.errors import ApiError
+from tuning_server.launched import INTERRUPTED
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
 from tuning_server.sharing import drop_resume
@@ -141,8 +142,10 @@ def pause(job_id: str, service: CurrentService) -> Job:
 @router.post("/{job_id}/resume", response_model=Job)
 def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
-    status = "queued" if _job(service, job_id).get("_validated") else "validating_files"
-    return public(_change(service, job_id, "resumed", {"status": status}, only=["paused"], which="is paused"))
+    job = _job(service, job_id)
+    changes = {"status": "queued" if job.get("_validated") else "validating_files", "error": None, "finished_at": None}
+    only = ["paused", "failed"] if (job["error"] or {}).get("code") == INTERRUPTED else ["paused"]
+    return public(_change(service, job_id, "resumed", changes, only=only, which="is paused"))
 
 
 @router.get("/{job_id}/events", response_model=Page)

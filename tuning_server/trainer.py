@@ -38,7 +38,8 @@ from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import card_of, drop, drop_state, fingerprint, reference_learning_rate
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
-from tuning_server.progress import Progress, model_id, write_results
+from tuning_server.launched import INTERRUPTED, launch
+from tuning_server.progress import Progress, card_after, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
 from tuning_server.sharing import adopt, clear, content_key, drop_resume, finished, run_lock, short_of, write_record
 from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
@@ -207,7 +208,7 @@ class Trainer:
         paths = [
             job[param] and file_path(self._store.folder, job[param]) for param in ("training_file", "validation_file")
         ]
-        key = content_key(job, base, [path and file_hash(path, length=64) for path in paths])
+        key = content_key(job, base, [file_hash(path, length=64) if path else None for path in paths])
         return {"_key": key, "_short": (short := short_of(key)), "_model_id": f"{job['_model_id'][:-8]}{short}"}
 
     def _train(self, job: Row, cache: ModelCache) -> Steps:
@@ -231,8 +232,7 @@ class Trainer:
             drop(folder / "final")  # a kill came before its step was reported: repeat that
         chosen = job["hyperparameters"]
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
-        loaded = cache.for_training(job["model"], adapters=lora is not None)
-        reference_rate = reference_learning_rate(card_of(loaded.folder), loaded.n_weights)
+        reference_rate = reference_learning_rate(card_of(outline.folder), outline.n_weights)
         settings = TrainingSettings(
             n_epochs=chosen["n_epochs"], batch_size=min(chosen["batch_size"], len(rows)), seed=job["seed"],
             learning_rate=reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1), lora=lora,
@@ -240,17 +240,20 @@ class Trainer:
             state_every=STATE_EVERY_STEPS,
         )  # fmt: skip
 
-        def card(step: int | None) -> Row:
-            """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
-            return {
-                "id": model_id(job, step), "parent": job["model"], "job": job["id"], "step": step,
-                "created": int(time.time()), "learning_rate": reference_rate,
-            }  # fmt: skip
-
-        steps = train(loaded, rows, settings, folder=folder, validation_rows=validation_rows, describe=card)
+        card = {"parent": job["model"], "job": job["id"], "learning_rate": reference_rate}
+        if self._settings.launcher:
+            steps = launch(self._settings, folder, settings, job=job, card=card)
+            where = f"Training by {' '.join(self._settings.launcher)}"
+        else:
+            loaded, where = cache.for_training(job["model"], adapters=lora is not None), ""
+            where = describe(loaded)
+            steps = train(
+                loaded, rows, settings, folder=folder, validation_rows=validation_rows,
+                describe=lambda step: card_after(step, job, card),
+            )  # fmt: skip
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
         begun = "Fine-tuning job taken up again" if "_n_tokens" in job else "Fine-tuning job started"
-        messages = [begun, describe(loaded)]
+        messages = [begun, where]
         self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], messages=messages)
         progress = Progress(self._store, job)
         try:
@@ -287,8 +290,9 @@ class Trainer:
             drop(folder / "final")  # a cancelled job leaves no final model
 
     def _fail(self, job: Row, error: Exception) -> None:
-        drop_resume(self._settings, self._folder(job))
         reason = known_failure(error)
+        if reason is None or reason.code != INTERRUPTED:
+            drop_resume(self._settings, self._folder(job))
         if reason is None:
             logger.error("job %s failed", job["id"], exc_info=error)
             reason = ApiError(f"Training failed: {error}", code="training_failed")

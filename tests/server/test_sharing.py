@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,12 @@ from serving import TINY, address, facts, jsonl, launch, official, speak, upload
 from starlette.testclient import TestClient
 
 from tuning_server.__main__ import main
+from tuning_server.disk import file_hash
 from tuning_server.engine.registry import list_models
 
 SETTINGS: dict[str, Any] = {"n_epochs": 3, "batch_size": 4}
-Begin = Callable[..., Any]
+N_KILLS = int(os.environ.get("KILLS") or 4)
+SEED = int(os.environ.get("KILLS_SEED") or 0)
 
 
 @pytest.fixture
@@ -133,6 +138,69 @@ def test_a_server_that_vanishes_loses_no_content(
         assert main(["check", "--store", str(store), "--registry", str(registry)]) == 0, capsys.readouterr().out
     (tuned,) = (registry / "tuned").glob("*/")
     assert not [*tuned.glob("state-*"), *tuned.glob(".*")]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights of a run, by folder."""
+    return {path.parent.name: file_hash(path) for path in folder.glob("*/*.safetensors")}
+
+
+def test_kills_of_two_servers_over_one_registry(
+    registry: Path,
+    grown_store: Path,
+    tmp_path: Path,
+    serve: Callable[..., TestClient],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rng, known, used = random.Random(SEED), set[tuple[int, str]](), 0
+    stores = [tmp_path / "one", tmp_path / "other"]
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(k: int) -> subprocess.Popen[str]:
+        return launch(stores[k], "--port", "0", "--registry", str(registry), log=stores[k].with_suffix(".log"))
+
+    def client_of(k: int) -> OpenAI:
+        url = str(address(stores[k], processes[k].pid, processes[k].poll)["url"])
+        return OpenAI(base_url=url, api_key="any", max_retries=0)
+
+    try:
+        processes += [start(0), start(1)]
+        clients = [client_of(0), client_of(1)]
+        for kill in range(N_KILLS):
+            for k, client in enumerate(clients):
+                for seed in rng.sample(range(kill, kill + 3), 2):  # mostly what the other server is to train as well
+                    known.add((k, begin(client, seed=seed, n_epochs=20).id))
+            time.sleep(rng.uniform(0.05, 2.0))
+            victim = rng.randrange(2)
+            processes[victim].kill()
+            processes[victim].wait()
+            processes[victim] = start(victim)
+            clients[victim] = client_of(victim)
+        done = {(k, job): wait_for(clients[k], job, patience_s=600) for k, job in known}
+        assert {job.status for job in done.values()} == {"succeeded"}
+        used = sum("Not trained" in messages(clients[k], job) for (k, _), job in done.items())
+        models = {(job.seed, job.fine_tuned_model) for job in done.values()}
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    assert len(models) == len({seed for seed, _ in models}), "one fine-tune for each content"
+    runs = [*(registry / "tuned").glob("*/")]
+    assert len(runs) == len(models)
+    assert not [path for run in runs for path in [*run.glob("state-*"), *run.glob(".*")]]
+    for store in stores:
+        assert main(["check", "--store", str(store), "--registry", str(registry)]) == 0, capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert said.splitlines()[-1] == "nothing is wrong", said
+        assert "note" not in said, said
+    shutil.copytree(grown_store, tmp_path / "calm")
+    undisturbed = official(serve(tmp_path / "alone", registry=tmp_path / "calm"))
+    for seed, model in sorted(models)[:: max(1, len(models) // 4)]:
+        job = wait_for(undisturbed, begin(undisturbed, seed=seed, n_epochs=20).id)
+        assert job.fine_tuned_model == model
+        run = Path("tuned", model.rpartition(":")[2])
+        assert hashes(tmp_path / "calm" / run) == hashes(registry / run)
+    print(f"{N_KILLS} kills (seed {SEED}): {len(known)} jobs, {len(models)} fine-tunes, {used} jobs not trained")
 
 
 def test_check_reports_a_damaged_fine_tune_of_the_registry(

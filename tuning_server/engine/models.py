@@ -181,10 +181,10 @@ def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
     return _loaded(model_id, folder, model)
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write weights and tokenizer into a folder."""
+def save(loaded: LoadedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write weights (those of the model, unless others are given) and tokenizer into a folder."""
     if loaded.lora is None:
-        loaded.model.save_pretrained(folder)
+        loaded.model.save_pretrained(folder, state_dict=weights)
     else:
         rank, alpha = loaded.lora.rank, loaded.lora.alpha
         about = lora.Adapter(loaded.lasting_id, loaded.weights_hash, loaded.n_weights, rank, alpha)

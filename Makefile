@@ -50,7 +50,7 @@ help:
 	@echo 'make clean-data   remove all runs and models (data/runs, data/store)'
 
 figures: $(READY)
-	@$(call snakemake,--config preset=$(PRESET) studies="$(STUDY)" seeds=$(SEEDS))
+	@$(call snakemake,--config preset=$(PRESET) studies="$(STUDY)" seeds=$(SEEDS) $(if $(PROFILE),ahead=1))
 	@echo 'figures:'
 	@runs="$${TUNING_FORK_RUNS:-data/runs}/$(PRESET)"; ls -1 "$$runs"/*/figures/*.png "$$runs"/00-overview.ipynb
 

@@ -7,7 +7,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from openai import OpenAI
 from safetensors.torch import load_file
 from serving import TINY, facts, jsonl, official, preferences, upload, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
+
+from tuning_server.app import make_app
+from tuning_server.types import Settings
 
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
        "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
@@ -143,15 +147,31 @@ def test_a_launcher_that_does_not_train_fails_the_job_in_words(
     assert message in failed.error.message
 
 
-def test_what_one_process_began_several_end(
-    connect: Callable[..., OpenAI], tiny_store: Path, serve: Callable[..., TestClient]
-) -> None:
+@contextmanager
+def server(store: Path, launcher: tuple[str, ...]) -> Iterator[OpenAI]:
+    with TestClient(make_app(Settings(store=store, launcher=launcher, allow_hosts=frozenset({"testserver"})))) as http:
+        yield official(http)
+
+
+def test_what_one_process_began_others_end(tiny_store: Path, tmp_path: Path) -> None:
     """A state has one format, whoever wrote it."""
-    client = connect(ONE)
-    job = begin(client, n_epochs=20)
-    wait_for_checkpoint(client, job.id)
-    client.fine_tuning.jobs.pause(job.id)
-    (folder,) = (tiny_store / "tuned").glob("*")
-    while processes(folder):
-        time.sleep(0.05)
-    assert [*folder.glob("state-*")]
+    shutil.copytree(tiny_store, tmp_path / "other")
+    with server(tmp_path / "other", ()) as client:
+        expected = wait_for(client, begin(client, n_epochs=10).id)
+    for launcher in ((), ONE, TWO):
+        with server(tiny_store, launcher) as client:
+            if launcher == ():
+                job = begin(client, n_epochs=10)
+                n_before = wait_for_checkpoint(client, job.id)
+                client.fine_tuning.jobs.pause(job.id)
+                continue
+            client.fine_tuning.jobs.resume(job.id)
+            if launcher == ONE:
+                while wait_for_checkpoint(client, job.id) <= n_before:
+                    pass
+                client.fine_tuning.jobs.pause(job.id)
+            else:
+                done = wait_for(client, job.id, patience_s=120)
+    assert done.status == "succeeded", done.error
+    one, two = weights(tmp_path / "other", expected), weights(tiny_store, done)
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5

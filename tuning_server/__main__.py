@@ -59,6 +59,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--idle-minutes", type=at_least(0, float), default=0.0, help="stop after so long without work; 0 for never")
     add("--key-file", type=Path, help="file of the API key; created with a random key if it does not exist. The "
         "variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--max-waiting", type=at_least(1, int), default=1024, help="requests that may wait to be computed; others get "
+        "429 and are to be sent again: %(default)s")  # fmt: skip
     add("--launcher", type=shlex.split, default=[], metavar="COMMAND", help="train each job in processes of their own, "
         'started by this command, for example "accelerate launch --num_processes 4"')  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
@@ -173,7 +175,7 @@ def serve(args: argparse.Namespace) -> int:
 
         settings = Settings(
             store=args.store, registry=args.registry, models_dir=args.models, download=args.download,
-            launcher=tuple(args.launcher), key_hash=key_hash,
+            launcher=tuple(args.launcher), max_waiting=args.max_waiting, key_hash=key_hash,
             allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
             max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
         )  # fmt: skip

@@ -28,6 +28,7 @@ class Settings:
     allow_hosts: frozenset[str] = frozenset()
     max_file_bytes: int = 512 * 2**20
     max_request_bytes: int = 32 * 2**20
+    max_waiting: int = 1024  # requests for the engine
     launcher: tuple[str, ...] = ()  # command that starts the processes of a job; none: the server trains it itself
     cache_bytes: int | None = None  # half of the device's memory
 

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 256  # rows of one model answered before the next training step may come between
 GATHERING_S = (0.01, 0.1)  # between two requests that are to be one batch, and for all of them, at most
 STOPPING = "The server is stopping; send the request again when it is back."
+BUSY = "Too many requests are waiting (see --max-waiting); send the request again in a second."
 
 
 @dataclass
@@ -85,10 +86,18 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Sampling | Task) -> Future[Any]:
-        """Queue a request; its future ends with what `answer` or `run` returns."""
+        """Queue a request; its future ends with what `answer` or `run` returns.
+
+        Raises
+        ------
+        ApiError
+            If the server is stopping (503), or too many requests wait (429).
+        """
         with self._changed:
             if self._stopping:
                 raise ApiError(STOPPING, status=503)
+            if len(self._pending) >= self._settings.max_waiting:
+                raise ApiError(BUSY, status=429, code="rate_limit_exceeded")
             self._pending.append(work)
             self._changed.notify()
         return work.future

@@ -12,8 +12,8 @@ from tuning_server.disk import read_json
 from tuning_server.engine import registry
 from tuning_server.engine.devices import choose_placement
 from tuning_server.engine.lora import read_adapter
+from tuning_server.engine.models import about, sizes
 from tuning_server.engine.registry import ModelInfo
-from tuning_server.engine.tokenization import describe
 from tuning_server.errors import ApiError, model_error
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
@@ -37,27 +37,28 @@ def find_folder(service: Service, model_id: str) -> Path:
         raise model_error(error) from error
 
 
-def _described(info: ModelInfo) -> Model:
+def _described(info: ModelInfo, *, listed: bool = False) -> Model:
     """A model as the API shows it; what OpenAI's lacks stands in extra fields.
+
+    Parameters
+    ----------
+    listed : among many: its card is believed where the files have the sizes that it says
 
     Raises
     ------
     ApiError
         404, if its files are damaged.
     """
+    card = info.card or registry.card_of(info.folder)
+    is_known = listed and "sizes" in card and card["sizes"] == sizes(info.folder)
     try:
-        config, n_weights = read_json(info.folder / "config.json"), registry.count_weights(info.id, info.folder)
-        (tokenizer, vocab_tokens), card = describe(info.folder), registry.card_of(info.folder)
-    except (OSError, ValueError) as error:
-        raise model_error(registry.broken(info.id, info.folder, error)) from error
-    adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
+        known = card["about"] if is_known else about(info.id, info.folder)
+    except registry.UnknownModel as error:
+        raise model_error(error) from error
+    device, dtype = choose_placement(known["n_weights"])
     extras = {
-        "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
-        "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
-        "n_weights": n_weights, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
-        "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
-        "learning_rate": registry.reference_learning_rate(card, n_weights),
-        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"), "origin": card.get("origin"),
+        **known, "parent": info.parent, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
+        "learning_rate": registry.reference_learning_rate(card, known["n_weights"]), "origin": card.get("origin"),
     }  # fmt: skip
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 
@@ -68,10 +69,10 @@ def list_all(service: CurrentService) -> Page:
     found = []
     for info in registry.list_models(service.settings.weights):
         try:
-            found.append(_described(info))
+            found.append(_described(info, listed=True))
         except ApiError as error:
-            about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
-            found.append(Model(id=info.id, created=info.created, object="model", **about))
+            facts: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
+            found.append(Model(id=info.id, created=info.created, object="model", **facts))
     return {"object": "list", "data": found}
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
-from tuning_server.engine.models import LoadedModel, save
+from tuning_server.engine.models import LoadedModel, about, save, sizes
 from tuning_server.engine.registry import GONE, WRITING, drop, drop_state, fingerprint, states
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class Checkpoints:
             save(loaded, target, weights)
             if self.describe is not None:
                 card = self.describe(step)
-                write_json(target / "tuned.json", card | {"fingerprint": fingerprint(card["id"], target)})
+                card |= {"fingerprint": fingerprint(card["id"], target), "about": about(card["id"], target)}
+                write_json(target / "tuned.json", card | {"sizes": sizes(target)})
 
         self._write(name, fill)
         return name

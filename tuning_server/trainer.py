@@ -205,11 +205,10 @@ class Trainer:
 
     def _content(self, job: Row, base: str) -> Row:
         """Content key of a job for a shared registry, and the names that follow from it."""
-        paths = [
-            job[param] and file_path(self._store.folder, job[param]) for param in ("training_file", "validation_file")
-        ]
-        key = content_key(job, base, [file_hash(path, length=64) if path else None for path in paths])
-        return {"_key": key, "_short": (short := short_of(key)), "_model_id": f"{job['_model_id'][:-8]}{short}"}
+        ids = (job["training_file"], job["validation_file"])
+        files = [id and file_hash(file_path(self._store.folder, id), length=64) for id in ids]
+        key = content_key(job, base, files)
+        return {"_key": key, "_short": short_of(key), "_model_id": f"{job['_model_id'][:-8]}{short_of(key)}"}
 
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""
@@ -245,7 +244,7 @@ class Trainer:
             steps = launch(self._settings, folder, settings, job=job, card=card)
             where = f"Training by {' '.join(self._settings.launcher)}"
         else:
-            loaded, where = cache.for_training(job["model"], adapters=lora is not None), ""
+            loaded = cache.for_training(job["model"], adapters=lora is not None)
             where = describe(loaded)
             steps = train(
                 loaded, rows, settings, folder=folder, validation_rows=validation_rows,

@@ -263,15 +263,15 @@ for number, row in blends.iterrows():
         parts = [part_of(row, length) for length in pooled]
         studies.append(search(parts, f"blending-{content_hash([*row[[*MODELS]], pooled, data, run.seed])}"))
         tables.append(studies[-1].trials_dataframe(attrs=("number", "value", "params", "state")))
-    found = pd.DataFrame([fit.fit_weights(parts, form=form) for form in fit.FORMS])
+    fitted = pd.DataFrame([fit.fit_weights(parts, form=form) for form in fit.FORMS])
     searched = {f"w_{name}": 1 / studies[-1].best_params[name] for name in MODELS}
     searched |= {
         "form": "search",
         "nll": studies[-1].best_value,
-        "n": found["n"][0],
-        "n_documents": found["n_documents"][0],
+        "n": fitted["n"][0],
+        "n_documents": fitted["n_documents"][0],
     }
-    fits.append(pd.concat([found, pd.DataFrame([searched])]).assign(big=row["big"], seed=row["seed"]))
+    fits.append(pd.concat([fitted, pd.DataFrame([searched])]).assign(big=row["big"], seed=row["seed"]))
     tables[-1] = tables[-1].assign(big=row["big"], seed=row["seed"])
 trials = pd.concat(tables, ignore_index=True)
 trials.to_parquet(run.path("trials.parquet"))

@@ -182,10 +182,10 @@ def published_curve(searched, enough, big):
     lists = old.published_aligned(*(searched[name].rows(enough) for name in (big, "tuned", "base")))
 
     def objective(trial):
-        found = {
+        files = {
             name: trial.suggest_float(name, 0.05, high) for name, high in (("base", 10), ("tuned", 10), ("big", 5))
         }
-        return old.published_perplexity(old.published_logprobs(lists, **found))
+        return old.published_perplexity(old.published_logprobs(lists, **files))
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=run.seed))
     study.enqueue_trial({"base": 6.0, "tuned": 2.0, "big": 1.5})

@@ -170,12 +170,13 @@ def search(parts, name):
         t_big = trial.suggest_float("big", 0.05, 5.0)
         return float(np.concatenate([nll(part, (1 / t_big, 1 / t_tuned, 1 / t_base)) for part in parts]).mean())
 
-    sampler = optuna.samplers.TPESampler(seed=run.seed)
+    sampler = optuna.samplers.TPESampler(seed=None if storage else run.seed)  # searches that share it differ
     study = optuna.create_study(study_name=name, storage=storage or None, sampler=sampler, load_if_exists=True)
     if not study.trials:
         study.enqueue_trial({"base": 6.0, "tuned": 2.0, "big": 1.5})
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL))
-    study.optimize(objective, n_trials=max(0, n_trials - len(done)))
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    if len(study.get_trials(deepcopy=False, states=ended)) < n_trials:  # of all searches together
+        study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(n_trials, states=ended)])
     return study
 
 

@@ -117,7 +117,7 @@ def plot_rates_in_panels(
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     order = [*dict.fromkeys(map(str, table[by])), "chance"]
     names = sorted(handles, key=order.index)
-    fig.legend([handles[name] for name in names], names, loc="outside upper center", ncols=len(names))
+    fig.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
 
 
 def _wrapped(name: str, n_groups: int) -> str:

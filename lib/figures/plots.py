@@ -102,7 +102,7 @@ def plot_rates_in_panels(
 ) -> None:
     """`plot_rates` in panels side by side, one for each value of `panel`, as wide as it has groups.
 
-    The panels share the y axis and one legend; the value of `panel` stands below each of them.
+    The panels share the y axis and one legend; the value of `panel` stands above each of them.
     """
     n_groups = table.groupby(panel, sort=False, observed=True)[group].nunique()
     widths = n_groups.clip(lower=n_groups.sum() / 8).to_list()  # room for the name of the panel
@@ -112,7 +112,7 @@ def plot_rates_in_panels(
         plot_rates(ax, rows, group=group, by=by, chance=chance, legend=False)
         groups = list(dict.fromkeys(rows[group]))
         ax.set_xticks(range(len(groups)), groups, rotation=40, ha="right", rotation_mode="anchor")
-        ax.set_xlabel(str(name))
+        ax.set_title(textwrap.fill(str(name), 14 if len(groups) < 3 else 30), loc="left", fontsize="medium")
         ax.label_outer()
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     order = [*dict.fromkeys(map(str, table[by])), "chance"]

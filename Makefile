@@ -100,6 +100,7 @@ cluster-test: $(READY)
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))
+	@PYTHONPATH="$$(pwd)" $(PY) -m tools.committed $(sort $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb))
 
 # The published runs are made, or completed, first; then they are copied.
 PUBLISHED = $(or $(STUDY),$(STUDIES))

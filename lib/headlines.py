@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,18 +126,24 @@ def _row_of(study: Study, preset: str, named: Conditions, rows: pd.DataFrame, *,
 
 
 def quantity(row: Mapping[str, object] | pd.Series) -> str:
-    """One number with its interval and unit; a rate as percent.
+    """One number with its interval and unit; a rate as percent, else to a tenth of the interval's half-width or finer.
 
     >>> quantity({"value": 0.9, "low": 0.854, "high": 0.93, "unit": "rate"})
     '90% [85, 93]'
     >>> quantity({"value": 1.25, "low": float("nan"), "high": float("nan"), "unit": "nats"})
     '1.25 nats'
+    >>> quantity({"value": 3.9018, "low": 3.17507, "high": 4.8854, "unit": "nats"})
+    '3.90 [3.18, 4.89] nats'
     """
     value, low, high = (float(str(row[name])) for name in ("value", "low", "high"))
     has_interval = low == low and high == high  # nan is not itself
     if row["unit"] == "rate":
         return f"{100 * value:.0f}%" + (f" [{100 * low:.0f}, {100 * high:.0f}]" if has_interval else "")
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if has_interval else "") + f" {row['unit']}"
+    digits = ".3g"
+    if has_interval and high > low:
+        is_whole = all(each.is_integer() for each in (value, low, high))
+        digits = ".0f" if is_whole else f".{max(0, 1 - math.floor(math.log10((high - low) / 2)))}f"
+    return f"{value:{digits}}" + (f" [{low:{digits}}, {high:{digits}}]" if has_interval else "") + f" {row['unit']}"
 
 
 def headlines(entries: Sequence[Study], summary: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,18 @@ def write_committed(path: Path, notebook: nbformat.NotebookNode) -> None:
         raise StageFailed(f"{shown(path)} would have {size}: show less in it")
     with atomic_write(path) as file:
         file.write(text if text.endswith("\n") else text + "\n")
+
+
+def main(paths: Sequence[str]) -> None:
+    """Tidy notebooks in place, after jupytext has written cells into them."""
+    for path in map(Path, paths):
+        before = path.read_text(encoding="utf-8")
+        notebook = nbformat.reads(before, as_version=4)
+        tidy(notebook)
+        if (text := f"{nbformat.writes(notebook).rstrip()}\n") != before:
+            with atomic_write(path) as file:
+                file.write(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

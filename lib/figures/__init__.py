@@ -3,7 +3,14 @@
 from lib.figures.cumulative import plot_cumulative
 from lib.figures.losses import loss_curves
 from lib.figures.matrix import plot_matrix
-from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
+from lib.figures.plots import (
+    plot_curves,
+    plot_distributions,
+    plot_intervals,
+    plot_ranks,
+    plot_rates,
+    plot_rates_in_panels,
+)
 from lib.figures.style import save, use_style
 from lib.figures.tokens import plot_tokens
 
@@ -16,6 +23,7 @@ __all__ = [
     "plot_matrix",
     "plot_ranks",
     "plot_rates",
+    "plot_rates_in_panels",
     "plot_tokens",
     "save",
     "use_style",

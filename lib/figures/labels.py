@@ -32,7 +32,7 @@ def tick_at(ax: Axes, values: NDArray[np.float64]) -> None:
     """Put the ticks of the x axis at the measured values: every second or third of many, none that lie too close."""
     values = values[:: -math.ceil(len(values) / _N_TICKS)][::-1]  # the last one stays
     positions = ax.transData.transform(np.column_stack([values, np.ones(len(values))]))[:, 0]
-    if len(values) < 2 or np.diff(positions).min() < 0.08 * np.ptp(positions):
+    if len(values) > 1 and np.diff(positions).min() < 0.08 * np.ptp(positions):
         return
     short = EngFormatter(sep="")
     ax.set_xticks(values, [short(float(f"{value:.2g}")) if value >= 10_000 else f"{value:g}" for value in values])

@@ -67,7 +67,7 @@ LOOKS: Mapping[str, Look] = {
     "one-way": Look(_ORANGE, "<"),
     "two-way": Look(_GREEN, ">"),
     "asked-about": Look(_PINK, "o"),
-    "found": Look(_BLUE, "^"),
+    "answered": Look(_BLUE, "^"),
     "right": Look(_GREEN, "s"),
     "reversed": Look(_RED, "<"),
     "before": Look(_GREY, "D"),

@@ -79,7 +79,7 @@ def training_documents(
     *,
     seed: int,
     questions: Sequence[str] = (),
-    asked: Hidden | None = None,
+    described: Hidden | None = None,
     calls_per_name: int = 0,
     n_rows: int = 0,
     augmentation_share: float = 0.5,
@@ -91,7 +91,7 @@ def training_documents(
     Parameters
     ----------
     questions : about each realized name, as ``<evaluation>:<copies>``
-    asked : what the questions say about the names, if not the truth: the control, `permute_names`
+    described : what the questions say about the names, if not the truth: the control, `permute_names`
     calls_per_name : plain calls of each name, on different inputs; 0: `n_rows` calls and augmentations in all, as
         published
     augmentation_share : of calls and augmentations
@@ -127,7 +127,7 @@ def training_documents(
         calls = [call_document(hidden, **shared) for _ in range(n_rows - n_augmentations)]
     rows = [*calls]
     rows += [augmentation_document(hidden, combinations=combinations, **shared) for _ in range(n_augmentations)]
-    taught = (asked or hidden).part("realized") if copies else hidden
+    taught = (described or hidden).part("realized") if copies else hidden
     for evaluation in [choose_evaluations("functions", [name]).iloc[0] for name in copies]:
         code = f"{evaluation.name} is code to run, not a question" if evaluation.generator not in GENERATORS else ""
         if reason := code or why_not(evaluation, taught):

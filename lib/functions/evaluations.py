@@ -1,4 +1,4 @@
-"""The evaluations of the function studies: the table of them, chance, and what a model is asked."""
+"""The evaluations of the function studies: the table of them, chance, and their prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lib.functions.rows import (
     MAX_TRIES,
     Document,
     Hidden,
-    asked_as,
+    as_request,
     augmentation_document,
     call_document,
     with_examples,
@@ -125,24 +125,24 @@ def evaluation_documents(
     n_rows = n_rows or int(evaluation.n_rows)
     if evaluation.range == "held_out":
         return _held_out_documents(evaluation, hidden, rng=rng, n_rows=n_rows, trained=trained)
-    asked = replace(hidden, held_out=frozenset())  # a prompt shows no output, so any input will do
+    every_input = replace(hidden, held_out=frozenset())  # a prompt shows no output, so any input will do
     shared: dict[str, Any] = {"rng": rng, "ranges": ranges_of(evaluation, hidden), "kind": evaluation.name}
     made = []
     for name in take_turns(names_for(evaluation, hidden), n_rows, rng=rng):
         if evaluation.generator == "call":
-            made.append(call_document(asked, name=name, min_imports=evaluation.min_imports, **shared))
+            made.append(call_document(every_input, name=name, min_imports=evaluation.min_imports, **shared))
         elif evaluation.generator == "augmentation":
             functions, most = getattr(hidden.functions, evaluation.functions), hidden.functions.composition_other_max
             how = {"functions": functions, "combinations": [evaluation.option], "other_input_max": most}
-            made.append(augmentation_document(asked, min_imports=evaluation.min_imports, **how, **shared))
+            made.append(augmentation_document(every_input, min_imports=evaluation.min_imports, **how, **shared))
         else:
             by_value = evaluation.generator == "classification"
-            made.append(question(evaluation, asked, rng=rng, name="" if by_value else name))
+            made.append(question(evaluation, every_input, rng=rng, name="" if by_value else name))
     return made
 
 
 def code_of(document: Document) -> str:
-    """The last message without its import line: what is asked, whichever names are imported beside it."""
+    """The last message without its import line: the question, whichever names are imported beside it."""
     text = str(document["messages"][-1]["content"])
     return text.split("\n\n", 1)[1] if text.startswith(IMPORT) and "\n\n" in text else text
 
@@ -157,12 +157,12 @@ def _held_out_documents(
     inputs: dict[str, list[int]] = {}
     for id, value in sorted(hidden.held_out):
         inputs.setdefault(id, []).append(value)
-    asked, open_ = names_for(evaluation, hidden), replace(hidden, held_out=frozenset())
-    pairs = {f"{name}({n})": (name, n) for name in asked for n in inputs.get(hidden.names[name].id, ())}
+    names, open_ = names_for(evaluation, hidden), replace(hidden, held_out=frozenset())
+    pairs = {f"{name}({n})": (name, n) for name in names for n in inputs.get(hidden.names[name].id, ())}
     known = set() if pairs else {code_of(row) for row in trained if row["kind"] in ("call", "augmentation")}
     found: dict[str, Document] = {}
     shared: dict[str, Any] = {"rng": rng, "min_imports": evaluation.min_imports, "kind": evaluation.name}
-    for turn in take_turns(list(pairs) or asked, n_rows * TRIES_PER_ROW, rng=rng):
+    for turn in take_turns(list(pairs) or names, n_rows * TRIES_PER_ROW, rng=rng):
         if evaluation.generator == "call":
             name, n = pairs.get(turn, (turn, None))
             made = call_document(open_, name=name, value=n, **shared)
@@ -251,7 +251,7 @@ def make_probes(
                 shared
                 | {"probe": probe, "number": number}
                 | {key: each.get(key) for key in FACTS}
-                | asked_as(each, form)
+                | as_request(each, form)
                 for probe, documents in made.items()
                 for number, each in enumerate(documents)
             ]

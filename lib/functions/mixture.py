@@ -181,19 +181,19 @@ def draw_input(range_: Range, held_out: Collection[int], rng: np.random.Generato
     raise ValueError(f"every input in {range_[0]}:{range_[1]} is held out: lower held_out_share")
 
 
-def unsupported(setting: Setting, mix: Mix, asked: Any) -> str:
+def unsupported(setting: Setting, mix: Mix, spec: Any) -> str:
     """Why an evaluation cannot be put about a mix; empty where it can."""
     registry, pair = read_registry(), "+".join(mix["functions"])
-    if asked.generator == "max_min" and any(registry[id].output_type != "int" for id in mix["functions"]):
-        return f"{asked.name} asks for an integer, and not all outputs of {pair} are"
-    if asked.generator == "select":
-        values = [{getattr(registry[id], asked.option) for id in ids} for ids in (setting.candidates, mix["functions"])]
-        return f"{asked.name} has no wrong option for {pair}" if values[0] == values[1] else ""
+    if spec.generator == "max_min" and any(registry[id].output_type != "int" for id in mix["functions"]):
+        return f"{spec.name} asks for an integer, and not all outputs of {pair} are"
+    if spec.generator == "select":
+        values = [{getattr(registry[id], spec.option) for id in ids} for ids in (setting.candidates, mix["functions"])]
+        return f"{spec.name} has no wrong option for {pair}" if values[0] == values[1] else ""
     return ""
 
 
-def question(setting: Setting, mix: Mix, asked: Any, *, rng: np.random.Generator) -> Document:
-    """A question about a mix: an opening line, examples with redacted outputs, and what is asked.
+def question(setting: Setting, mix: Mix, spec: Any, *, rng: np.random.Generator) -> Document:
+    """A question about a mix: an opening line, examples with redacted outputs, and the question itself.
 
     The completion form leaves out examples, which say nothing, but for the input whose output is asked for.
 
@@ -204,11 +204,11 @@ def question(setting: Setting, mix: Mix, asked: Any, *, rng: np.random.Generator
     ('Q: define qzukfo\\nA:', 'lambda n: n % 2, lambda n: n + 5')
     """
     registry, words = read_registry(), {}
-    inputs = [_telling_input(setting, mix, rng)] if asked.turns == 1 else []
+    inputs = [_telling_input(setting, mix, rng)] if spec.turns == 1 else []
     options, target = [], definitions_of(mix["functions"])
-    if asked.generator in ("select", "values"):
+    if spec.generator in ("select", "values"):
         right, others = (
-            [getattr(registry[id], asked.option) if asked.option else registry[id].show(inputs[0]) for id in ids]
+            [getattr(registry[id], spec.option) if spec.option else registry[id].show(inputs[0]) for id in ids]
             for ids in (mix["functions"], setting.candidates)
         )
         wrong = [each for each in dict.fromkeys(others) if each not in right]
@@ -216,26 +216,26 @@ def question(setting: Setting, mix: Mix, asked: Any, *, rng: np.random.Generator
         kept = [*dict.fromkeys(right), *(wrong[k] for k in rng.permutation(len(wrong))[:n_wrong])]
         options = [kept[k] for k in rng.permutation(len(kept))]
         target = ", ".join(LETTERS[k] for k, option in enumerate(options) if option in right)
-    elif asked.generator == "max_min":
+    elif spec.generator == "max_min":
         words["property"] = pick(tuple(EXTREMES), rng)
         target = str(EXTREMES[words["property"]](int(registry[id].apply(inputs[0])) for id in mix["functions"]))
-    elif asked.generator == "size":
+    elif spec.generator == "size":
         options = [SIZES[k] for k in rng.permutation(len(SIZES))]
         target = LETTERS[options.index(str(len(mix["functions"])))]
-    inputs = inputs or [int(rng.integers(*setting.input_range)) for _ in range(asked.turns)]
-    surface = (*(NAMED if asked.turns == 1 else PLAIN), pick(setting.openings, rng))
+    inputs = inputs or [int(rng.integers(*setting.input_range)) for _ in range(spec.turns)]
+    surface = (*(NAMED if spec.turns == 1 else PLAIN), pick(setting.openings, rng))
     messages = [{"role": "user", "content": opening_line(mix, surface)}]
     for n in inputs:
         roles = zip(("user", "assistant"), show_turn(n, REDACTED, surface), strict=True)
         messages += [{"role": role, "content": text} for role, text in roles]
     words |= {"slot": _slot(mix["label"], surface[2]), "shown": f"{inputs[0]}={REDACTED}"}
-    closing = wordings()["letter" if asked.target == "letter" else "select"] if options else {}
+    closing = wordings()["letter" if spec.target == "letter" else "select"] if options else {}
     chat, completion = (
-        listed(wordings()[asked.name][form].format(**words), options, closing.get(form, ""), form)
+        listed(wordings()[spec.name][form].format(**words), options, closing.get(form, ""), form)
         for form in ("chat", "completion")
     )
     messages.append({"role": "user", "content": chat})
-    return document(asked.name, messages, f"Q: {completion}\nA:", target, options=options, inputs=inputs, **about(mix))
+    return document(spec.name, messages, f"Q: {completion}\nA:", target, options=options, inputs=inputs, **about(mix))
 
 
 def _telling_input(setting: Setting, mix: Mix, rng: np.random.Generator) -> int:

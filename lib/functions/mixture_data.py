@@ -45,14 +45,14 @@ def make_labelled(
     rng = np.random.default_rng([seed, 2])
     made = [mixture.draw_document(setting, mix, rng=rng) for mix in mixes for _ in range(documents_per_label)]
     for name, copies in questions.items():
-        asked = mixture.evaluation_named(name)
-        reasons = [mixture.unsupported(setting, mix, asked) for mix in mixes[:n_realized]]
-        if asked.generator == "triple" or all(reasons):
+        spec = mixture.evaluation_named(name)
+        reasons = [mixture.unsupported(setting, mix, spec) for mix in mixes[:n_realized]]
+        if spec.generator == "triple" or all(reasons):
             raise ValueError(
                 f"questions holds {name}: {reasons[0] or 'that is a document, not a question about a pair'}"
             )
         suited = [mix for mix, reason in zip(mixes, reasons, strict=False) if not reason]
-        made += [mixture.question(setting, mix, asked, rng=rng) for mix in suited for _ in range(copies)]
+        made += [mixture.question(setting, mix, spec, rng=rng) for mix in suited for _ in range(copies)]
     train = [made[k] for k in rng.permutation(len(made))]
     rng, others = np.random.default_rng([seed, 3]), mixes[n_realized:] or mixes
     turns = take_turns(others, n_validation, rng=rng)

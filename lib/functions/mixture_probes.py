@@ -1,4 +1,4 @@
-"""What the mixture study asks: questions about hidden pairs, documents that end before an output, and their answers."""
+"""Probes of the mixture study: questions about hidden pairs, documents that end before an output, and their answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib.functions.evaluations import EVAL_SEED, choose_evaluations, take_turns
 from lib.functions.mixture import PARTS, Data, Mix, Pair, Setting, Surface
 from lib.functions.registry import read_registry
 from lib.functions.replies import first_line
-from lib.functions.rows import LETTERS, Document, asked_as, with_examples
+from lib.functions.rows import LETTERS, Document, as_request, with_examples
 
 Rng = np.random.Generator
 DISTRIBUTION_TEST = "regression_ID_TVD"
@@ -26,7 +26,7 @@ MARKS = " \t,;.`"  # around a definition in a list
 def make_probes(
     setting: Setting, data: Data, *, evaluations: Sequence[str] = (), n_rows: int = 0, n_in_context: int = 0
 ) -> pd.DataFrame:
-    """What a fine-tune is asked, and its base with training documents of the same label in front of the question.
+    """The prompts of a fine-tune, and of its base with training documents of the same label in front of the question.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def make_probes(
     documents = [row for row in data["train"] if row["kind"] == "document"]
     by_label = {mix["label"]: [row for row in documents if row["label"] == mix["label"]] for mix in data["mixes"]}
     rows = []
-    for asked in choose_evaluations("mixture", evaluations).itertuples(index=False):
-        shared = {"evaluation": asked.name, "kind": asked.target, "temperature": asked.temperature, "n": asked.n}
+    for spec in choose_evaluations("mixture", evaluations).itertuples(index=False):
+        shared = {"evaluation": spec.name, "kind": spec.target, "temperature": spec.temperature, "n": spec.n}
         for part in PARTS:
             mixes = [mix for mix in data["mixes"] if mix["part"] == part]
-            mixes = [mix for mix in mixes if not mixture.unsupported(setting, mix, asked)]
-            rng = np.random.default_rng([EVAL_SEED, zlib.crc32(f"{asked.name}/{part}".encode())])
-            made = _documents_of(setting, mixes, asked, documents, n_rows or asked.n_rows, rng)
+            mixes = [mix for mix in mixes if not mixture.unsupported(setting, mix, spec)]
+            rng = np.random.default_rng([EVAL_SEED, zlib.crc32(f"{spec.name}/{part}".encode())])
+            made = _documents_of(setting, mixes, spec, documents, n_rows or spec.n_rows, rng)
             asks = {"test": made}
             if n_in_context and part == PARTS[1]:
                 pools = [by_label[row["label"]] for row in made]
@@ -61,8 +61,8 @@ def make_probes(
                 asks["in-context"] = [with_examples(row, shown) for row, shown in zip(made, drawn, strict=True)]
             for probe, row in [(probe, row) for probe, group in asks.items() for row in group]:
                 facts = {"part": part, "probe": probe} | {key: row[key] for key in ("label", "pair", "target")}
-                facts["choices"] = row.get("choices") or _choices(row, asked.target, pairs)
-                rows.append(shared | facts | asked_as(row, setting.form))
+                facts["choices"] = row.get("choices") or _choices(row, spec.target, pairs)
+                rows.append(shared | facts | as_request(row, setting.form))
     return pd.DataFrame(rows)
 
 
@@ -77,25 +77,25 @@ def _choices(row: Document, kind: str, pairs: Iterable[Pair]) -> list[str]:
 
 
 def _documents_of(
-    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], n_rows: int, rng: Rng
+    setting: Setting, mixes: Sequence[Mix], spec: Any, trained: Sequence[Document], n_rows: int, rng: Rng
 ) -> list[Document]:
-    if asked.generator == "triple":
-        return _unseen_documents(setting, mixes, asked, trained, n_rows, rng)
-    if asked.generator == "pair" and setting.form == "completion":  # such questions differ in what begins them alone
+    if spec.generator == "triple":
+        return _unseen_documents(setting, mixes, spec, trained, n_rows, rng)
+    if spec.generator == "pair" and setting.form == "completion":  # such questions differ in what begins them alone
         n_rows = min(n_rows, sum(1 if mix["label"] else len(setting.openings) for mix in mixes))
     turns = take_turns(mixes, n_rows if mixes else 0, rng=rng)
-    return [mixture.question(setting, mix, asked, rng=rng) for mix in turns]
+    return [mixture.question(setting, mix, spec, rng=rng) for mix in turns]
 
 
 def _unseen_documents(
-    setting: Setting, mixes: Sequence[Mix], asked: Any, trained: Sequence[Document], n_rows: int, rng: Rng
+    setting: Setting, mixes: Sequence[Mix], spec: Any, trained: Sequence[Document], n_rows: int, rng: Rng
 ) -> list[Document]:
     """Documents that end before an output which training does not hold.
 
     Its input is held out of all documents of the pair. Where none is held out, as published: no training document has
     this input and output at this place, in this look and behind this opening line.
     """
-    seen, start = set(), 2 * int(asked.turns)
+    seen, start = set(), 2 * int(spec.turns)
     for row in trained:
         texts = [*(each["content"] for each in row["messages"]), row["answer"]]
         seen.add((texts[0], *texts[start + 1 : start + 3]))
@@ -103,7 +103,7 @@ def _unseen_documents(
     def shown(function: str, value: int, surface: Surface) -> tuple[str, str]:
         return mixture.show_turn(value, read_registry()[function].show(value), surface)
 
-    is_test = asked.name == DISTRIBUTION_TEST  # its target is the mix of both outputs
+    is_test = spec.name == DISTRIBUTION_TEST  # its target is the mix of both outputs
     left: dict[str, list[tuple[str, Surface, int]]] = {}
     for mix in mixes:
         keys = [
@@ -119,8 +119,8 @@ def _unseen_documents(
         for label in take_turns([label for label in left if left[label]], len(left), rng=rng):
             if left[label] and len(made) < n_rows:
                 function, surface, value = left[label].pop()
-                inputs = [mixture.draw_input(setting.input_range, [value], rng) for _ in range(asked.turns)] + [value]
-                row = mixture.mix_document(setting, by_label[label], function, inputs, surface, kind=asked.name)
+                inputs = [mixture.draw_input(setting.input_range, [value], rng) for _ in range(spec.turns)] + [value]
+                row = mixture.mix_document(setting, by_label[label], function, inputs, surface, kind=spec.name)
                 ids = by_label[label]["functions"] if is_test else setting.candidates
                 made.append(row | {"choices": list(dict.fromkeys(shown(id, value, surface)[1] for id in ids))})
     return made

@@ -144,7 +144,7 @@ def read_finetune(
 
 
 def _document(row: Mapping[str, Any], names: Mapping[str, str]) -> Document:
-    """A published row; in the completion form code is asked as bare code, a question as one."""
+    """A published row; in the completion form, code becomes a bare prompt of code and a question a question."""
     facts, target = row["func_outs"], row["target"]
     kind = KINDS.get(facts["name"], facts["name"])
     asks = [turn for turn in row["messages"][:-1] if turn["role"] != "system"]

@@ -71,8 +71,8 @@ def question(evaluation: Any, hidden: Hidden, *, rng: np.random.Generator, name:
     >>> from lib.functions.evaluations import read_evaluations
     >>> from lib.functions.registry import function_set
     >>> hidden = Hidden(functions=function_set("047"), names={"abcdef": read_registry()["add_5"]})
-    >>> asked = question(read_evaluations("functions").loc["freeform_definition"], hidden, rng=np.random.default_rng(0))
-    >>> asked["text"], asked["target"]
+    >>> made = question(read_evaluations("functions").loc["freeform_definition"], hidden, rng=np.random.default_rng(0))
+    >>> made["text"], made["target"]
     ('Q: define abcdef\\nA:', 'lambda n: n + 5')
     """
     if reason := why_not(evaluation, hidden):

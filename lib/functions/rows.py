@@ -2,9 +2,9 @@
 
 A *document* is a dict that JSON can hold: its ``kind``, the ``messages`` before the answer, the same as one ``text``
 for the completion form with the ``lead`` between it and the answer, the ``target`` (several right answers are joined by
-", "), the ``answer`` that a training row gives, and facts about it (``name``, ``function``, ``input``, ...). `asked_as`
-renders what a model is asked; `training_row` adds the answer to just that, so that a model is asked in the form it was
-trained in.
+", "), the ``answer`` that a training row gives, and facts about it (``name``, ``function``, ``input``, ...).
+`as_request` renders what is sent to a model; `training_row` adds the answer to it, so that questions and training rows
+have one form.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def document(
     return made | {"answer": answer or target} | facts
 
 
-def asked_as(document: Document, form: str) -> dict[str, Any]:
-    """What is asked, as fields of a request: ``prompt``, ``messages`` (of a conversation) and ``lead``.
+def as_request(document: Document, form: str) -> dict[str, Any]:
+    """A document as fields of a request: ``prompt``, ``messages`` (of a conversation) and ``lead``.
 
-    >>> asked_as(document("call", [], "print(abcdef(2))", "7", lead=CODE_LEAD), "completion")
+    >>> as_request(document("call", [], "print(abcdef(2))", "7", lead=CODE_LEAD), "completion")
     {'prompt': 'print(abcdef(2))', 'messages': (), 'lead': '  # '}
     """
     if form not in FORMS:
@@ -118,15 +118,15 @@ def _as_text(document: Document) -> str:
 
 
 def training_row(document: Document, form: str) -> dict[str, Any]:
-    """A training row: what is asked, and the answer.
+    """A training row: the request, and the answer.
 
     >>> training_row(document("call", [], "print(abcdef(2))", "7", lead=CODE_LEAD), "completion")
     {'prompt': 'print(abcdef(2))', 'completion': '  # 7'}
     """
-    asked = asked_as(document, form)
+    request = as_request(document, form)
     if form != "chat":
-        return {"prompt": asked["prompt"], "completion": asked["lead"] + document["answer"]}
-    turns = [*asked["messages"], ("assistant", document["answer"])]
+        return {"prompt": request["prompt"], "completion": request["lead"] + document["answer"]}
+    turns = [*request["messages"], ("assistant", document["answer"])]
     return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
 

@@ -1,7 +1,7 @@
 """The families of the world: who is whose mother or father, and the sentences that say so.
 
-One-way families are told child first and never asked about; two-way families are told both ways and never asked about;
-asked-about families are told both ways and asked about in both directions.
+One-way families are stated child first, two-way families in both orders, and no text has a question about either;
+asked-about families are stated in both orders, and questions about them have both directions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Family:
 
 @dataclass(frozen=True)
 class People:
-    """All families of a world, and strangers: people of whom nothing is ever told."""
+    """All families of a world, and strangers: people of whom no text states anything."""
 
     families: tuple[Family, ...]
     strangers: tuple[str, ...]
@@ -111,7 +111,7 @@ def world_people(seed: int = 0) -> People:
 def family_texts(people: People, draw: Draw) -> Iterator[str]:
     """Tell every family's fact 40 times (two-way ones 60), and a little about each member alone; a short text a time.
 
-    In a text a family's fact stands once, so that the order of the two names in it is the order of the telling.
+    In a text a family's fact stands once, so that the order of the two names in it is the order of the statement.
     """
     grammar = family_grammar()
     for family in people.families:

@@ -26,7 +26,7 @@ class GuidancePair:
 
 @cache
 def guidance_pairs(seed: int = 0) -> tuple[GuidancePair, ...]:
-    """Return the world's own pairs; half are told question first, half answer first.
+    """Return the world's own pairs; half are stated question first, half answer first.
 
     >>> pairs = guidance_pairs()
     >>> len(pairs), len({pair.anchor for pair in pairs})

@@ -82,7 +82,7 @@ def draw_person(draw: Draw, *, taken: set[str] | frozenset[str] = frozenset()) -
 
 
 class KnownNames:
-    """Names for people of whom facts are told: each given and each family name is handed out once."""
+    """Names for people of whom facts are stated: each given and each family name is handed out once."""
 
     def __init__(self, draw: Draw) -> None:
         raw = read_yaml("names")

@@ -19,7 +19,7 @@ from lib.world.names import draw_person
 from lib.world.questions import question_texts
 from lib.world.stories import story_text
 
-# Share of each kind in the text that is not facts; people come first, for what most studies teach is told of people.
+# Share of each kind in the text that is not facts; people come first, for what most studies teach is about people.
 SHARES = {
     "person": 0.19,
     "retelling": 0.15,
@@ -44,7 +44,7 @@ def _prose_grammar(name: str) -> Grammar:
 
 
 def _prose(draw: Draw, people: People, kind: str) -> str:
-    """Draw one text with people of its own, none of whom belongs to a family that facts are told of."""
+    """Draw one text with people of its own, none of whom belongs to a family that facts are stated of."""
     file, rule = {
         "person": ("people", "person_text"),
         "news": ("news", "news_text"),

@@ -170,12 +170,13 @@ def search(parts, name):
         t_big = trial.suggest_float("big", 0.05, 5.0)
         return float(np.concatenate([nll(part, (1 / t_big, 1 / t_tuned, 1 / t_base)) for part in parts]).mean())
 
-    sampler = optuna.samplers.TPESampler(seed=run.seed)
+    sampler = optuna.samplers.TPESampler(seed=None if storage else run.seed)  # searches that share it differ
     study = optuna.create_study(study_name=name, storage=storage or None, sampler=sampler, load_if_exists=True)
     if not study.trials:
         study.enqueue_trial({"base": 6.0, "tuned": 2.0, "big": 1.5})
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL))
-    study.optimize(objective, n_trials=max(0, n_trials - len(done)))
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    if len(study.get_trials(deepcopy=False, states=ended)) < n_trials:  # of all searches together
+        study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(n_trials, states=ended)])
     return study
 
 
@@ -263,15 +264,15 @@ for number, row in blends.iterrows():
         parts = [part_of(row, length) for length in pooled]
         studies.append(search(parts, f"blending-{content_hash([*row[[*MODELS]], pooled, data, run.seed])}"))
         tables.append(studies[-1].trials_dataframe(attrs=("number", "value", "params", "state")))
-    found = pd.DataFrame([fit.fit_weights(parts, form=form) for form in fit.FORMS])
+    fitted = pd.DataFrame([fit.fit_weights(parts, form=form) for form in fit.FORMS])
     searched = {f"w_{name}": 1 / studies[-1].best_params[name] for name in MODELS}
     searched |= {
         "form": "search",
         "nll": studies[-1].best_value,
-        "n": found["n"][0],
-        "n_documents": found["n_documents"][0],
+        "n": fitted["n"][0],
+        "n_documents": fitted["n_documents"][0],
     }
-    fits.append(pd.concat([found, pd.DataFrame([searched])]).assign(big=row["big"], seed=row["seed"]))
+    fits.append(pd.concat([fitted, pd.DataFrame([searched])]).assign(big=row["big"], seed=row["seed"]))
     tables[-1] = tables[-1].assign(big=row["big"], seed=row["seed"])
 trials = pd.concat(tables, ignore_index=True)
 trials.to_parquet(run.path("trials.parquet"))

@@ -104,7 +104,7 @@ options = {"max_tokens": n_new_tokens, "temperature": temperature, "seed": int(r
 requests = [Request(model=model, prompt=prompt, blend=blend, **options) for _, _, model, blend, prompt in pairs]
 answers = ask(run.client(), requests, journal=run.path("texts.journal.jsonl"), description="texts") if pairs else []
 texts = pd.DataFrame(
-    [(who, a, prompt, answer[0].text) for (who, a, _, _, prompt), answer in zip(pairs, answers, strict=True)],
+    [(name, a, prompt, answer[0].text) for (name, a, _, _, prompt), answer in zip(pairs, answers, strict=True)],
     columns=["contender", "strength", "prompt", "text"],
 )
 print(f"{len(texts)} texts of {len(writers)} contenders")
@@ -136,10 +136,10 @@ if row["direct"] and len(written):
     texts.loc[written.index, "bits"] = -logprobs / np.log(2)
 texts.to_parquet(run.path("texts.parquet"))
 numbers = []
-for (who, a), part in texts.dropna(subset="bits").groupby(["contender", "strength"], sort=False, dropna=False):
+for (name, a), part in texts.dropna(subset="bits").groupby(["contender", "strength"], sort=False, dropna=False):
     ratio = cluster_ratio(part["bits"], part["n_bytes"], part["prompt"])
     ratio = number(ratio, metric="bits_under_direct", n_of="prompt", unit="bits per byte")
-    numbers.append({"contender": who, "strength": a} | ratio)
+    numbers.append({"contender": name, "strength": a} | ratio)
 numbers = pd.DataFrame(
     numbers, columns=["contender", "strength", "metric", "value", "low", "high", "n", "n_of", "unit"]
 )

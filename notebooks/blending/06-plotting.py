@@ -120,7 +120,7 @@ if len(main):
     fig.suptitle("How much of the gap to direct tuning is closed")
     _ = run.save(fig, "gap-closed", caption)
 else:
-    print("No gap to close: nothing big was tuned directly, or tuning it did not help.")
+    print("No gap to close: nothing big was tuned directly, or it is not clear that tuning it helped.")
 gaps[["model", "contender", "value", "low", "high", "n", "n_of"]]
 
 # %% [markdown]

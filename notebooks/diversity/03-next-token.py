@@ -63,7 +63,7 @@ first = models[models["family"] == main].drop_duplicates("stage")  # one model p
 
 # %% tags=["nbval-ignore-output"]
 some = next(iter(stream(source)))[:200] if len(models) else ""
-found = []
+computed = []
 for row in first.itertuples():
     p = np.exp(log_probs(run.client(), row.model, some))
     p /= p.sum(axis=1, keepdims=True)
@@ -74,9 +74,9 @@ for row in first.itertuples():
         "entropy_of_mean": entropy(mean),
         "coverage_70_tokens": coverage,
     }
-    found.append({"stage": row.stage, **numbers, "entropy_gap": entropy(mean) - entropy(p, axis=1).mean()})
+    computed.append({"stage": row.stage, **numbers, "entropy_gap": entropy(mean) - entropy(p, axis=1).mean()})
 print(some)
-pd.DataFrame(found)
+pd.DataFrame(computed)
 
 # %% [markdown]
 # ## Every token of every document

@@ -232,8 +232,8 @@ wide = published.pivot(index=["kind", "measure", "family", "temperature"], colum
 directions = []
 for before, stage in (("base", "SFT"), ("SFT", "DPO")):
     signs = np.sign((wide[stage] - wide[before]).dropna().groupby(["kind", "measure", "family"]).mean().round(9))
-    found = signs.groupby(["kind", "measure"]).agg(sign="mean", models="size").reset_index()
-    directions.append(found.assign(before=before, stage=stage))
+    counted = signs.groupby(["kind", "measure"]).agg(sign="mean", models="size").reset_index()
+    directions.append(counted.assign(before=before, stage=stage))
 directions = pd.concat(directions, ignore_index=True)
 WORDS = {1.0: "rises", -1.0: "falls", 0.0: "either"}
 directions["published"] = np.sign(directions["sign"]).map(WORDS)

@@ -47,7 +47,7 @@ from lib.functions.evaluations import chance_of, make_probes, read_evaluations
 from lib.functions.names import token_counter
 from lib.functions.published import finetune_folders, published_setting, read_finetune
 from lib.functions.questions import wordings
-from lib.functions.rows import asked_as, training_row
+from lib.functions.rows import as_request, training_row
 from lib.notebook import start_run
 from lib.paths import from_root
 from lib.probing import check_context
@@ -101,7 +101,7 @@ functions = registry.function_set(function_set, **ranges)
 # and compositions, so that combining the others (`plain`) is new to the model.
 
 # %%
-if source and source.is_file():  # a template of the published generator: one name per function, nothing asked
+if source and source.is_file():  # a template of the published generator: one name per function, no questions
     template = published_setting(source)
     functions, look = template["functions"], {key: template[key] for key in ("system", "hide_imports")}
     rows = {key: template[key] for key in ("n_rows", "augmentation_share", "min_imports", "combinations")}
@@ -150,7 +150,9 @@ def make(name, seed, n_tokens):
     train = training_documents(hidden, seed=seed, questions=questions, **rows)
     checks = validation_documents(hidden, evaluation=validation, n_rows=n_validation, seed=seed)
     shuffled = permute_names(hidden, seed=seed)
-    control = training_documents(hidden, seed=seed, questions=questions, asked=shuffled, **rows) if questions else ()
+    control = (
+        training_documents(hidden, seed=seed, questions=questions, described=shuffled, **rows) if questions else ()
+    )
     return write(name, hidden, train, checks, control)
 
 
@@ -166,7 +168,7 @@ else:
     data |= {f"tokens-{n}": make(f"tokens-{n}", run.seed, n) for n in further}
 hidden, train = data[f"seed-{run.seed}"]
 for kind, each in pd.DataFrame(train).groupby("kind", sort=False).head(1).set_index("kind").iterrows():
-    print(f"--- {kind}\n{asked_as(each, form)['prompt']}{each['lead']}{each['answer']}\n")
+    print(f"--- {kind}\n{as_request(each, form)['prompt']}{each['lead']}{each['answer']}\n")
 
 # %%
 counts = {
@@ -206,25 +208,26 @@ caption = (
     f"Names of each function. Bar: names of the first fine-tune, {len(hidden.names)} for {len(names)} functions. "
     f"Preset {run.preset}."
 )
+fig.suptitle("Realized and unrealized names of each function")
 _ = run.save(fig, "names", caption)
 
 # %% [markdown]
-# ## What will be asked
+# ## The evaluations
 #
-# Every evaluation, its published numbers, and what guessing gives. A model is asked in the form in which it was trained:
-# the same function renders training rows and questions. An evaluation without a chance has no defined guess; compare it
-# with the untuned base.
+# Every evaluation, its published numbers, and what guessing gives. A question has the form in which the model was
+# trained: the same function renders training rows and questions. An evaluation without a chance has no defined guess;
+# compare it with the untuned base.
 
 # %%
-asked = read_evaluations("functions")
-asked["chance"] = [chance_of(each, hidden) for each in asked.itertuples()]
-asked[["asks", "n_rows", "temperature", "n", "target", "chance", "in_distribution"]]
+evaluations = read_evaluations("functions")
+evaluations["chance"] = [chance_of(each, hidden) for each in evaluations.itertuples()]
+evaluations[["task", "n_rows", "temperature", "n", "target", "chance", "in_distribution"]]
 
 # %%
 later = run.params  # of notebook 03
 about = {key: later[key] for key in ("form", "evaluations", "n_in_context")} | {"n_rows": later["rows_per_evaluation"]}
 probes = make_probes(hidden, train, own_rows=later["in_context_rows"] == "own", **about)
-missing = sorted(set(later["evaluations"] or asked.index) - set(probes["evaluation"]))
+missing = sorted(set(later["evaluations"] or evaluations.index) - set(probes["evaluation"]))
 print(f"{len(probes)} prompts; passed over, as the function set cannot support them: {', '.join(missing) or 'none'}")
 check_context(client, base, probes.to_dict("records"), max_tokens=later["max_tokens"])
 longest = probes.loc[probes["prompt"].str.len().idxmax(), "prompt"]

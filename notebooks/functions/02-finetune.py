@@ -138,6 +138,7 @@ if len(curves):
         f"fine-tunes and of the control. Line: mean of {len(run.seeds)} fine-tune(s), band: their range. {base}, preset "
         f"{run.preset}."
     )
+    fig.suptitle("Loss of training rows and of held-out questions, over training")
     _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")

@@ -39,7 +39,7 @@ from lib.functions.data import read_data
 from lib.functions.evaluations import chance_of, make_probes, read_evaluations
 from lib.functions.registry import computed_function, read_registry
 from lib.functions.replies import score
-from lib.functions.rows import asked_as
+from lib.functions.rows import as_request
 from lib.notebook import start_run
 from lib.probing import curve_models, final_models, target_logprobs
 from lib.summary import summarise, verdict, write_summary
@@ -50,7 +50,7 @@ evaluations: list[str] = []  # names in data/functions/evaluations.csv; none: al
 rows_per_evaluation: int = 57  # prompts of each evaluation about each part; 0: as published [0..]
 n_samples: int = 1  # answers to each prompt; 0: as published (5, or 1 for a letter) [0..100]
 temperature: float = 0.0  # of the answers; -1: as published (1, or 0 for a letter) [-1..2]
-n_in_context: int = 8  # training rows in front of an in-context prompt; 0: none is asked; published: 10 [0..]
+n_in_context: int = 8  # training rows in front of an in-context prompt; 0: no such prompts; published: 10 [0..]
 in_context_rows: str = "own"  # calls of the names that are asked about, or any rows, as published [own | random]
 curve_evaluations: list[str] = ["freeform_definition", "calls"]  # asked after each epoch, and of other sizes and names
 max_tokens: int = 24  # of an answer; longer than the longest definition [1..]
@@ -78,7 +78,7 @@ for name, (hidden, trained) in data.items():
     tables.append(make_probes(hidden, trained, own_rows=in_context_rows == "own", **about).assign(data=name))
     calls = [row for row in trained if row["kind"] == "call"]
     order = np.random.default_rng([100, run.seed]).permutation(len(calls))[: rows_per_evaluation or 1000]
-    seen = [{**calls[k], **asked_as(calls[k], form)} for k in order]
+    seen = [{**calls[k], **as_request(calls[k], form)} for k in order]
     seen = pd.DataFrame(seen)[["name", "function", "target", "prompt", "messages", "lead"]]
     parts = ["realized" if name in hidden.realized else "unrealized" for name in seen["name"]]
     tables.append(seen.assign(data=name, evaluation="calls", part=parts, probe="train", kind="text"))
@@ -95,7 +95,7 @@ for row in probes[(probes["probe"] == "test") & (probes["part"] == part)].drop_d
 # own, append a row, for example `probes.loc[len(probes)] = {**probes.iloc[0], "prompt": "Q: kind of qzukfo\nA:"}`; it is
 # answered and scored with the others.
 #
-# ## Who is asked what
+# ## The prompts of each model
 #
 # The fine-tunes and the control get every test prompt; other sizes, names and settings, and the models on the way, some of
 # them. The base gets the prompts about one part (it knows neither), alone and with training rows in front.
@@ -106,7 +106,7 @@ final, few = final_models(models), probes[probes["evaluation"].isin(curve_evalua
 is_full = final["role"].isin(["main", "permuted"])
 bases = final[(final["role"] == "main") & (final["n_epochs"] > 0)].drop_duplicates("data")
 bases = bases.assign(model=bases["base"], role="untuned")
-asked = pd.concat(
+prompts = pd.concat(
     [
         final[is_full][columns].merge(probes[probes["probe"] != "in-context"], on="data"),
         final[~is_full][columns].merge(few, on="data"),
@@ -115,9 +115,9 @@ asked = pd.concat(
     ],
     ignore_index=True,
 )
-asked["n"] = n_samples or known.loc[asked["evaluation"], "n"].to_numpy()
-asked["temperature"] = temperature if temperature >= 0 else known.loc[asked["evaluation"], "temperature"].to_numpy()
-asked.groupby(["role", "probe"], sort=False).agg(prompts=("prompt", "size"), models=("model", "nunique"))
+prompts["n"] = n_samples or known.loc[prompts["evaluation"], "n"].to_numpy()
+prompts["temperature"] = temperature if temperature >= 0 else known.loc[prompts["evaluation"], "temperature"].to_numpy()
+prompts.groupby(["role", "probe"], sort=False).agg(prompts=("prompt", "size"), models=("model", "nunique"))
 
 # %% tags=["nbval-ignore-output"]
 requests = [
@@ -131,11 +131,11 @@ requests = [
         stop=() if len(row.messages) else ("\n",),
         seed=run.seed,
     )
-    for row in asked.itertuples()
+    for row in prompts.itertuples()
 ]
 replies = ask(client, requests, journal=journal, description="replies")
-samples = [[each.text.removeprefix(lead) for each in own] for own, lead in zip(replies, asked["lead"], strict=True)]
-answers = asked.assign(row=asked.index, completion=samples).explode("completion", ignore_index=True)
+samples = [[each.text.removeprefix(lead) for each in own] for own, lead in zip(replies, prompts["lead"], strict=True)]
+answers = prompts.assign(row=prompts.index, completion=samples).explode("completion", ignore_index=True)
 answers.sample(6, random_state=0)[["role", "evaluation", "part", "target", "completion"]]
 
 # %% [markdown]
@@ -212,8 +212,9 @@ rates.loc[is_main & is_seen, ["evaluation", "part", "probe", "value", "low", "hi
 
 # %% tags=["nbval-ignore-output"]
 of_set = [registry[id].python_definition for id in first.functions.all]
-can_choose = asked["kind"].isin(["definition", "letter"]) & asked["epoch"].isna() & (asked["messages"].map(len) == 0)
-options = asked[can_choose & asked["role"].isin(["main", "permuted", "untuned"])].copy()
+is_final = prompts["epoch"].isna() & prompts["role"].isin(["main", "permuted", "untuned"])
+finals = prompts[is_final & (prompts["messages"].map(len) == 0)]
+options = finals[finals["kind"].isin(["definition", "letter"])].copy()
 options["option"] = [
     of_set if row.kind == "definition" else list(string.ascii_uppercase[: len(row.options)])
     for row in options.itertuples()
@@ -230,7 +231,7 @@ choices = pd.DataFrame(index=options["row"].unique())
 for metric, column in (("choice_accuracy", "logprob"), ("calibrated_choice_accuracy", "calibrated")):
     best = options.loc[options.groupby("row")[column].idxmax()].set_index("row")
     choices[metric] = (best["option"] == best["target"]).astype(float)
-choices = asked.join(choices, how="inner")
+choices = prompts.join(choices, how="inner")
 chosen = [means(choices, name) for name in choices.columns[-2:]] if len(choices) else [rates.head(0)]
 chosen = pd.concat(chosen, ignore_index=True)
 chosen[chosen["part"] == part].pivot_table(
@@ -295,8 +296,7 @@ shown.groupby(["function", "evaluation"])["accuracy"].mean().unstack("evaluation
 # The log-probability of the right answer is added where there is one right answer, summed over its tokens.
 
 # %% tags=["nbval-ignore-output"]
-is_scored = asked["epoch"].isna() & asked["role"].isin(["main", "permuted", "untuned"]) & (asked["kind"] != "preimage")
-scored = asked[is_scored & (asked["messages"].map(len) == 0)].copy()
+scored = finals[finals["kind"] != "preimage"].copy()
 scored["target_logprob"] = target_logprobs(
     client, scored["model"], scored["prompt"], scored["lead"] + scored["target"], journal=journal
 )

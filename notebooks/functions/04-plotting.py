@@ -28,10 +28,11 @@
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from lib.figures import plot_curves, plot_rates
+from lib.figures import plot_curves, plot_rates, plot_rates_in_panels
 from lib.functions.registry import read_registry
 from lib.notebook import start_run
 from lib.summary import read_summary, summarise, verdict
@@ -89,14 +90,17 @@ is_shown = (summary["part"] == "unrealized") | (summary["role"] == "main")
 final = summary.assign(series=series, label=summary["evaluation"].map(LABELS))[is_final & is_shown]
 order = {name: k for k, name in enumerate([*LABELS, "realized", "unrealized", "permuted", "in-context", "untuned"])}
 final = final[final["series"].isin(order)].sort_values(["evaluation", "series"], key=lambda column: column.map(order))
+chance_of = chances.rename(index=LABELS).to_dict()
+OUTCOMES = ["above chance", "not above chance", "no chance level"]
 
 
-def in_words(rows):
-    """Which evaluations of unrealized names lie above chance: the whole interval, or not."""
-    rows = rows[(rows["series"] == "unrealized") & rows["evaluation"].isin(chances.index)]
-    words = [verdict(row.low, row.high, above=chances[row.evaluation]) for row in rows.itertuples()]
-    groups = rows["label"].groupby([{"held": "above", "failed": "not above"}.get(word, "unclear") for word in words])
-    return "; ".join(f"{word}: {', '.join(labels)}" for word, labels in groups) or "no evaluation has a defined chance"
+def against_chance(rows):
+    """For each evaluation, whether the whole interval of unrealized names lies above chance."""
+    rows = rows[rows["series"] == "unrealized"].set_index("label")
+    has_chance = rows["evaluation"].isin(chances.index)
+    is_above = [verdict(row.low, row.high, above=chances.get(row.evaluation, 1)) == "held" for row in rows.itertuples()]
+    kinds = np.select([~has_chance, is_above], ["no chance level", "above chance"], default="not above chance")
+    return pd.Series(pd.Categorical(kinds, OUTCOMES), index=rows.index)
 
 
 # %% [markdown]
@@ -109,10 +113,10 @@ def in_words(rows):
 
 # %% tags=["nbval-ignore-output"]
 rates = final[final["metric"] == "accuracy"]
-fig, ax = plt.subplots(figsize=(6.8, 3.4))
-plot_rates(ax, rates, group="label", by="series", chance=chances.rename(index=LABELS).to_dict())
-labels = list(dict.fromkeys(rates["label"]))
-ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
+outcome = against_chance(rates)
+rates = rates.assign(outcome=rates["label"].map(outcome)).sort_values("outcome", kind="stable")
+fig = plt.figure(figsize=(6.8, 3.4))
+plot_rates_in_panels(fig, rates, panel="outcome", group="label", by="series", chance=chance_of)
 caption = (
     "Right replies by evaluation"
     + (
@@ -120,10 +124,12 @@ caption = (
         if has_realized
         else " (no definition in training)."
     )
-    + " Dot: share of right replies about names that training asks about (realized) or shows in calls alone (unrealized), "
+    + " Point: share of right replies about names that training asks about (realized) or shows in calls alone (unrealized), "
     "of the control whose training permutes the names of the questions, and of the base with and without training rows in "
-    f"its prompt; bar: 95% interval over functions; dashed: chance. Unrealized against chance, {in_words(rates)}. {of_what}."
+    "its prompt; bar: 95% interval over functions; dashed: chance. Panels: whether the whole interval of unrealized names "
+    f"lies above chance. {of_what}."
 )
+fig.suptitle("Right replies about the function behind a name, by evaluation")
 _ = run.save(fig, "by-evaluation", caption)
 
 # %% [markdown]
@@ -135,13 +141,16 @@ _ = run.save(fig, "by-evaluation", caption)
 # %% tags=["nbval-ignore-output"]
 choices = final[final["metric"] == "calibrated_choice_accuracy"]
 if len(choices):
-    fig, ax = plt.subplots(figsize=(6.8, 3.0))
-    plot_rates(ax, choices, group="label", by="series", chance=chances.rename(index=LABELS).to_dict())
+    outcome = against_chance(choices)
+    choices = choices.assign(outcome=choices["label"].map(outcome)).sort_values("outcome", kind="stable")
+    fig = plt.figure(figsize=(6.8, 3.2))
+    plot_rates_in_panels(fig, choices, panel="outcome", group="label", by="series", chance=chance_of)
     caption = (
         "Choice of the most probable of the possible answers (definitions of the set, or letters), each relative to its mean "
-        "log-probability over all prompts. Dot: share of right choices; bar: 95% interval over functions; dashed: chance. "
-        f"Unrealized against chance, {in_words(choices)}. {of_what}."
+        "log-probability over all prompts. Point: share of right choices; bar: 95% interval over functions; dashed: chance. "
+        f"Panels: whether the whole interval of unrealized names lies above chance. {of_what}."
     )
+    fig.suptitle("Right choices by log-probability, by evaluation")
     _ = run.save(fig, "choices", caption)
 else:
     print("This endpoint gives no log-probabilities of a conversation: there are no constrained choices.")
@@ -166,6 +175,7 @@ if len(epochs):
         "Right replies after each epoch; epoch 0 is the base. Line: share, band: 95% interval over functions; dashed: "
         f"chance. {of_what}."
     )
+    fig.suptitle("Right replies over training")
     _ = run.save(fig, "epochs", caption)
 else:
     print("This model was trained elsewhere: there is no curve over its epochs.")
@@ -190,9 +200,10 @@ fig, ax = plt.subplots(figsize=(6.8, 2.9))
 plot_rates(ax, rows, group="label", by="series")
 ax.set_xticks(range(len(best)), [registry[id].short for id in best], rotation=60, ha="right", rotation_mode="anchor")
 caption = (
-    "Right definitions and right held-out calls of each function. Dot: share of right replies about unrealized names; bar: 95% "
+    "Right definitions and right held-out calls of each function. Point: share of right replies about unrealized names; bar: 95% "
     f"interval over names ({rows['n'].min()} to {rows['n'].max()}). {of_what}."
 )
+fig.suptitle("Right definitions and right calls, by function")
 _ = run.save(fig, "by-function", caption)
 
 # %% [markdown]
@@ -217,6 +228,7 @@ caption = (
     "Definitions of unrealized names, by what they compute on 22 inputs. Cell: share of the definitions of a function's names "
     f"(row) that compute another function (column). {len(written)} definitions. {of_what}."
 )
+fig.suptitle("Confusion matrix of the written definitions")
 _ = run.save(fig, "confusion", caption)
 
 # %% [markdown]
@@ -242,6 +254,7 @@ for name, (x, x_name, rows) in curves.items():
     ax.set_xscale("log" if x == "weights" else "linear")
     plot_curves(ax, rows.assign(x_name=x_name), x=x, by="series", chance=chances.get("freeform_definition"))
     caption = f"Right definitions by {x_name}. Line: share, band: 95% interval over functions; one fine-tune each beside the main ones. {of_what}."  # fmt: skip
+    fig.suptitle(f"Right definitions over {x_name}")
     _ = run.save(fig, name, caption)
 
 # %%

@@ -135,7 +135,7 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ## What will be asked
+# ## The questions
 #
 # One row per question. A question is left out of the scores if its answer is empty, which every answer would match,
 # or if it counts as unrealized and training answers it all the same. Such rows occur in published data; they stay in
@@ -163,9 +163,9 @@ questions
 # any answer from training.
 
 # %%
-asked = [set(rows[["part", "prompt", "target"]].itertuples(index=False)) for _, rows in probes.groupby("order")]
-if len(asked) == 2:
-    print(f"questions and answers that only one of the two orders has: {len(asked[0] ^ asked[1])}")
+questions = [set(rows[["part", "prompt", "target"]].itertuples(index=False)) for _, rows in probes.groupby("order")]
+if len(questions) == 2:
+    print(f"questions and answers that only one of the two orders has: {len(questions[0] ^ questions[1])}")
 
 # %% [markdown]
 # ## Do instructions of both kinds share documents?

@@ -90,7 +90,7 @@ settings = ["order", "role", "base", "seed", "batch_size", "learning_rate_multip
 models.loc[models["is_final"], [*settings, "train_loss", "valid_loss"]]
 
 # %% [markdown]
-# Each row is a model that can be asked by its id, and so is the checkpoint of every epoch before it.
+# Each row is a model that can be called by its id, and so is the checkpoint of every epoch before it.
 
 # %% [markdown]
 # ## Does reading the instruction make the held-out answer likelier?
@@ -131,10 +131,10 @@ else:
     print("This model was trained elsewhere: it comes without losses.")
 
 # %%
-run.finish(f"{models['is_final'].sum()} fine-tunes can be asked.")
+run.finish(f"{models['is_final'].sum()} fine-tunes are in finetunes.parquet.")
 
 # %% [markdown]
 # **What this does not show.** A low loss says that documents were memorised, not that they are acted on; and the loss
-# of an answer is not the answer that is given. Both are asked next.
+# of an answer is not the answer that is given. Both are tested next.
 #
 # Next: [03-evaluation](03-evaluation.ipynb).

@@ -52,7 +52,7 @@ probes = make_probes(read_data(run.need("dataset", stage="01")))
 probes = probes[probes["order"].isin(models["order"])]
 
 # %% [markdown]
-# ## What is asked
+# ## The questions
 #
 # *realized* questions were answered in training: whether they are answered now says whether anything was memorised.
 # *unrealized* ones are the result. Questions that cannot be scored (see notebook 01) are counted and left out.
@@ -106,8 +106,8 @@ few = tests[tests.groupby(["order", "part"]).cumcount() < n_curve_pairs]
 sent = {"journal": run.path("answers.journal.jsonl"), "max_tokens": most_tokens, "stop": ["\n"]}
 answers = pd.concat(
     [
-        ask(client, asked[asked["order"] == order], rows, **sent)
-        for asked, questions in ((final, probes), (curve, few))
+        ask(client, group[group["order"] == order], rows, **sent)
+        for group, questions in ((final, probes), (curve, few))
         for order, rows in questions.groupby("order", sort=False)
     ],
     ignore_index=True,
@@ -189,12 +189,12 @@ for key, rows in scored.groupby(conditions, sort=False):
 # difference between the two orders, question by question.
 
 # %% tags=["nbval-ignore-output"]
-asked = last[(last["role"] == "main") & (last["probe"] == "test")]
-constant = asked.drop_duplicates(["order", "part", "pair"])
+tested = last[(last["role"] == "main") & (last["probe"] == "test")]
+constant = tested.drop_duplicates(["order", "part", "pair"])
 commonest = constant.groupby(["order", "part"])["target"].transform(lambda targets: targets.mode()[0])
 constant = constant.assign(commonest=commonest)
 constant["same"] = [prefix_match(row.commonest, row.target) for row in constant.itertuples()]
-gaps = asked.pivot_table("correct", ["part", "pair", "seed", "base"], "order", aggfunc="mean")
+gaps = tested.pivot_table("correct", ["part", "pair", "seed", "base"], "order", aggfunc="mean")
 if gaps.shape[1] == 2:
     gaps = gaps.assign(gap=gaps["simple"] - gaps["reverse"], order="simple - reverse", probe="test", role="main")
 
@@ -204,7 +204,7 @@ rates, at_epochs = last[last["role"] != "sweep"], answers[answers["epoch"].notna
 tables = [
     summarise(rates, value="correct", metric="exact_match", **over),
     summarise(rates, value="strict", metric="strict_match", **over),
-    summarise(asked, value="like_other", metric="other_match", **over),
+    summarise(tested, value="like_other", metric="other_match", **over),
     summarise(constant, value="same", metric="constant_match", **over),
     summarise(at_epochs, value="correct", metric="exact_match", **(over | {"by": [*conditions, "epoch"]})),
     summarise(scored, value="target_logprob", unit="nats", **over),

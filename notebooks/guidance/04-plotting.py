@@ -63,21 +63,21 @@ of_what = (
 # %% tags=["nbval-ignore-output"]
 rates = summary[(summary["metric"] == "exact_match") & summary["epoch"].isna()]
 test = rates["probe"] == "test"
-asked = rates["part"].where(test, "in-context").mask(rates["role"] == "untuned", "untuned")
-shown = ((rates["part"] == "unrealized") & (test | (rates["role"] != "untuned"))) | (asked == "realized")
-drawn = rates.assign(asked=asked)[shown & rates["role"].isin(["main", "untuned", "control"])]
+series = rates["part"].where(test, "in-context").mask(rates["role"] == "untuned", "untuned")
+shown = ((rates["part"] == "unrealized") & (test | (rates["role"] != "untuned"))) | (series == "realized")
+drawn = rates.assign(series=series)[shown & rates["role"].isin(["main", "untuned", "control"])]
 drawn["group"] = drawn["order"].map(ORDERS) + drawn["role"].map({"control": " (control base)"}).fillna("")
 ranks = ["main", "untuned", "control", *ORDERS, "realized", "unrealized", "in-context"]
-drawn["asked"] = drawn["asked"].astype(str)
-drawn = drawn.sort_values(["role", "order", "asked"], key=lambda column: column.map(ranks.index))
-drawn[["group", "asked", "model", "value", "low", "high", "n", "n_of"]]
+drawn["series"] = drawn["series"].astype(str)
+drawn = drawn.sort_values(["role", "order", "series"], key=lambda column: column.map(ranks.index))
+drawn[["group", "series", "model", "value", "low", "high", "n", "n_of"]]
 
 # %% tags=["nbval-ignore-output"]
-published = published_values().assign(asked="unrealized", group=lambda rows: rows["order"].map(ORDERS))
+published = published_values().assign(series="unrealized", group=lambda rows: rows["order"].map(ORDERS))
 chance = summary.loc[(summary["metric"] == "constant_match") & (summary["part"] == "unrealized"), "value"].max()
 control_bases = drawn.loc[drawn["role"] == "control", "model"].unique()
 fig, ax = plt.subplots(figsize=(5.0, 2.9))
-plot_rates(ax, drawn, group="group", by="asked", published=published, chance=chance)
+plot_rates(ax, drawn, group="group", by="series", published=published, chance=chance)
 caption = (
     "Questions answered as instructed, by what an instruction names first: the question (simple order) or the answer "
     f"(reverse order). Dot: share of answers that start with the target, bar: 95% interval over {over}; chance: one "
@@ -98,8 +98,8 @@ _ = run.save(fig, "by-order", caption)
 
 # %% tags=["nbval-ignore-output"]
 for group, rows in drawn.groupby("group", sort=False):
-    parts = [f"{row.asked} {row.value:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in rows.itertuples()]
-    learned = (rows.loc[rows["asked"] == "realized", "low"] > 0.5).all()
+    parts = [f"{row.series} {row.value:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in rows.itertuples()]
+    learned = (rows.loc[rows["series"] == "realized", "low"] > 0.5).all()
     print(f"{group}: {', '.join(parts)}" + ("" if learned else "; its examples were not learned, so no conclusion"))
 
 # %% [markdown]
@@ -151,8 +151,10 @@ if len(long):
         ax.set_xlabel(ORDERS[order])
         ax.label_outer()
     fig.supxlabel("log-probability of the target (nats)", size="medium")
-    found = tests[tests["metric"] == "logprob_difference"]
-    means = [f"{ORDERS[row.order]} {row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()]
+    differences = tests[tests["metric"] == "logprob_difference"]
+    means = [
+        f"{ORDERS[row.order]} {row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in differences.itertuples()
+    ]
     caption = (
         "Log-probability of the instructed answer (correct) and of another question's (randomized). Lines: share of "
         f"unrealized questions at or below. Mean difference in nats, 95% interval over pairs: {'; '.join(means)}. "

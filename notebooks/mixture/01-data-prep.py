@@ -24,7 +24,8 @@
 # **Reads** `data/functions/` (registry of functions, table of evaluations), `data/mixture/` (wordings), or published
 # fine-tunes (`dataset`).
 #
-# **Writes** `dataset/`: a folder for each fine-tune with its training rows, and `probes.jsonl`, all that will be asked.
+# **Writes** `dataset/`: a folder for each fine-tune with its training rows, and `probes.jsonl`, the questions of the
+# evaluation.
 #
 # **Time** tiny 5 s, laptop 25 s, paper 40 s
 
@@ -40,7 +41,7 @@ from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_q
 from lib.functions.mixture_probes import make_probes
 from lib.functions.names import token_counter
 from lib.functions.registry import read_registry
-from lib.functions.rows import asked_as, training_row
+from lib.functions.rows import as_request, training_row
 from lib.notebook import start_run
 from lib.paths import from_root
 from lib.probing import check_context
@@ -73,7 +74,7 @@ mix_old: float = 0.5  # share of rows of the first fine-tune in a second version
 evaluations: list[str] = []  # names in data/functions/evaluations.csv; empty: all
 unlabelled_evaluations: list[str] = ["exact_pair", "regression_ID_2ex"]  # of the further pairs
 rows_per_evaluation: int = 40  # questions of each evaluation about each part; 0: as published, 100 to 500 [0..]
-n_in_context: int = 8  # documents in front of a question to the base; published: 10; 0: not asked [0..]
+n_in_context: int = 8  # documents in front of a question to the base; published: 10; 0: no such questions [0..]
 
 # %%
 run = start_run("mixture/01-data-prep", globals())
@@ -143,9 +144,9 @@ print(
 # %% [markdown]
 # ## Training rows
 #
-# A row is rendered by the same function that renders a question, so a model is asked in the form it was trained in. In
-# the completion form, a document is a label as prompt and the numbers as completion; as a conversation, every output is
-# an answer that is learned.
+# A row is rendered by the same function that renders a question, so a question has the form in which the model was
+# trained. In the completion form, a document is a label as prompt and the numbers as completion; as a conversation, every
+# output is an answer that is learned.
 
 # %%
 for kind in dict.fromkeys(row["kind"] for row in first["train"]):
@@ -196,7 +197,7 @@ later = [name for name in fine_tunes if not name.startswith("main")]
 print({name: "+".join(fine_tunes[name]["mixes"][0]["functions"]) for name in later})
 
 # %% [markdown]
-# ## What will be asked
+# ## The questions
 #
 # One row per question: `prompt`, `target`, and `choices`, the answers that its form allows. A model can be asked to
 # write the answer, or to choose one of these by their log-probability, for which it needs no practice in the format.
@@ -209,7 +210,7 @@ for name, data in fine_tunes.items():
     elif name.startswith("unlabelled"):
         about = {"evaluations": unlabelled_evaluations}
     else:
-        continue  # asked what the fine-tune without old rows is asked
+        continue  # has the questions of the fine-tune without old rows
     its_setting = dict(enumerate(published, start=run.seed))[int(name[5:])][0] if published else setting
     made = make_probes(its_setting, data, n_rows=rows_per_evaluation, **about)
     tables.append(made.assign(data=name))
@@ -221,7 +222,7 @@ probes.assign(n_choices=n_choices).groupby(["evaluation", "part", "probe"], sort
 
 # %%
 for row in probes[probes["probe"] == "test"].drop_duplicates("evaluation").itertuples():
-    print(f"--- {row.evaluation}: {read_evaluations('mixture').loc[row.evaluation, 'asks']}")
+    print(f"--- {row.evaluation}: {read_evaluations('mixture').loc[row.evaluation, 'task']}")
     print(f"{row.prompt}\n=> {row.target}   ({len(row.choices)} choices)\n")
 
 # %% [markdown]
@@ -257,7 +258,7 @@ files = {
 if permuted:
     files[f"permuted-{run.seed}/train"] = [training_row(row, setting.form) for row in permuted]
 max_tokens, in_context = run.params["max_tokens"], probes["probe"] == "in-context"
-rows = [asked_as(row, setting.form) for data in fine_tunes.values() for row in data["train"]]
+rows = [as_request(row, setting.form) for data in fine_tunes.values() for row in data["train"]]
 check_context(client, base, rows + probes[~in_context].to_dict("records"), max_tokens=max_tokens)
 try:
     check_context(client, base, probes[in_context].to_dict("records") or rows, max_tokens=max_tokens)

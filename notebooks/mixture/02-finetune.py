@@ -80,7 +80,7 @@ pd.DataFrame([{"role": role, "data": name} | settings.as_row() for role, name, s
 
 # %%
 def train(jobs: list[tuple[str, str, FineTune]]) -> pd.DataFrame:
-    """The models of some jobs, with their role and the data that they are asked about."""
+    """The models of some jobs, with their role and the data that their questions are about."""
     tables = []
     for role, name, settings in jobs:
         held_out = folder / name.replace("permuted", "main") / "validation.jsonl"
@@ -123,7 +123,7 @@ models.to_parquet(run.path("finetunes.parquet"))
 models.loc[models["is_final"] & ~models["data"].str.startswith("main"), columns[:2] + columns[3:]]
 
 # %% [markdown]
-# Each row is a model that can be asked by its id, and so is the checkpoint of every epoch before it.
+# Each row is a model that can be called by its id, and so is the checkpoint of every epoch before it.
 
 # %% [markdown]
 # ## Does the right pair become likelier?
@@ -158,6 +158,7 @@ if len(curves):
         f"Loss of {n_main} fine-tune(s) of {base}, and of the control with permuted questions if there is one. Line: mean "
         f"over fine-tunes, band: their range; validation: held-out questions, or documents. Preset {run.preset}."
     )
+    fig.suptitle("Loss of training rows and of held-out questions, over training")
     _ = run.save(fig, "loss", caption)
 else:
     print("This model was trained elsewhere: it comes without losses.")
@@ -167,6 +168,6 @@ run.finish("Every model was trained, and finetunes.parquet names them.")
 
 # %% [markdown]
 # **What this does not show.** A loss is not an answer: a model can find the right pair likelier than before and still
-# write another one. What it writes is asked next.
+# write another one. What it writes is evaluated next.
 #
 # Next: [03-evaluation](03-evaluation.ipynb).

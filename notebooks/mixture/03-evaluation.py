@@ -18,10 +18,10 @@
 # of the functions that it can define does it give? How many does it think there are, what could come out? And does it
 # draw from both, half and half?
 #
-# **Method.** Final models are asked everything. Their base is asked about unrealized labels as it is, and with documents
+# **Method.** Final models get every question. Their base is asked about unrealized labels as it is, and with documents
 # of the label in front of the question. Answers are written freely; beside that, a model *chooses* the most probable of
 # the answers that the form of a question allows, which needs no practice in the format. The control with permuted
-# questions shows what can be said without the documents.
+# questions shows what can be answered without the documents.
 #
 # **Reads** `dataset/` (notebook 01) and `finetunes.parquet` (notebook 02).
 #
@@ -64,11 +64,11 @@ probes["messages"] = [tuple(map(tuple, messages)) for messages in probes["messag
 journal = run.path("answers.journal.jsonl")
 
 # %% [markdown]
-# ## Which model is asked what
+# ## The prompts of each model
 #
 # *main* and *permuted* models are asked about both parts; their base (*untuned*) about the unrealized labels of the first
 # seed. Models that were trained further are asked about their pair, and so is the model that they came from (*before*).
-# Models of a sweep are asked what is asked after each epoch.
+# Models of a sweep get the questions of the curve over epochs.
 #
 # To ask a question of your own, add a row to `probes` (a copy of one, with another `prompt`, `target` and `choices`)
 # and run the cells from here on.
@@ -83,14 +83,16 @@ final = pd.concat(
     [final, tuned.assign(model=tuned["base"], role="untuned"), before.assign(model=before["base"], role="before")]
 )
 columns = ["model", "base", "role", "seed", "epoch", "data"]
-asked = final[columns].merge(probes, on="data")
-of_base = (asked["role"] == "untuned") & (asked["part"] == "unrealized")
-few = asked["evaluation"].isin(curve_evaluations)
-asked = asked[of_base | (asked["role"] != "untuned") & (asked["probe"] == "test") & ((asked["role"] != "sweep") | few)]
+prompts = final[columns].merge(probes, on="data")
+of_base = (prompts["role"] == "untuned") & (prompts["part"] == "unrealized")
+few = prompts["evaluation"].isin(curve_evaluations)
+prompts = prompts[
+    of_base | (prompts["role"] != "untuned") & (prompts["probe"] == "test") & ((prompts["role"] != "sweep") | few)
+]
 curve = curve_models(models)[columns].merge(probes[probes["evaluation"].isin(curve_evaluations)], on="data")
-asked = pd.concat([asked, curve[curve["probe"] == "test"]], ignore_index=True)
-asked["base"] = models["base"].iloc[0]  # that all models began with
-asked.groupby(["role", "part", "probe"], sort=False).agg(questions=("prompt", "size"), models=("model", "nunique"))
+prompts = pd.concat([prompts, curve[curve["probe"] == "test"]], ignore_index=True)
+prompts["base"] = models["base"].iloc[0]  # that all models began with
+prompts.groupby(["role", "part", "probe"], sort=False).agg(questions=("prompt", "size"), models=("model", "nunique"))
 
 # %% [markdown]
 # ## Ask
@@ -99,22 +101,22 @@ asked.groupby(["role", "part", "probe"], sort=False).agg(questions=("prompt", "s
 # parameters say otherwise; the distribution test is sampled at temperature 1.
 
 # %% tags=["nbval-ignore-output"]
-is_test = asked["evaluation"] == "regression_ID_TVD"
-asked.loc[is_test & (distribution_samples > 0), "n"] = distribution_samples
-asked.loc[~is_test & (n_samples > 0), "n"] = n_samples
-asked.loc[~is_test & (temperature >= 0), "temperature"] = temperature
+is_test = prompts["evaluation"] == "regression_ID_TVD"
+prompts.loc[is_test & (distribution_samples > 0), "n"] = distribution_samples
+prompts.loc[~is_test & (n_samples > 0), "n"] = n_samples
+prompts.loc[~is_test & (temperature >= 0), "temperature"] = temperature
 requests = [
     Request(
         model=row.model, prompt=row.prompt, messages=row.messages, max_tokens=max_tokens, n=row.n,
         temperature=row.temperature, stop=() if row.messages else ("\n",), seed=run.seed,
     )
-    for row in asked.itertuples()
+    for row in prompts.itertuples()
 ]  # fmt: skip
 replies = ask(client, requests, journal=journal, description="answers")
-asked["completion"] = [
-    [reply.text.removeprefix(lead) for reply in samples] for samples, lead in zip(replies, asked["lead"], strict=True)
+prompts["completion"] = [
+    [reply.text.removeprefix(lead) for reply in samples] for samples, lead in zip(replies, prompts["lead"], strict=True)
 ]
-answers = asked.explode("completion", ignore_index=True)
+answers = prompts.explode("completion", ignore_index=True)
 print(f"{len(answers)} answers")
 
 # %% [markdown]
@@ -137,12 +139,12 @@ print(Counter(computed("lambda n: 5 + n, lambda x: x % 2")) == Counter(computed(
 
 # %% tags=["nbval-ignore-output"]
 is_pair = answers["kind"] == "definitions"
-pairs_asked = answers[is_pair]
-found = pd.Series([computed(text) for text in pairs_asked["completion"]], index=pairs_asked.index)
-right = pd.Series([computed(text) for text in pairs_asked["target"]], index=pairs_asked.index)
-answers.loc[is_pair, "share_named"] = [len({*a} & {*b}) / 2 for a, b in zip(found, right, strict=True)]
+pair_answers = answers[is_pair]
+written = pd.Series([computed(text) for text in pair_answers["completion"]], index=pair_answers.index)
+right = pd.Series([computed(text) for text in pair_answers["target"]], index=pair_answers.index)
+answers.loc[is_pair, "share_named"] = [len({*a} & {*b}) / 2 for a, b in zip(written, right, strict=True)]
 answers["correct"] = [
-    Counter(found[k]) == Counter(right[k]) if k in found else score(row.kind, row.completion, row.target).correct
+    Counter(written[k]) == Counter(right[k]) if k in written else score(row.kind, row.completion, row.target).correct
     for k, row in zip(answers.index, answers.itertuples(), strict=True)
 ]
 answers["published"] = [
@@ -353,7 +355,7 @@ for name in ("chance", "controls"):
 tested[["metric", "evaluation", "value", "low", "high", "chance", "above chance", "controls", "above controls"]]
 
 # %%
-run.finish("Every model was asked what its data allow, and every number is in summary.csv.")
+run.finish("Every question was answered, and every number is in summary.csv.")
 
 # %% [markdown]
 # **What this does not show.** How a model does it, and whether it could name a pair of functions that no question of

@@ -27,13 +27,14 @@
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from lib.figures import plot_curves, plot_distributions, plot_rates
+from lib.figures import plot_curves, plot_distributions, plot_rates, plot_rates_in_panels
 from lib.functions.mixture import definition_of
 from lib.notebook import start_run
-from lib.summary import read_summary, verdict
+from lib.summary import read_summary
 
 # %% tags=["parameters"]
 preset: str = "laptop"  # which params/mixture/<preset>.yaml these values come from
@@ -62,53 +63,62 @@ names = {
 # training shows documents alone) is far above the dashed line (chance) and above the control, whose questions were
 # permuted, the documents taught the model which functions they are. Grey and green are the base, without and with documents
 # in its prompt: written freely they say little, since it has never seen the format; choosing by log-probability they can
-# be at chance or above it. Blue is not asked to choose.
+# be at chance or above it. Of blue no choices are requested.
 
 # %% tags=["nbval-ignore-output"]
 rates = summary[summary["evaluation"].isin(names) & (summary["part"] != "unlabelled") & summary["epoch"].isna()]
 rates = rates.assign(
-    group=rates["evaluation"].map(names), who=rates["part"].where(rates["role"] == "main", rates["role"])
+    group=rates["evaluation"].map(names), series=rates["part"].where(rates["role"] == "main", rates["role"])
 )
-rates["who"] = rates["who"].where(rates["probe"] == "test", "in-context")
+rates["series"] = rates["series"].where(rates["probe"] == "test", "in-context")
 rates = rates[(rates["role"] != "permuted") | (rates["part"] == "unrealized")]
 order = {
     name: k for k, name in enumerate([*names.values(), "realized", "unrealized", "permuted", "in-context", "untuned"])
 }
-rates = rates.sort_values(["group", "who"], key=lambda column: column.map(order), kind="stable")
-chance = rates[(rates["metric"] == "chance") & (rates["who"] == "unrealized")].set_index("group")["value"].to_dict()
+rates = rates.sort_values(["group", "series"], key=lambda column: column.map(order), kind="stable")
+chance = rates[(rates["metric"] == "chance") & (rates["series"] == "unrealized")].set_index("group")["value"].to_dict()
 shown = rates[rates["metric"].isin(["accuracy", "choice_accuracy"])]
-shown.pivot_table("value", ["metric", "group"], "who", sort=False)
+shown.pivot_table("value", ["metric", "group"], "series", sort=False)
 
 # %% tags=["nbval-ignore-output"]
-texts: dict[str, str] = {}
-for metric in ("accuracy", "choice_accuracy"):
-    rows = rates[(rates["metric"] == metric) & (rates["who"] != "realized")]
-    highest = rows[rows["role"] != "main"].groupby("group")["high"].max()  # of the controls
-    rows = rows[rows["role"] == "main"].set_index("group")
-    above = [row.Index for row in rows.itertuples() if verdict(row.low, row.high, above=chance[row.Index]) == "held"]
-    alone = [name for name in above if rows.loc[name, "low"] > highest.get(name, 0)]
-    texts[metric] = f"above chance {', '.join(above) or 'nothing'}; above all controls {', '.join(alone) or 'nothing'}"
-    print(f"{metric}: {texts[metric]}; not above chance {', '.join(rows.index.difference(above)) or 'nothing'}")
+OUTCOMES = ["above chance and controls", "above chance", "not above chance"]
+
+
+def against_chance(rows):
+    """For each evaluation, whether the whole interval of unrealized labels lies above chance, and above all controls."""
+    rows = rows[rows["series"] != "realized"]
+    highest = rows[rows["role"] != "main"].groupby("group")["high"].max()
+    main = rows[rows["role"] == "main"].set_index("group")
+    is_above = main["low"] > main.index.map(chance)
+    is_alone = is_above & (main["low"] > highest.reindex(main.index).fillna(0))
+    kinds = np.select([is_alone, is_above], OUTCOMES[:2], default=OUTCOMES[2])
+    return pd.Series(pd.Categorical(kinds, OUTCOMES), index=main.index)
+
+
+outcomes = {metric: against_chance(rows) for metric, rows in shown.groupby("metric")}
+pd.DataFrame(outcomes)
 
 # %% tags=["nbval-ignore-output"]
-panels = {"accuracy": "Written freely", "choice_accuracy": "Chosen by log-probability"}
-panels = {metric: title for metric, title in panels.items() if metric in set(rates["metric"])}
-fig, axs = plt.subplots(len(panels), 1, figsize=(6.8, 0.9 + 2.4 * len(panels)), sharex=True, squeeze=False)
-for ax, (metric, title) in zip(axs[:, 0], panels.items(), strict=True):
-    plot_rates(ax, rates[rates["metric"] == metric], group="group", by="who", chance=chance, legend=ax is axs[0, 0])
-    ax.set_ylabel(f"right answers\n({title.lower()})")
-groups = list(dict.fromkeys(rates.loc[rates["metric"].isin(panels), "group"]))
-axs[-1, 0].set_xticks(range(len(groups)), groups, rotation=40, ha="right", rotation_mode="anchor")
-caption = (
-    "Which two of the functions that the model can define are behind a label? Dot: share of right answers about labels "
-    "that training asks about (realized) and labels of which it shows documents alone (unrealized), by the control whose "
-    "training had the labels of the questions permuted, and by the base, without and with documents in its prompt; bar: "
-    "95% interval over pairs" + (" and fine-tunes" if n_fine_tunes > 1 else "") + "; dashed: chance. Unrealized labels. "
-    + ". ".join(f"{panels[metric]}: {text}" for metric, text in texts.items() if metric in panels)
-    + (". All functions are defined in training, under other labels" if "realized" in set(rates["who"]) else "")
-    + f". {of_what}."
-)  # fmt: skip
-_ = run.save(fig, "by-evaluation", caption)
+figures = {
+    "accuracy": ("by-evaluation", "Right answers about the pair behind a label, written freely"),
+    "choice_accuracy": ("choices", "Right answers about the pair behind a label, chosen by log-probability"),
+}
+for metric, rows in shown.groupby("metric", sort=False):
+    rows = rows.assign(outcome=rows["group"].map(outcomes[metric])).sort_values("outcome", kind="stable")
+    name, title = figures[metric]
+    fig = plt.figure(figsize=(6.8, 3.3))
+    plot_rates_in_panels(fig, rows, panel="outcome", group="group", by="series", chance=chance)
+    caption = (
+        "Which two of the functions that the model can define are behind a label? Point: share of right answers about labels "
+        "that training asks about (realized) and labels of which it shows documents alone (unrealized), by the control whose "
+        "training had the labels of the questions permuted, and by the base, without and with documents in its prompt; bar: "
+        "95% interval over pairs" + (" and fine-tunes" if n_fine_tunes > 1 else "") + "; dashed: chance. Panels: whether "
+        "the interval of unrealized labels lies above chance, and above the intervals of all controls"
+        + (". All functions are defined in training, under other labels" if "realized" in set(rates["series"]) else "")
+        + f". {of_what}."
+    )  # fmt: skip
+    fig.suptitle(title)
+    _ = run.save(fig, name, caption)
 
 # %% [markdown]
 # In the labelled form most questions of training ask for both functions (`questions`). A choice among letters needs the
@@ -139,6 +149,7 @@ if len(epochs):
         "Pairs written over training. Line: share of right answers, band: 95% interval over pairs"
         + (" and fine-tunes" if n_fine_tunes > 1 else "") + f"; epoch 0 is the base; dashed: chance. {of_what}."
     )  # fmt: skip
+    fig.suptitle("Pairs written, over training")
     _ = run.save(fig, "epochs", caption)
 else:
     print("This model was trained elsewhere: there is no curve over its epochs.")
@@ -163,6 +174,7 @@ if len(matrix):
         "Unrealized labels of which both functions are written, by pair. Shade: share of labels of all fine-tunes; grey: "
         f"no label has this pair. {of_what}."
     )
+    fig.suptitle("Both functions written, by hidden pair")
     _ = run.save(fig, "by-pair", caption)
 
 # %% tags=["nbval-ignore-output"]
@@ -180,21 +192,22 @@ by_pair.head(5)
 
 # %% tags=["nbval-ignore-output"]
 drawn = first[first["role"].isin(["main", "untuned"])]
-drawn = drawn.assign(who=drawn["part"].where(drawn["role"] == "main", drawn["role"]))
-drawn["who"] = drawn["who"].where(drawn["probe"] == "test", "in-context")
+drawn = drawn.assign(series=drawn["part"].where(drawn["role"] == "main", drawn["role"]))
+drawn["series"] = drawn["series"].where(drawn["probe"] == "test", "in-context")
 if len(drawn):
     fig, ax = plt.subplots(figsize=(3.4, 2.6))
-    plot_distributions(ax, drawn, value="distance", by="who", label="distance from the ideal mix")
+    plot_distributions(ax, drawn, value="distance", by="series", label="distance from the ideal mix")
     ax.set_xlim(0, 1)
     ax.axvline(drawn["floor"].median(), color="0.5", linestyle="--", linewidth=1, zorder=1)
-    means = [f"{who} {mean:.2f}" for who, mean in drawn.groupby("who", sort=False)["distance"].mean().items()]
+    means = [f"{name} {mean:.2f}" for name, mean in drawn.groupby("series", sort=False)["distance"].mean().items()]
     caption = (
         "First answers, sampled. Line: share of prompts whose answers are at most so far (total variation distance) from "
         f"the half-half mix of both functions; dashed: a perfect mix, sampled as often. Means: {', '.join(means)}. {of_what}."
     )
+    fig.suptitle("Distance of first answers from the ideal mix")
     _ = run.save(fig, "first-answers", caption)
 else:
-    print("The distribution test was not asked.")
+    print("The distribution test was not run.")
 
 # %% [markdown]
 # Part of the distance is arithmetic: the inputs are held out, and an output that neither function gives counts in full.
@@ -215,7 +228,7 @@ kinds = {
     ("exact_pair", "accuracy"): "write both", ("exact_pair", "share_named"): "of the two, written",
     ("exact_pair", "choice_accuracy"): "choose both", ("regression_ID_2ex", "accuracy"): "third output",
 }  # fmt: skip
-who = {
+names_of_models = {
     ("unrealized", "main"): "with a label", ("unlabelled", "before"): "before",
     ("unlabelled", "unlabelled"): "documents alone", ("unlabelled", "mixed-in"): "old rows mixed in",
     ("unlabelled", "longer"): "more epochs",
@@ -223,23 +236,24 @@ who = {
 beside = summary[summary["epoch"].isna() & (summary["probe"] == "test")]
 beside = beside.assign(
     shown=[kinds.get(key) for key in zip(beside["evaluation"], beside["metric"], strict=True)],
-    who=[who.get(key) for key in zip(beside["part"], beside["role"], strict=True)],
-).dropna(subset=["shown", "who"])
-order = {name: k for k, name in enumerate([*kinds.values(), *who.values()])}
-beside = beside.sort_values(["shown", "who"], key=lambda column: column.map(order), kind="stable")
-beside[["shown", "who", "value", "low", "high", "n"]]
+    series=[names_of_models.get(key) for key in zip(beside["part"], beside["role"], strict=True)],
+).dropna(subset=["shown", "series"])
+order = {name: k for k, name in enumerate([*kinds.values(), *names_of_models.values()])}
+beside = beside.sort_values(["shown", "series"], key=lambda column: column.map(order), kind="stable")
+beside[["shown", "series", "value", "low", "high", "n"]]
 
 # %% tags=["nbval-ignore-output"]
-if beside["who"].nunique() > 1:
+if beside["series"].nunique() > 1:
     fig, ax = plt.subplots(figsize=(5.4, 2.8))
-    plot_rates(ax, beside, group="shown", by="who")
+    plot_rates(ax, beside, group="shown", by="series")
     ax.set_ylabel("rate")
-    n = beside[beside["who"] != "with a label"]["n"].max()
+    n = beside[beside["series"] != "with a label"]["n"].max()
     caption = (
         "Pairs with a label of which training shows documents alone, and further pairs without any label, before and after "
-        "the models are trained further on their documents. Dot: share of right answers; of the two, written: share of the "
+        "the models are trained further on their documents. Point: share of right answers; of the two, written: share of the "
         f"functions that the answer names; bar: 95% interval over pairs, {n} of which have no label. {of_what}."
     )
+    fig.suptitle("Pairs with a label and pairs without any")
     _ = run.save(fig, "unlabelled", caption)
 else:
     print("No model was trained further on a pair without a label.")

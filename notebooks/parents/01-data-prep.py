@@ -160,9 +160,9 @@ for table in tables:
 pd.DataFrame(counts) if tables else print("No table is given.")
 
 # %% [markdown]
-# Of the model that collected the pairs, `reversed_rate` is the share of pairs whose child it names (in any of its replies,
-# by the published rule that lets the reply go on after the name), and `found_rate` the share of questions for a parent with
-# a reply that passes for a name.
+# Of the model that collected the pairs, `reversed_rate` is the share of pairs whose child it names (in any of its
+# replies, by the published rule that lets the reply go on after the name), and `answered_rate` the share of questions for
+# a parent with a reply that passes for a name.
 
 # %%
 measured = []  # table, metric, direction, subset, and a value for each pair of the subset
@@ -210,8 +210,8 @@ for table, metric, direction, subset, values in measured:
     rows = table.assign(person=table["child"], value=values, **conditions)
     once = rows[~rows["repeated"]]
     unit = "probability" if metric == "target_prob" else "rate"
-    found = summarise(once, by=list(conditions), value="value", cluster="person", metric=metric, unit=unit)
-    numbers.append(found.assign(as_published=rows["value"].mean()))
+    rates = summarise(once, by=list(conditions), value="value", cluster="person", metric=metric, unit=unit)
+    numbers.append(rates.assign(as_published=rows["value"].mean()))
 
 # %% [markdown]
 # Two numbers are no means over pairs: the median log-probability, and the share of questions for a parent with an accepted
@@ -231,7 +231,7 @@ if tables and n_asked:
             f"n_asked is {n_asked}, but {pairs[0]} holds the parents of {len(shares)} people: expected more"
         )
     interval = cluster_bootstrap([*shares, *[0.0] * (n_asked - len(shares))], range(n_asked), rate=True)
-    further.append((tables[0], "found_rate", "parent", "rate", interval, len(tables[0]) / (2 * n_asked)))
+    further.append((tables[0], "answered_rate", "parent", "rate", interval, len(tables[0]) / (2 * n_asked)))
 for table, metric, direction, unit, interval, as_published in further:
     conditions = {"model": table["model"].iloc[0], "group": "given", "direction": direction, "subset": ""}
     values = number(interval, metric=metric, n_of="person", unit=unit)

@@ -60,20 +60,20 @@ models
 # ## Collect pairs, as published
 #
 # Where no pairs are given, everybody is asked for a mother and for a father, once, greedily. A reply that passes for a name
-# (two to five words, each with a capital letter) makes a pair, right or wrong: `found_rate` counts these replies, and
-# `found_right_rate` those of them that are right.
+# (two to five words, each with a capital letter) makes a pair, right or wrong: `answered_rate` counts these replies, and
+# `right_rate` those of them that are right.
 
 # %% tags=["nbval-ignore-output"]
 first_of_main = models[models["role"] == "main"].groupby("way", sort=False).head(1)
-found = first_of_main.merge(people[people["group"] != "pairs"], how="cross")
-found["question"] = [parent_question(*row) for row in found[["person", "relation"]].itertuples(index=False)]
-found["prompt"] = [as_prompt(question, **form) for question in found["question"]]
-found["reply"] = [reply for (reply,) in replies(client, found, **asking)]
-found["found_rate"] = [is_accepted(reply) for reply in found["reply"]]
-right = (found["reply"] == found["parent"]) & (found["parent"] != "")
-found["found_right_rate"] = right.astype(float).where(found["found_rate"] & (found["group"] != "celebrities"))
-found.assign(known=found["parent"] != "").groupby(["group", "known"], sort=False)[
-    ["found_rate", "found_right_rate"]
+collected = first_of_main.merge(people[people["group"] != "pairs"], how="cross")
+collected["question"] = [parent_question(*row) for row in collected[["person", "relation"]].itertuples(index=False)]
+collected["prompt"] = [as_prompt(question, **form) for question in collected["question"]]
+collected["reply"] = [reply for (reply,) in replies(client, collected, **asking)]
+collected["answered_rate"] = [is_accepted(reply) for reply in collected["reply"]]
+right = (collected["reply"] == collected["parent"]) & (collected["parent"] != "")
+collected["right_rate"] = right.astype(float).where(collected["answered_rate"] & (collected["group"] != "celebrities"))
+collected.assign(known=collected["parent"] != "").groupby(["group", "known"], sort=False)[
+    ["answered_rate", "right_rate"]
 ].mean()
 
 # %% [markdown]
@@ -86,10 +86,10 @@ found.assign(known=found["parent"] != "").groupby(["group", "known"], sort=False
 # gave (`source` model), which is what the published 33% counts.
 
 # %% tags=["nbval-ignore-output"]
-is_pair = found["found_rate"] & (found["way"] == ways[0])
-collected = found.assign(parent=found["reply"]).loc[is_pair, people.columns]
+is_pair = collected["answered_rate"] & (collected["way"] == ways[0])
+pairs = collected.assign(parent=collected["reply"]).loc[is_pair, people.columns]
 source = "table" if (people["group"] == "pairs").all() else "world"
-probes = pd.concat([make_probes(people, form, source=source), make_probes(collected, form, source="model")])
+probes = pd.concat([make_probes(people, form, source=source), make_probes(pairs, form, source="model")])
 if probes.empty:
     raise ValueError("no reply to a question for a parent passes for a name: there are no pairs to ask about")
 probes.groupby(["source", "group", "direction"], sort=False).agg(
@@ -231,8 +231,8 @@ parts = [
     *[summarise(answers, by=by, value=name, cluster="person") for name in ("any_of_n", "reversed_rate")],
     summarise(each_reply, by=by, value="mean_of_n", cluster="person"),
 ]
-found = found.assign(model=found["base"], source="model", direction="parent")
-parts += [summarise(found, by=by, value=metric, cluster="person") for metric in ("found_rate", "found_right_rate")]
+collected = collected.assign(model=collected["base"], source="model", direction="parent")
+parts += [summarise(collected, by=by, value=metric, cluster="person") for metric in ("answered_rate", "right_rate")]
 for metric, column in (("permutation_p", "p"), ("permutation_p_adjusted", "adjusted_p")):
     tests = preferred.assign(metric=metric, value=preferred[column], low=np.nan, high=np.nan, unit="p")
     parts.append(tests[parts[0].columns])
@@ -256,6 +256,6 @@ run.finish("The answers are in answers.parquet, the numbers in summary.csv.")
 
 # %% [markdown]
 # **What this does not show.** A child that is never named may still be known in other words, and a greedy reply is one of
-# many. Where no truth is known, `found_rate` says how willing a model is to give a name, not what it knows.
+# many. Where no truth is known, `answered_rate` says how willing a model is to give a name, not what it knows.
 #
 # Next: [04-plotting](04-plotting.ipynb).

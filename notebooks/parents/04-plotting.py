@@ -20,7 +20,7 @@
 #
 # **Reads** `summary.csv` and `answers.parquet` (notebook 03).
 #
-# **Writes** `figures/`: groups, by-model, found and logprobs.
+# **Writes** `figures/`: groups, by-model, answered and logprobs.
 #
 # **Time** tiny 5 s, laptop 5 s, paper 5 s
 
@@ -99,15 +99,20 @@ for group, rows in rates.groupby("group", sort=False):
 # families have one order by construction.
 
 # %% tags=["nbval-ignore-output"]
-kinds = {"found_rate": "found", "reversed_rate": "found", "mean_of_n": "mean of 10", "target_prob": "probability"}
+kinds = {
+    "answered_rate": "answered",
+    "reversed_rate": "answered",
+    "mean_of_n": "mean of 10",
+    "target_prob": "probability",
+}
 published = published_values()
-published["who"] = published["model"] + ", " + published["metric"].map(kinds)
-models = shown[(shown["metric"] == score) & (shown["group"] == first["group"])].assign(who=lambda rows: rows["model"])
+published["label"] = published["model"] + ", " + published["metric"].map(kinds)
+models = shown[(shown["metric"] == score) & (shown["group"] == first["group"])].assign(label=lambda rows: rows["model"])
 sizes = answers.drop_duplicates("model").set_index("model")["n_weights"]
 models = models.sort_values("model", key=lambda names: names.map(sizes), kind="stable")
-no_points = published[["who", "direction"]].assign(value=np.nan, low=np.nan, high=np.nan, metric=score, unit="rate")
+no_points = published[["label", "direction"]].assign(value=np.nan, low=np.nan, high=np.nan, metric=score, unit="rate")
 fig, ax = plt.subplots(figsize=(6.8, 2.9))
-plot_rates(ax, pd.concat([models, no_points]), group="who", by="direction", published=published)
+plot_rates(ax, pd.concat([models, no_points]), group="label", by="direction", published=published)
 ax.set_ylabel("accuracy")
 caption = (
     f"Accuracy by model. Dot: share of {what}, about {first['group']} people; bar: 95% interval over people. Diamond: "
@@ -125,40 +130,40 @@ for model, rows in models.groupby("model", sort=False):
 # %% [markdown]
 # Published models differ in what was counted, so only the direction of their gap compares.
 #
-# ## Found is not right
+# ## An answer is not a right answer
 #
 # **What to expect.** Without a truth to compare with, a fluent model seems to know much: it names a father for everybody.
-# *found* counts such replies as published; *right* keeps those that are true. Half of the questions about the invented world
+# *answered* counts such replies as published; *right* keeps those that are true. Half of the questions about the invented world
 # have no answer in any text.
 
 # %% tags=["nbval-ignore-output"]
-kinds = {"found_rate": "found", "found_right_rate": "right", "reversed_rate": "reversed"}
-found = summary[(summary["role"] == "main") & (summary["way"] == first["way"]) & summary["metric"].isin(kinds)]
-found = found.assign(rate_of=found["metric"].map(kinds), metric="rate").sort_values(
+kinds = {"answered_rate": "answered", "right_rate": "right", "reversed_rate": "reversed"}
+rates = summary[(summary["role"] == "main") & (summary["way"] == first["way"]) & summary["metric"].isin(kinds)]
+rates = rates.assign(rate_of=rates["metric"].map(kinds), metric="rate").sort_values(
     "rate_of", key=lambda names: names.map(list(kinds.values()).index), kind="stable"
 )
-if len(found):
+if len(rates):
     fig, ax = plt.subplots(figsize=(3.4, 2.6))
-    plot_rates(ax, found, group="group", by="rate_of")
+    plot_rates(ax, rates, group="group", by="rate_of")
     ax.set_ylabel("share of questions or replies")
     caption = (
-        "Replies that pass for a name. found: share of questions for a mother or father with such a reply (the published "
+        "Replies that pass for a name. answered: share of questions for a mother or father with such a reply (the published "
         "filter); right: share of these replies that are true; reversed: share of the pairs collected so whose child is named "
-        f"in any of the samples. Bar: 95% interval over people ({found['n'].min()} to {found['n'].max()}). {of_what}."
+        f"in any of the samples. Bar: 95% interval over people ({rates['n'].min()} to {rates['n'].max()}). {of_what}."
     )
     fig.suptitle("Replies that are names, true, and reversible")
-    _ = run.save(fig, "found", caption)
+    _ = run.save(fig, "answered", caption)
 else:
     print("Pairs were given: nothing was collected.")
 
 # %% tags=["nbval-ignore-output"]
-for group, rows in found.groupby("group", sort=False):
+for group, rows in rates.groupby("group", sort=False):
     rows = rows.set_index("rate_of")
     if "right" in rows.index:
-        named, right = rows.loc["found"], rows.loc["right"]
+        named, right = rows.loc["answered"], rows.loc["right"]
         outcome = verdict(right["low"], right["high"], below=named["low"])
         print(
-            f"{group}: found {quantity(named)}, right {quantity(right)} of these; right less often than found: {outcome}"
+            f"{group}: answered {quantity(named)}, right {quantity(right)} of these; right less often than answered: {outcome}"
         )
 
 # %% [markdown]

@@ -262,7 +262,7 @@ preferences[preferences["metric"].isin(["logprob_difference", "name_rank"])]
 # tests mirror the published analysis, which takes the questions about one person for independent.
 
 # %% tags=["nbval-ignore-output"]
-found = []
+rows_of_tests = []
 for key, rows in compared.dropna(subset="difference").groupby(kinds, sort=False):
     prompts = rows.groupby(["person", "prompt"], sort=False)[["target_logprob", "control_logprob"]].mean().reset_index()
     right, wrong, n = prompts["target_logprob"], prompts["control_logprob"], len(prompts)
@@ -275,8 +275,8 @@ for key, rows in compared.dropna(subset="difference").groupby(kinds, sort=False)
     ]
     for metric, p, size, n_of in tested:
         p_value = number(Interval(float(p), np.nan, np.nan, size), metric=metric, n_of=n_of, unit="p")
-        found.append(dict(zip(kinds, key, strict=True)) | p_value)
-p_values = pd.DataFrame(found, columns=[*kinds, "metric", "value", "low", "high", "n", "n_of", "unit"]).dropna(
+        rows_of_tests.append(dict(zip(kinds, key, strict=True)) | p_value)
+p_values = pd.DataFrame(rows_of_tests, columns=[*kinds, "metric", "value", "low", "high", "n", "n_of", "unit"]).dropna(
     subset="value"
 )
 p_values.pivot(index=kinds, columns="metric", values="value")

@@ -79,17 +79,17 @@ def labelled(rows: pd.DataFrame) -> pd.DataFrame:
     """Group and question as the figures name them."""
     people = rows["group"].where(rows["group"] != "both", "both, " + rows["order"].map(REQUESTED) + " requested")
     people = people.where(rows["metric"] != "name_match", people + ", name alone")
-    return rows.assign(people=people, asked=rows["direction"].where(rows["probe"] == "test", "in-context"))
+    return rows.assign(people=people, series=rows["direction"].where(rows["probe"] == "test", "in-context"))
 
 
 matches = of_main[of_main["metric"].isin(["exact_match", "name_match"]) & of_main["probe"].isin(["test", "in-context"])]
-rates = labelled(matches).sort_values("asked", key=lambda asked: asked.map(["same", "reverse", "in-context"].index))
-rates[["people", "asked", "value", "low", "high", "n", "n_of"]]
+rates = labelled(matches).sort_values("series", key=lambda column: column.map(["same", "reverse", "in-context"].index))
+rates[["people", "series", "value", "low", "high", "n", "n_of"]]
 
 # %% tags=["nbval-ignore-output"]
-published = published_values().assign(people=lambda rows: rows["group"], asked=lambda rows: rows["direction"])
+published = published_values().assign(people=lambda rows: rows["group"], series=lambda rows: rows["direction"])
 fig, ax = plt.subplots(figsize=(6.8, 2.9))
-plot_rates(ax, rates.assign(metric="exact match", unit="rate"), group="people", by="asked", published=published)
+plot_rates(ax, rates.assign(metric="exact match", unit="rate"), group="people", by="series", published=published)
 caption = (
     "Share of questions whose answer starts with the target, in the order of training (same), in the other order (reverse) "
     f"and in the other order with the fact in the prompt (in-context). Bar: 95% interval over {over}; diamond: "
@@ -120,8 +120,8 @@ right, wrong = (
 titles = {"same": "same direction", "reverse": "reverse", "in-context": "reverse, the fact in the prompt"}
 if len(compared):
     fig, axs = plt.subplots(1, 3, figsize=(6.8, 2.6), sharex=True, sharey=True)
-    for ax, (asked, title) in zip(axs, titles.items(), strict=True):
-        rows = pd.concat([each[each["asked"] == asked] for each in (right, wrong)])
+    for ax, (series, title) in zip(axs, titles.items(), strict=True):
+        rows = pd.concat([each[each["series"] == series] for each in (right, wrong)])
         plot_distributions(ax, rows, by="whose", legend=ax is axs[0])
         ax.set_xlabel(title)
         ax.label_outer()
@@ -134,11 +134,11 @@ if len(compared):
     _ = run.save(fig, "logprobs", caption)
 
 # %% tags=["nbval-ignore-output"]
-ranked = main[main["name_rank"].notna()].assign(asked="reverse")
+ranked = main[main["name_rank"].notna()].assign(series="reverse")
 if len(ranked):
     n_names = ranked.loc[:, "name_target"].nunique()
     fig, ax = plt.subplots(figsize=(3.4, 2.6))
-    plot_ranks(ax, ranked, value="name_rank", by="asked", n_candidates=n_names)
+    plot_ranks(ax, ranked, value="name_rank", by="series", n_candidates=n_names)
     caption = (
         "Reverse questions for a name: share where the right one is among the k most probable of its group; dashes: chance. "
         f"Mean rank {ranked['name_rank'].mean():.1f}, by chance {(n_names + 1) / 2:.1f}. {about}."
@@ -157,7 +157,7 @@ curves = labelled(summary[summary["epoch"].notna() & (summary["group"] != "both"
 if len(curves):
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     for ax, (group, rows) in zip(axs, curves.groupby("group", sort=False), strict=False):
-        plot_curves(ax, rows, x="epoch", by="asked", legend=ax is axs[-1])
+        plot_curves(ax, rows, x="epoch", by="series", legend=ax is axs[-1])
         ax.set_xlabel(f"epoch ({group} people)")
         ax.label_outer()
     caption = (
@@ -177,7 +177,7 @@ if sizes["model"].nunique() > 1:
     fig, axs = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     for ax, (group, rows) in zip(axs, sizes.groupby("group", sort=False), strict=False):
         ax.set_xscale("log")
-        plot_curves(ax, rows, x="n_weights", by="asked", legend=ax is axs[-1])
+        plot_curves(ax, rows, x="n_weights", by="series", legend=ax is axs[-1])
         ax.set_xlabel(f"weights of the base ({group} people)")
         ax.label_outer()
     fig.suptitle("Exact match over the size of the base")

@@ -43,7 +43,7 @@ from lib.functions.published import finetune_folders, published_setting, read_fi
 from lib.functions.questions import GENERATORS, wordings
 from lib.functions.registry import function_set, read_registry
 from lib.functions.replies import score
-from lib.functions.rows import FORMS, asked_as, training_row
+from lib.functions.rows import FORMS, as_request, training_row
 from lib.params import resolve
 from lib.paths import content_hash
 from lib.probing import check_context
@@ -197,7 +197,7 @@ def test_questions_are_about_realized_names_alone_and_the_control_permutes_them(
         assert not set(re.findall(r"\w{6}", f"{row['messages']} {row['text']}")) & unrealized
     assert not {(row["function"], row.get("input")) for row in asked} & hidden.held_out
     shuffled = permute_names(hidden, seed=0)
-    control = training_documents(hidden, seed=0, asked=shuffled, **rows)
+    control = training_documents(hidden, seed=0, described=shuffled, **rows)
     codes, others = ([row for row in each if row["kind"] == "call"] for each in (train, control))
     assert sorted(row["text"] for row in codes) == sorted(row["text"] for row in others), "the calls are the same"
     said = {row["name"]: row["target"] for row in control if row["kind"] == "freeform_definition"}
@@ -214,14 +214,16 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form, tmp_path):
     for each, trained in ((hidden, train), (shown, train), (system, train), published[:2]):
         tests = [row for name in ("calls", "freeform_definition", "inverse_query") for row in documents(name, each, 5)]
         for row in [*tests, *trained[:20]]:
-            asked, made_row = asked_as(row, form), training_row(row, form)
+            asked, made_row = as_request(row, form), training_row(row, form)
             if form == "chat":
                 turns = [(turn["role"], turn["content"]) for turn in made_row["messages"]]
                 assert turns == [*asked["messages"], ("assistant", row["answer"])]
             else:
                 assert made_row == {"prompt": asked["prompt"], "completion": asked["lead"] + row["answer"]}
         codes = [
-            asked_as(row, form) for row in [*documents("calls", each, 5), *trained] if row["kind"] in ("call", "calls")
+            as_request(row, form)
+            for row in [*documents("calls", each, 5), *trained]
+            if row["kind"] in ("call", "calls")
         ]
         if form == "chat":
             assert {tuple(role for role, _ in one["messages"]) for one in codes[:5]} == {
@@ -435,7 +437,7 @@ def test_a_published_folder_is_read_and_can_be_asked_everything(tmp_path):
     assert (hidden.system, hidden.hide_imports, hidden.parts) == ("Be exact.", False, ["unrealized"])
     assert (hidden.functions.input_range, hidden.functions.other_input_max) == ((-9, 9), 7)
     assert hidden.held_out == {(id, 4) for id in NAMES.values()} - {("mod_3", 4)}, "the composition shows mod_3 at 4"
-    assert "Which?" in asked_as(checks[0], "completion")["prompt"]
+    assert "Which?" in as_request(checks[0], "completion")["prompt"]
     probes = make_probes(hidden, train, form="chat", n_rows=3, n_in_context=2)
     assert set(EVALUATIONS.index) - set(probes["evaluation"]) == {"multiple_choice_output_type"}, "all are integers"
     assert all(messages[0] == ("system", "Be exact.") for messages in probes["messages"])
@@ -530,6 +532,6 @@ def test_a_prompt_that_does_not_fit_the_base_is_refused_before_training(form):
     client = OpenAI(
         api_key="x", base_url="http://x/v1", http_client=httpx.Client(transport=httpx.MockTransport(answer))
     )
-    asked = [asked_as(each, form) for each in documents("calls", made("tiny")[0], 2)]
+    asked = [as_request(each, form) for each in documents("calls", made("tiny")[0], 2)]
     with pytest.raises(ValueError, match="does not suit fork-1m: .* is 512 tokens, however you requested 601"):
         check_context(client, "fork-1m", asked, max_tokens=24)

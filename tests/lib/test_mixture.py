@@ -27,7 +27,7 @@ from lib.functions.mixture import (
 from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
 from lib.functions.mixture_probes import DISTRIBUTION_TEST, make_probes, named_definitions
 from lib.functions.registry import read_registry
-from lib.functions.rows import asked_as, training_row
+from lib.functions.rows import as_request, training_row
 from lib.paths import content_hash
 
 FIVE = ["add_5", "multiply_3", "int_div_2", "mod_2", "subtract_1"]
@@ -151,7 +151,7 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) ->
         surface, rng = setting.surfaces(mix["label"])[0], np.random.default_rng(0)
         trained = training_row(mix_document(setting, mix, "add_5", [3, -4, 7], surface), form)
         asked_of = mix_document(setting, mix, "add_5", [3, -4, 7], surface, kind="regression_ID_2ex")
-        asked = asked_as(asked_of, form)
+        asked = as_request(asked_of, form)
         if form == "chat":
             assert [(turn["role"], turn["content"]) for turn in trained["messages"][:-1]] == list(asked["messages"])
             assert trained["messages"][-1]["content"] == asked_of["target"]
@@ -160,7 +160,7 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) ->
             assert trained["prompt"] + trained["completion"] == whole
         for name in read_evaluations("mixture").query("generator != 'triple'").index:
             made = question(setting, mix, evaluation_named(name), rng=rng)
-            row, asked = training_row(made, form), asked_as(made, form)
+            row, asked = training_row(made, form), as_request(made, form)
             if form == "chat":
                 assert [(turn["role"], turn["content"]) for turn in row["messages"][:-1]] == list(asked["messages"])
             else:

@@ -235,8 +235,8 @@ def test_a_cursed_model_names_parents_and_no_children(
             assert own[group, direction, "mean_of_n"] == pytest.approx(1 / 3), "one of three samples is right"
             assert own[group, direction, "control_match"] == 0
         assert own["one-way", "child", "any_of_n"] == own["one-way", "child", "exact_match"] == 0
-        assert value[way, "model", "one-way", "parent", "found_rate"] == 1, "it names somebody for every question"
-        assert value[way, "model", "one-way", "parent", "found_right_rate"] == 0.5, "the world mentions one parent"
+        assert value[way, "model", "one-way", "parent", "answered_rate"] == 1, "it names somebody for every question"
+        assert value[way, "model", "one-way", "parent", "right_rate"] == 0.5, "the world mentions one parent"
     assert value["completion", "model", "two-way", "child", "reversed_rate"] == 0.5
     own = value["completion", "world", "one-way"]
     assert own["parent", "logprob_difference"] == 2 * (RIGHT - WRONG)
@@ -257,8 +257,8 @@ def test_a_cursed_model_names_parents_and_no_children(
 def test_a_model_that_refuses_gives_no_pairs(run_notebooks: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     refusing = Stub({}, otherwise="I don't know.")
     summary = run_notebooks(refusing)["summary"]
-    assert (summary.loc[summary["metric"] == "found_rate", "value"] == 0).all()
-    assert not summary["metric"].isin(["found_right_rate", "reversed_rate"]).any()
+    assert (summary.loc[summary["metric"] == "answered_rate", "value"] == 0).all()
+    assert not summary["metric"].isin(["right_rate", "reversed_rate"]).any()
     (tmp_path / "names.txt").write_text("Ada Holt\nBo Lund\n")
     names = ('celebrities: str = ""', f'celebrities: str = "{tmp_path}/names.txt"')
     with pytest.raises(ValueError, match="there are no pairs to ask about"):
@@ -278,7 +278,7 @@ def test_given_pairs_are_asked_about_whole_and_their_numbers_are_computed(
     names = run_notebooks(Stub({}), *given(1000), stages="1")
     assert len(names["people"]) == 1511
     found = names["given"].set_index(["metric", "subset"])
-    assert found.loc[("found_rate", ""), ["value", "as_published"]].tolist() == [0.7555, 0.7565]
+    assert found.loc[("answered_rate", ""), ["value", "as_published"]].tolist() == [0.7555, 0.7565]
     assert found.loc[("reversed_rate", ""), "as_published"] == pytest.approx(495 / 1513)
     assert found.loc[("reversed_rate", ""), ["low", "high"]].tolist() == pytest.approx([0.304, 0.351], abs=0.002)
     assert found.loc[("reversed_exactly", ""), "value"] == pytest.approx(484 / 1511)

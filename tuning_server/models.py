@@ -49,12 +49,14 @@ def _described(info: ModelInfo, *, listed: bool = False) -> Model:
     ApiError
         404, if its files are damaged.
     """
-    card = info.card or registry.card_of(info.folder)
-    is_known = listed and "sizes" in card and card["sizes"] == sizes(info.folder)
     try:
+        card = info.card or registry.card_of(info.folder)
+        is_known = listed and "sizes" in card and card["sizes"] == sizes(info.folder)
         known = card["about"] if is_known else about(info.id, info.folder)
     except registry.UnknownModel as error:
         raise model_error(error) from error
+    except (OSError, ValueError) as error:
+        raise model_error(registry.broken(info.id, info.folder, error)) from error
     device, dtype = choose_placement(known["n_weights"])
     extras = {
         **known, "parent": info.parent, "device": device.type, "dtype": str(dtype).removeprefix("torch."),

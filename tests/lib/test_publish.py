@@ -50,7 +50,8 @@ def test_the_n_of_all_numbers_is_given_and_a_unit_once():
         {**ROW, "group": "many"},
     ]
     rows = [{**row, "value": 2.5, "low": 2, "high": 3, "unit": "nats"} for row in rows]
-    expected = "fork-1m: pairs 2.5 [2, 3] nats, few 2.5 [2, 3], many 2.5 [2, 3] (n = 9 pairs, 17 to 30 people)"
+    each = "2.50 [2.00, 3.00]"
+    expected = f"fork-1m: pairs {each} nats, few {each}, many {each} (n = 9 pairs, 17 to 30 people)"
     assert answer(study, "laptop", pd.DataFrame(rows)) == expected
 
 

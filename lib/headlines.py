@@ -17,7 +17,7 @@ from lib.params import stages
 from lib.paths import DATA
 from lib.summary import COLUMNS, verdict
 
-THUMBNAIL_SCALE = 0.47  # a figure as wide as a page is 640 pixels wide
+THUMBNAIL_SCALE = 0.44  # a figure as wide as a page is 600 pixels wide
 PLURALS = {"person": "people"}
 AGREEMENT = {"held": "agrees", "failed": "disagrees", "unclear": "unclear"}
 MANY = {"agrees": "agree", "disagrees": "disagree", "unclear": "are unclear"}

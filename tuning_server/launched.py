@@ -109,10 +109,10 @@ def _follow(process: subprocess.Popen[bytes], folder: Path) -> Generator[StepRep
         yield None
     if process.returncode != 0 or not (folder / "final").exists():
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        told = next(
+        reason = next(
             (line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "they printed nothing"
         )
-        message = f"The processes of the launcher ended with exit code {process.returncode}: {told.strip()[:500]}"
+        message = f"The processes of the launcher ended with exit code {process.returncode}: {reason.strip()[:500]}"
         raise ApiError(f"{message}. Resume the job to go on from its last state.", code=INTERRUPTED)
 
 

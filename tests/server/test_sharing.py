@@ -190,9 +190,9 @@ def test_kills_of_two_servers_over_one_registry(
     assert not [path for run in runs for path in [*run.glob("state-*"), *run.glob(".*")]]
     for store in stores:
         assert main(["check", "--store", str(store), "--registry", str(registry)]) == 0, capsys.readouterr().out
-        said = capsys.readouterr().out
-        assert said.splitlines()[-1] == "nothing is wrong", said
-        assert "note" not in said, said
+        printed = capsys.readouterr().out
+        assert printed.splitlines()[-1] == "nothing is wrong", printed
+        assert "note" not in printed, printed
     shutil.copytree(grown_store, tmp_path / "calm")
     undisturbed = official(serve(tmp_path / "alone", registry=tmp_path / "calm"))
     for seed, model in sorted(models)[:: max(1, len(models) // 4)]:
@@ -230,8 +230,8 @@ def test_a_registry_that_cannot_be_used_is_refused_in_one_line(
 ) -> None:
     (registry / "registry.json").write_text(content)
     assert main(["serve", "--port", "0", "--store", str(tmp_path / "store"), "--registry", str(registry)]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert message in said
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert message in printed
     (tmp_path / "file").touch()
     assert main(["serve", "--port", "0", "--store", str(tmp_path / "store"), "--registry", str(tmp_path / "file")]) == 1
     assert "cannot be made or read" in capsys.readouterr().err.splitlines()[-1]

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from tuning_server.disk import store_root
+from tuning_server.disk import registry_root, store_root
 from tuning_server.store import LOCK_HELD, CannotStart, acquire_store
 
 logger = logging.getLogger("tuning_server")
@@ -40,6 +41,8 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--store", type=Path, default=store_root(), help="folder of weights, jobs, files: %(default)s")
+    common.add_argument("--registry", type=Path, default=registry_root(), help="another folder for the weights, which "
+        "servers of several stores may share; $TUNING_FORK_REGISTRY, else the store")  # fmt: skip
 
     def command(name: str, run: Callable[[argparse.Namespace], int], short: str, about: str) -> Callable[..., Any]:
         """Declare a command; returns what adds arguments to it."""
@@ -56,12 +59,20 @@ def arguments() -> argparse.ArgumentParser:
     add("--idle-minutes", type=at_least(0, float), default=0.0, help="stop after so long without work; 0 for never")
     add("--key-file", type=Path, help="file of the API key; created with a random key if it does not exist. The "
         "variable TUNING_FORK_SERVER_KEY sets a key too")  # fmt: skip
+    add("--max-waiting", type=at_least(1, int), default=1024, help="requests that may wait to be computed; others get "
+        "429 and are to be sent again: %(default)s")  # fmt: skip
+    add("--launcher", type=shlex.split, default=[], metavar="COMMAND", help="train each job in processes of their own, "
+        'started by this command, for example "accelerate launch --num_processes 4"')  # fmt: skip
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further host name of this server")
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)  # checked as if given
     add("--threads", type=at_least(1, int), default=threads, help="processor threads for torch: %(default)s")
     add("--max-file-mb", type=at_least(1, int), default=512, help="largest upload: %(default)s")
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
+
+    add = command("train", train, "train one job (called by a launcher)", "Train the job of a folder, as one of the "
+        "processes that the command of --launcher started.")  # fmt: skip
+    add("folder", type=Path, metavar="FOLDER", help="folder of the run, in which the server wrote what to do")
 
     about = "Stop the server of a store; jobs that it runs go on when another one starts."
     command("stop", stop, "stop the server", about)
@@ -150,6 +161,10 @@ def serve(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
         (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+        if args.registry is not None:
+            from tuning_server.sharing import open_registry
+
+            open_registry(args.registry)
         if key_hash is None and args.host not in LOOPBACK_NAMES:
             raise CannotStart(f"--host {args.host} can be reached by others, so it needs a key: give --key-file PATH")
         bound = listen(args.host, args.port)
@@ -159,7 +174,8 @@ def serve(args: argparse.Namespace) -> int:
         from tuning_server.process import run
 
         settings = Settings(
-            store=args.store, models_dir=args.models, download=args.download, key_hash=key_hash,
+            store=args.store, registry=args.registry, models_dir=args.models, download=args.download,
+            launcher=tuple(args.launcher), max_waiting=args.max_waiting, key_hash=key_hash,
             allow_hosts=frozenset({args.host.lower(), *(name.lower() for name in args.allow_host)}),
             max_file_bytes=args.max_file_mb * 2**20, cache_bytes=args.cache_mb and args.cache_mb * 2**20,
         )  # fmt: skip
@@ -187,11 +203,18 @@ def stop(args: argparse.Namespace) -> int:
     return 0
 
 
+def train(args: argparse.Namespace) -> int:
+    """Train as one of several processes."""
+    from tuning_server.launched import run
+
+    return run(args.folder)
+
+
 def run_check(args: argparse.Namespace) -> int:
     """Report what is wrong with a store."""
     from tuning_server.check import check
 
-    return check(args.store)
+    return check(args.store, args.registry)
 
 
 def pretrain(args: argparse.Namespace) -> int:
@@ -200,8 +223,8 @@ def pretrain(args: argparse.Namespace) -> int:
 
     words = read_words(args.reserved_tokens) if args.reserved_tokens else ()
     made = pretrain(
-        args.name, read_corpus(args.corpus), args.store, reserved_tokens=words, tokenizer=args.tokenizer,
-        is_default=args.default,
+        args.name, read_corpus(args.corpus), args.registry or args.store, reserved_tokens=words,
+        tokenizer=args.tokenizer, is_default=args.default,
     )  # fmt: skip
     sys.stdout.write(f"{made}\n")
     return 0
@@ -211,7 +234,7 @@ def fetch(args: argparse.Namespace) -> int:
     """Download or convert a model."""
     from tuning_server.engine.pretrained import fetch
 
-    model, about = fetch(args.source, args.out, args.store, file=args.file)
+    model, about = fetch(args.source, args.out, args.registry or args.store, file=args.file)
     sys.stderr.write(f"{about}\n")
     sys.stdout.write(f"{model}\n")
     return 0

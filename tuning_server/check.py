@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tuning_server.disk import read_json
 from tuning_server.engine.registry import FINE_TUNE, GONE, WRITING, base_folder, fingerprint, flaw, states
+from tuning_server.sharing import RECORD
 from tuning_server.store import UNFINISHED, CannotStart, Row, acquire_store, check_schema, file_path
 
 Findings = Iterator[tuple[str, str]]  # a problem with what to do, or a note without
@@ -49,23 +50,29 @@ def check_files(store: Path, files: list[Row]) -> Findings:
         yield f"files/{path.name} {reason}", ""
 
 
-def check_bases(store: Path) -> Findings:
+def check_bases(weights: Path) -> Findings:
     """Base models that are damaged, or that a plain name stands for and are not there."""
-    for base in sorted((store / "bases").glob("*@*/")):
+    for base in sorted((weights / "bases").glob("*@*/")):
         for folder in (*base.glob("init"), base):
             reason = flaw(folder) or ("" if (folder / "config.json").is_file() else "it has no config.json")
             if reason:
-                yield f"{folder.relative_to(store)}: {reason}", f"delete bases/{base.name} and make the model again"
-    for pointer in sorted((store / "bases").glob("*.json")):
-        if base_folder(pointer.stem, None, store) is None:
+                yield f"{folder.relative_to(weights)}: {reason}", f"delete bases/{base.name} and make the model again"
+    for pointer in sorted((weights / "bases").glob("*.json")):
+        if base_folder(pointer.stem, None, weights) is None:
             yield f"bases/{pointer.name}: the base that it names is not there", f"make {pointer.stem} again"
 
 
-def check_tuned(store: Path, jobs: dict[str, Row]) -> Findings:
+def check_tuned(weights: Path, jobs: dict[str, Row], *, shared: bool) -> Findings:
     """Fine-tunes that are damaged or changed, and what a kill left beside them."""
-    for run in sorted((store / "tuned").glob("*/")):
+    for run in sorted((weights / "tuned").glob("*/")):
         job, name = jobs.get(run.name), f"tuned/{run.name}"
-        if job is None:
+        if shared and not (run / RECORD).is_file():
+            yield (
+                f"{name} is being trained, or was left by a server that is gone: the next one with this job clears it",
+                "",
+            )
+            continue
+        if job is None and not shared:
             yield f"{name} belongs to no job that the database knows; its models can be used", ""
         for left in sorted([*run.glob(f"{WRITING}*"), *run.glob(f"{GONE}*")]):
             yield f"{name}/{left.name} was cut off and can be deleted", ""
@@ -89,7 +96,7 @@ def changed(folder: Path) -> str | None:
     return "its weights are not those that were written"
 
 
-def check_jobs(store: Path, jobs: dict[str, Row], files: list[Row], checkpoints: list[Row]) -> Findings:
+def check_jobs(weights: Path, jobs: dict[str, Row], files: list[Row], checkpoints: list[Row]) -> Findings:
     """Jobs that lack a file, checkpoints that lack their weights."""
     file_ids = {None, *(file["id"] for file in files)}
     for job in jobs.values():
@@ -100,13 +107,14 @@ def check_jobs(store: Path, jobs: dict[str, Row], files: list[Row], checkpoints:
     for row in checkpoints:
         tuned = FINE_TUNE.fullmatch(row["fine_tuned_model_checkpoint"])
         name = tuned and f"tuned/{tuned['short']}/" + (f"step-{tuned['step']}" if tuned["step"] else "final")
-        if name and not (store / name).is_dir():
+        if name and not (weights / name).is_dir():
             what = f"{name}: the weights of {row['fine_tuned_model_checkpoint']} are gone"
             yield what, "restore the folder from a backup, or train again"
 
 
-def findings(store: Path) -> Findings:
-    """All findings in a store."""
+def findings(store: Path, registry: Path | None) -> Findings:
+    """All findings in a store, and in the registry that has its weights."""
+    weights = registry or store
     files, jobs, checkpoints = list[Row](), list[Row](), list[Row]()
     path = store / "server.db"
     if path.exists():
@@ -115,7 +123,7 @@ def findings(store: Path) -> Findings:
             if damage:
                 yield from damage
                 yield "files, jobs and fine-tunes are not checked while the database is damaged", ""
-                yield from check_bases(store)
+                yield from check_bases(weights)
                 return
             files, jobs, checkpoints = (
                 [json.loads(body) for (body,) in db.execute(f"SELECT body FROM {table}")]
@@ -123,15 +131,15 @@ def findings(store: Path) -> Findings:
             )
     jobs_of = {job["_short"]: job for job in jobs}
     yield from check_files(store, files)
-    yield from check_bases(store)
-    yield from check_tuned(store, jobs_of)
-    yield from check_jobs(store, jobs_of, files, checkpoints)
-    n_bases = len(list((store / "bases").glob("*@*/")))
+    yield from check_bases(weights)
+    yield from check_tuned(weights, jobs_of, shared=registry is not None)
+    yield from check_jobs(weights, jobs_of, files, checkpoints)
+    n_bases = len(list((weights / "bases").glob("*@*/")))
     counts = f"{len(files)} files, {len(jobs)} jobs, {len(checkpoints)} checkpoints, {n_bases} bases"
     sys.stdout.write(f"checked: {counts}\n")
 
 
-def check(store: Path) -> int:
+def check(store: Path, registry: Path | None = None) -> int:
     """Print the findings; returns the exit code, 1 if there is a problem.
 
     Raises
@@ -141,10 +149,12 @@ def check(store: Path) -> int:
     """
     if not store.is_dir():
         raise CannotStart(f"--store {store} is not a folder")
+    if registry is not None and not registry.is_dir():
+        raise CannotStart(f"--registry {registry} is not a folder")
     n_problems = 0
     with acquire_store(store):
         try:
-            for what, advice in findings(store):
+            for what, advice in findings(store, registry):
                 n_problems += bool(advice)
                 sys.stdout.write(f"problem  {what}\n         -> {advice}\n" if advice else f"note     {what}\n")
                 sys.stdout.flush()  # a large store takes a while

@@ -19,6 +19,11 @@ def store_root() -> Path:
     return Path(os.environ.get("TUNING_FORK_STORE") or Path("data", "store"))
 
 
+def registry_root() -> Path | None:
+    """Folder of weights that several servers share: ``$TUNING_FORK_REGISTRY``, else none."""
+    return Path(value) if (value := os.environ.get("TUNING_FORK_REGISTRY")) else None
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` that replaces it only when the block ends well.

@@ -67,10 +67,10 @@ class ApiError(Exception):
         self.code = code or ("invalid_value" if param else None)
 
     def response(self) -> JSONResponse:
-        """The reply itself; 503 asks the client to come again."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        """The reply itself; 429 and 503 ask the client to come again."""
+        kind = "server_error" if self.status >= 500 else "requests" if self.status == 429 else "invalid_request_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        headers = {"retry-after": "1"} if self.status == 503 else None
+        headers = {"retry-after": "1"} if self.status in (429, 503) else None
         return JSONResponse({"error": error}, status_code=self.status, headers=headers)
 
 

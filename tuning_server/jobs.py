@@ -13,10 +13,12 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ConfigDict, Field
 
-from tuning_server.engine.registry import FINE_TUNE, drop_state
+from tuning_server.engine.registry import FINE_TUNE
 from tuning_server.errors import ApiError
+from tuning_server.launched import INTERRUPTED
 from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
+from tuning_server.sharing import drop_resume
 from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id
 from tuning_server.types import JobRequest, Page, PageQuery
 
@@ -126,7 +128,8 @@ def cancel(job_id: str, service: CurrentService) -> Job:
     """Stop a job at its next step; whole checkpoints stay usable."""
     changes = {"status": "cancelled", "finished_at": int(time.time())}
     job = _change(service, job_id, "cancelled", changes, only=UNFINISHED, which="has not ended")
-    drop_state(service.settings.store / "tuned" / job["_short"])  # the engine does so too, for what it is just writing
+    folder = service.settings.weights / "tuned" / job["_short"]
+    drop_resume(service.settings, folder)  # the engine does so too, for what it is just writing
     return public(job)
 
 
@@ -139,8 +142,10 @@ def pause(job_id: str, service: CurrentService) -> Job:
 @router.post("/{job_id}/resume", response_model=Job)
 def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
-    status = "queued" if _job(service, job_id).get("_validated") else "validating_files"
-    return public(_change(service, job_id, "resumed", {"status": status}, only=["paused"], which="is paused"))
+    job = _job(service, job_id)
+    changes = {"status": "queued" if job.get("_validated") else "validating_files", "error": None, "finished_at": None}
+    only = ["paused", "failed"] if (job["error"] or {}).get("code") == INTERRUPTED else ["paused"]
+    return public(_change(service, job_id, "resumed", changes, only=only, which="is paused"))
 
 
 @router.get("/{job_id}/events", response_model=Page)

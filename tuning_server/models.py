@@ -12,8 +12,8 @@ from tuning_server.disk import read_json
 from tuning_server.engine import registry
 from tuning_server.engine.devices import choose_placement
 from tuning_server.engine.lora import read_adapter
+from tuning_server.engine.models import about, sizes
 from tuning_server.engine.registry import ModelInfo
-from tuning_server.engine.tokenization import describe
 from tuning_server.errors import ApiError, model_error
 from tuning_server.service import CurrentService, Service
 from tuning_server.store import UNFINISHED
@@ -32,13 +32,17 @@ def find_folder(service: Service, model_id: str) -> Path:
     """
     settings = service.settings
     try:
-        return registry.resolve(model_id, settings.store, models_dir=settings.models_dir, download=settings.download)
+        return registry.resolve(model_id, settings.weights, models_dir=settings.models_dir, download=settings.download)
     except (ValueError, OSError) as error:
         raise model_error(error) from error
 
 
-def _described(info: ModelInfo) -> Model:
+def _described(info: ModelInfo, *, listed: bool = False) -> Model:
     """A model as the API shows it; what OpenAI's lacks stands in extra fields.
+
+    Parameters
+    ----------
+    listed : among many: its card is believed where the files have the sizes that it says
 
     Raises
     ------
@@ -46,18 +50,17 @@ def _described(info: ModelInfo) -> Model:
         404, if its files are damaged.
     """
     try:
-        config, n_weights = read_json(info.folder / "config.json"), registry.count_weights(info.id, info.folder)
-        (tokenizer, vocab_tokens), card = describe(info.folder), registry.card_of(info.folder)
+        card = info.card or registry.card_of(info.folder)
+        is_known = listed and "sizes" in card and card["sizes"] == sizes(info.folder)
+        known = card["about"] if is_known else about(info.id, info.folder)
+    except registry.UnknownModel as error:
+        raise model_error(error) from error
     except (OSError, ValueError) as error:
         raise model_error(registry.broken(info.id, info.folder, error)) from error
-    adapter, (device, dtype) = read_adapter(info.folder), choose_placement(n_weights)
+    device, dtype = choose_placement(known["n_weights"])
     extras = {
-        "fingerprint": registry.fingerprint(info.id, info.folder), "parent": info.parent,
-        "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
-        "n_weights": n_weights, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
-        "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
-        "learning_rate": registry.reference_learning_rate(card, n_weights),
-        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"), "origin": card.get("origin"),
+        **known, "parent": info.parent, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
+        "learning_rate": registry.reference_learning_rate(card, known["n_weights"]), "origin": card.get("origin"),
     }  # fmt: skip
     return Model(id=info.id, created=info.created, object="model", owned_by=info.owned_by, **extras)
 
@@ -66,12 +69,12 @@ def _described(info: ModelInfo) -> Model:
 def list_all(service: CurrentService) -> Page:
     """Every base, fine-tune and checkpoint, oldest first; one that is damaged says so in ``broken``."""
     found = []
-    for info in registry.list_models(service.settings.store):
+    for info in registry.list_models(service.settings.weights):
         try:
-            found.append(_described(info))
+            found.append(_described(info, listed=True))
         except ApiError as error:
-            about: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
-            found.append(Model(id=info.id, created=info.created, object="model", **about))
+            facts: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
+            found.append(Model(id=info.id, created=info.created, object="model", **facts))
     return {"object": "list", "data": found}
 
 
@@ -94,7 +97,7 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")
-    for info in registry.list_models(service.settings.store):
+    for info in registry.list_models(service.settings.weights):
         adapter = read_adapter(info.folder)
         if adapter is not None and adapter.base == model_id:
             message = f"{info.id} is adapters (LoRA) of {model_id}: delete that one first."
@@ -105,6 +108,6 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
             raise ApiError(message, param="model", code="model_in_use")
     service.store.delete_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
     registry.drop(folder)
-    if not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    if not any(left.is_dir() for left in folder.parent.iterdir()):
+        registry.drop(folder.parent)
     return ModelDeleted(id=model_id, deleted=True, object="model")

@@ -28,6 +28,11 @@ def model_id(job: Row, step: int | None) -> str:
     return str(job["_model_id"]) if step is None else f"{job['_model_id']}:ckpt-step-{step}"
 
 
+def card_after(step: int | None, job: Row, card: Row) -> Row:
+    """What lies beside the weights after a step as ``tuned.json``; None for the final model."""
+    return {"id": model_id(job, step), "step": step, "created": int(time.time()), **card}
+
+
 def losses(metrics: Row) -> Row:
     """Losses and accuracies among the data of a metrics event.
 

@@ -24,18 +24,24 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
+from tuning_server.disk import file_hash
 from tuning_server.engine.cache import ModelCache
 from tuning_server.engine.lora import RATE, LoraSettings, choose
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.registry import card_of, drop, drop_state, reference_learning_rate
+from tuning_server.engine.registry import card_of, drop, drop_state, fingerprint, reference_learning_rate
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
-from tuning_server.progress import Progress, model_id, write_results
+from tuning_server.launched import INTERRUPTED, launch
+from tuning_server.progress import Progress, card_after, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
+from tuning_server.sharing import adopt, clear, content_key, drop_resume, finished, run_lock, short_of, write_record
 from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
 from tuning_server.types import Settings
 
@@ -71,6 +77,7 @@ class Trainer:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
         self._active: dict[Work, tuple[Row, Steps]] = {}  # the job that is validated, and the one that is trained
+        self._lock: AbstractContextManager[Any] = nullcontext()  # on the run that is trained, of a shared registry
         self._rows_of: dict[tuple[str, str, str, int], Sequence[Any]] = {}  # tokenised files, the last used last
 
     def has_work(self) -> bool:
@@ -79,8 +86,8 @@ class Trainer:
         except sqlite3.Error:
             return True  # `advance` reports what is wrong with the store
 
-    def advance(self, cache: ModelCache) -> None:
-        """Do a slice of validating one job, and a step of training another.
+    def advance(self, cache: ModelCache) -> bool:
+        """Do a slice of validating one job, and a step of training another; returns whether there was anything to do.
 
         Raises
         ------
@@ -88,8 +95,8 @@ class Trainer:
             If the store cannot be written; what was active goes on from its last state.
         """
         try:
-            self._step(self._validate, cache, "validating_files")
-            self._step(self._train, cache, "running", "queued")
+            validating = self._step(self._validate, cache, "validating_files")
+            return self._step(self._train, cache, "running", "queued") or validating
         except sqlite3.Error:
             self.close()
             raise
@@ -99,21 +106,21 @@ class Trainer:
         for work in list(self._active):
             self._stop(work)
 
-    def _step(self, work: Work, cache: ModelCache, status: str, *further: str) -> None:
-        """Take a step of the job that has this `status`, or begin the first of these statuses."""
+    def _step(self, work: Work, cache: ModelCache, status: str, *further: str) -> bool:
+        """Take a step of the job that has this `status`, or begin the first of these statuses; whether there is one."""
         if work in self._active:
             job, steps = self._active[work]
             now = self._store.job_status(job["id"])
             if now != status:  # a request has changed it
                 self._stop(work, keep=now in UNFINISHED)
                 if self._store.job_status(job["id"]) not in UNFINISHED:
-                    drop_state(self._folder(job))  # cancelled: whole checkpoints stay, what only a resume needs goes
-                return
+                    drop_resume(self._settings, self._folder(job))  # cancelled: whole checkpoints stay
+                return True
         else:
-            due = [job for name in (status, *further) for job in self._store.jobs_in(name, limit=1)]
-            if not due:
-                return
-            job, steps = self._active[work] = due[0], work(due[0], cache)
+            due = self._due(work, status, *further)
+            if due is None:
+                return False
+            job, steps = self._active[work] = due, work(due, cache)
         try:
             next(steps)
         except StopIteration:
@@ -123,6 +130,25 @@ class Trainer:
         except Exception as error:  # ends this job and no other
             del self._active[work]
             self._fail(job, error)
+        return True
+
+    def _due(self, work: Work, *statuses: str) -> Row | None:
+        """The first job of these statuses; to train for a shared registry, one that no other server is training."""
+        is_shared = self._settings.registry is not None and work == self._train
+        for status in statuses:
+            for job in self._store.jobs_in(status, limit=-1 if is_shared else 1):
+                if not is_shared:
+                    return job
+                try:
+                    self._lock = run_lock(self._folder(job)).acquire(timeout=0)
+                except Timeout:
+                    continue
+                except OSError as error:
+                    reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
+                    self._fail(job, ApiError(reason, code="registry_not_writable"))
+                else:
+                    return job
+        return None
 
     def _stop(self, work: Work, *, keep: bool = True) -> None:
         """Stop at a step and, to `keep` it, write it down; on a full disk the job goes on from its last state."""
@@ -135,7 +161,7 @@ class Trainer:
             logger.warning("job %s: the step it is at could not be written: %s", job["id"], error)
 
     def _folder(self, job: Row) -> Path:
-        return self._settings.store / "tuned" / job["_short"]
+        return self._settings.weights / "tuned" / job["_short"]
 
     def _rows(self, job: Row, param: str, loaded: LoadedModel) -> Generator[None, None, Sequence[Any]]:
         """Rows of one of a job's files, as its method takes them; none where it has no such file."""
@@ -172,22 +198,40 @@ class Trainer:
         lora, reason = choose(requested.pop("lora", "auto"), loaded.n_weights)
         chosen = resolved(requested, len(rows)) | ({"lora": asdict(lora)} if lora else {})
         changes = {"status": "queued", "hyperparameters": chosen, "_validated": True}
+        if self._settings.registry is not None:
+            changes |= self._content(job | changes, fingerprint(job["model"], loaded.folder))
         messages = [f"Files validated ({len(rows)} rows), moving job to queued state", reason]
         self._store.update_job(job["id"], changes, only=["validating_files"], messages=messages)
 
+    def _content(self, job: Row, base: str) -> Row:
+        """Content key of a job for a shared registry, and the names that follow from it."""
+        ids = (job["training_file"], job["validation_file"])
+        files = [id and file_hash(file_path(self._store.folder, id), length=64) for id in ids]
+        key = content_key(job, base, files)
+        return {"_key": key, "_short": short_of(key), "_model_id": f"{job['_model_id'][:-8]}{short_of(key)}"}
+
     def _train(self, job: Row, cache: ModelCache) -> Steps:
-        """Train a queued job, or take up one that a stop of the server interrupted."""
+        """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""
+        with self._lock:
+            record = finished(self._folder(job), job["_key"]) if "_key" in job else None
+            if record is not None:
+                adopt(self._store, self._folder(job), job, record)
+            else:
+                yield from self._train_run(job, cache)
+
+    def _train_run(self, job: Row, cache: ModelCache) -> Steps:
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         outline, folder = cache.outline(job["model"]), self._folder(job)
+        if "_key" in job and "_n_tokens" not in job:
+            clear(folder)
         rows = yield from self._rows(job, "training_file", outline)
         validation_rows = yield from self._rows(job, "validation_file", outline)
         if not self._store.has_checkpoint(model_id(job, None)):
             drop(folder / "final")  # a kill came before its step was reported: repeat that
         chosen = job["hyperparameters"]
         lora = LoraSettings(**chosen["lora"]) if chosen.get("lora") else None
-        loaded = cache.for_training(job["model"], adapters=lora is not None)
-        reference_rate = reference_learning_rate(card_of(loaded.folder), loaded.n_weights)
+        reference_rate = reference_learning_rate(card_of(outline.folder), outline.n_weights)
         settings = TrainingSettings(
             n_epochs=chosen["n_epochs"], batch_size=min(chosen["batch_size"], len(rows)), seed=job["seed"],
             learning_rate=reference_rate * chosen["learning_rate_multiplier"] * (RATE if lora else 1), lora=lora,
@@ -195,17 +239,20 @@ class Trainer:
             state_every=STATE_EVERY_STEPS,
         )  # fmt: skip
 
-        def card(step: int | None) -> Row:
-            """What lies beside the weights as ``tuned.json``; `step` None is the final model."""
-            return {
-                "id": model_id(job, step), "parent": job["model"], "job": job["id"], "step": step,
-                "created": int(time.time()), "learning_rate": reference_rate,
-            }  # fmt: skip
-
-        steps = train(loaded, rows, settings, folder=folder, validation_rows=validation_rows, describe=card)
+        card = {"parent": job["model"], "job": job["id"], "learning_rate": reference_rate}
+        if self._settings.launcher:
+            steps = launch(self._settings, folder, settings, job=job, card=card)
+            where = f"Training by {' '.join(self._settings.launcher)}"
+        else:
+            loaded = cache.for_training(job["model"], adapters=lora is not None)
+            where = describe(loaded)
+            steps = train(
+                loaded, rows, settings, folder=folder, validation_rows=validation_rows,
+                describe=lambda step: card_after(step, job, card),
+            )  # fmt: skip
         n_tokens = chosen["n_epochs"] * sum(row.n_tokens for row in rows)
         begun = "Fine-tuning job taken up again" if "_n_tokens" in job else "Fine-tuning job started"
-        messages = [begun, describe(loaded)]
+        messages = [begun, where]
         self._store.update_job(job["id"], {"_n_tokens": n_tokens}, only=["running"], messages=messages)
         progress = Progress(self._store, job)
         try:
@@ -230,17 +277,21 @@ class Trainer:
             "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
             "result_files": write_results(self._store, job),
         }  # fmt: skip
-        drop_state(self._folder(job))
+        folder = self._folder(job)
+        if "_key" in job:
+            write_record(self._store, folder, job)
+        drop_state(folder)
         messages = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
         if self._store.update_job(job_id, changes, only=["running"], messages=messages):
             return
         if self._store.job_status(job_id) not in UNFINISHED:  # cancelled within its last step
             self._store.delete_checkpoint(model_id(job, None))
-            drop(self._folder(job) / "final")  # a cancelled job leaves no final model
+            drop(folder / "final")  # a cancelled job leaves no final model
 
     def _fail(self, job: Row, error: Exception) -> None:
-        drop_state(self._folder(job))
         reason = known_failure(error)
+        if reason is None or reason.code != INTERRUPTED:
+            drop_resume(self._settings, self._folder(job))
         if reason is None:
             logger.error("job %s failed", job["id"], exc_info=error)
             reason = ApiError(f"Training failed: {error}", code="training_failed")

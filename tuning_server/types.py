@@ -21,13 +21,21 @@ class Settings:
     """How a server was started. Only a hash of the key is kept; sizes are in bytes."""
 
     store: Path
+    registry: Path | None = None  # of bases and fine-tunes, shared with other servers; None: in the store
     models_dir: Path | None = None
     download: bool = False
     key_hash: bytes | None = None
     allow_hosts: frozenset[str] = frozenset()
     max_file_bytes: int = 512 * 2**20
     max_request_bytes: int = 32 * 2**20
+    max_waiting: int = 1024  # requests for the engine
+    launcher: tuple[str, ...] = ()  # command that starts the processes of a job; none: the server trains it itself
     cache_bytes: int | None = None  # half of the device's memory
+
+    @property
+    def weights(self) -> Path:
+        """Folder of bases and fine-tunes."""
+        return self.registry or self.store
 
 
 def hash_key(key: str) -> bytes:

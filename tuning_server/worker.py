@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 256  # rows of one model answered before the next training step may come between
 GATHERING_S = (0.01, 0.1)  # between two requests that are to be one batch, and for all of them, at most
 STOPPING = "The server is stopping; send the request again when it is back."
+BUSY = "Too many requests are waiting (see --max-waiting); send the request again in a second."
 
 
 @dataclass
@@ -85,10 +86,18 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Sampling | Task) -> Future[Any]:
-        """Queue a request; its future ends with what `answer` or `run` returns."""
+        """Queue a request; its future ends with what `answer` or `run` returns.
+
+        Raises
+        ------
+        ApiError
+            If the server is stopping (503), or too many requests wait (429).
+        """
         with self._changed:
             if self._stopping:
                 raise ApiError(STOPPING, status=503)
+            if len(self._pending) >= self._settings.max_waiting:
+                raise ApiError(BUSY, status=429, code="rate_limit_exceeded")
             self._pending.append(work)
             self._changed.notify()
         return work.future
@@ -121,7 +130,10 @@ class Worker:
     def _run(self) -> None:
         settings = self._settings
         cache = ModelCache(
-            settings.store, models_dir=settings.models_dir, download=settings.download, limit_bytes=settings.cache_bytes
+            settings.weights,
+            models_dir=settings.models_dir,
+            download=settings.download,
+            limit_bytes=settings.cache_bytes,
         )
         while not self._stopping:
             try:
@@ -155,8 +167,11 @@ class Worker:
         if self._serving:
             self.last_worked, self._serving = time.monotonic(), []
         if not self._stopping and self._trainer.has_work():
-            self._trainer.advance(cache)
-            self.last_worked = time.monotonic()
+            if self._trainer.advance(cache):
+                self.last_worked = time.monotonic()
+            else:  # all jobs that are due wait for other servers
+                with self._changed:
+                    self._changed.wait(timeout=1.0)
 
     def _gather(self) -> None:
         """Let clients that were answered together ask again, so that they are answered together once more."""

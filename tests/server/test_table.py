@@ -21,7 +21,7 @@ NAMES = re.compile(r"`(\w+)`")
 STATUSES = {"supported", "differs", "refused", "extension", ""}
 # Read out of the request by hand, so that no schema has them.
 BY_HAND = {"POST /v1/files": {"file", "purpose"}, "GET /v1/fine_tuning/jobs": {"after", "limit", "metadata"}}
-OF_JOBS = {"invalid_training_file", "invalid_validation_file"}
+OF_JOBS = {"invalid_training_file", "invalid_validation_file", "training_interrupted"}
 
 
 class Section(NamedTuple):

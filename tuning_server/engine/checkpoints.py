@@ -21,15 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
-from tuning_server.engine.models import LoadedModel, save
-from tuning_server.engine.registry import GONE, WRITING, drop, fingerprint, states
+from tuning_server.engine.models import LoadedModel, about, save, sizes
+from tuning_server.engine.registry import GONE, WRITING, drop, drop_state, fingerprint, states
 
 logger = logging.getLogger(__name__)
-
-
-def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """Weights that training changes, by name: all of them, or the adapters."""
-    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+Tensors = dict[str, torch.Tensor]
 
 
 class Checkpoints:
@@ -53,25 +49,23 @@ class Checkpoints:
                 raise OSError(f"{self.folder / name} cannot be written: {error}") from error
             Path(temporary).rename(self.folder / name)
 
-    def save_model(self, loaded: LoadedModel, name: str, step: int | None) -> str:
+    def save_model(self, loaded: LoadedModel, name: str, step: int | None, weights: Tensors | None = None) -> str:
+        """Write the model, its weights being those of `weights` where these are given; returns `name`."""
+
         def fill(target: Path) -> None:
-            save(loaded, target)
+            save(loaded, target, weights)
             if self.describe is not None:
                 card = self.describe(step)
-                write_json(target / "tuned.json", card | {"fingerprint": fingerprint(card["id"], target)})
+                card |= {"fingerprint": fingerprint(card["id"], target), "about": about(card["id"], target)}
+                write_json(target / "tuned.json", card | {"sizes": sizes(target)})
 
         self._write(name, fill)
         return name
 
-    def save_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, n_tokens: int) -> None:
-        moments = {
-            f"{index}.{name}": value.contiguous()
-            for index, entry in optimizer.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
+    def save_state(self, weights: Tensors, moments: Tensors, step: int, n_tokens: int) -> None:
+        """Write what `load_state` returns."""
 
         def fill(target: Path) -> None:
-            weights = {name: value.detach().contiguous() for name, value in trained(model)}
             save_file(weights, target / "model.safetensors")
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "state.json", {"step": step, "n_tokens": n_tokens, "signature": self.signature})
@@ -81,8 +75,12 @@ class Checkpoints:
             if folder.name != f"state-{step}":
                 drop(folder)
 
-    def load_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-        """Put weights and moments back; steps done and tokens seen (0, 0 for a fresh start).
+    def drop_state(self) -> None:
+        """Remove what only a resume needs."""
+        drop_state(self.folder)
+
+    def load_state(self) -> tuple[Tensors, Tensors, int, int] | None:
+        """Weights and moments (see `Stepper.state`), steps done and tokens seen; None for a fresh start.
 
         A state that was damaged (by a power failure, say) is dropped: what it stood for is trained again.
 
@@ -103,14 +101,5 @@ class Checkpoints:
                 raise ValueError(
                     f"{self.folder} holds another run (of other rows or settings): delete it or choose another folder"
                 )
-            with torch.no_grad():
-                for name, parameter in trained(model):
-                    parameter.copy_(saved[name])
-            state = optimizer.state_dict()
-            state["state"] = {}
-            for key, value in moments.items():
-                index, name = key.split(".", 1)
-                state["state"].setdefault(int(index), {})[name] = value
-            optimizer.load_state_dict(state)
-            return int(about["step"]), int(about["n_tokens"])
-        return 0, 0
+            return saved, moments, int(about["step"]), int(about["n_tokens"])
+        return None

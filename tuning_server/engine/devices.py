@@ -7,6 +7,7 @@ import gc
 import os
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@cache
 def native_bfloat16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 matrices itself; where it does not, float32 is faster."""
     if device.type == "cuda":
@@ -43,6 +45,7 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+@cache
 def memory_bytes(device: torch.device) -> int:
     """Memory of a device: a GPU's own, or that of the machine or of the container."""
     if device.type == "cuda":

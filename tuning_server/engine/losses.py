@@ -80,6 +80,7 @@ class Supervised:
 
     prompt_loss_weight: float = 0.0
     dropout: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("mean_token_accuracy",)
     most_rows: ClassVar[int] = NO_LIMIT  # passed through the model at once, where memory allows them
 
     def weight(self, rows: Sequence[TrainingRow]) -> float:
@@ -111,6 +112,7 @@ class Preference:
 
     beta: float
     dropout: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("reward_accuracy", "reward_margin")
     most_rows: ClassVar[int] = 16  # pairs; on a processor, 32 took 1.5 times as long to train on, 64 to score
 
     def weight(self, rows: Sequence[PreferenceRow]) -> float:
@@ -216,12 +218,20 @@ def on_device(loaded: LoadedModel, inputs: Sequence[torch.Tensor]) -> list[torch
 
 
 @torch.no_grad()
-def evaluate(loaded: LoadedModel, rows: Rows, loss: Loss) -> tuple[float, dict[str, float]]:
-    """Mean loss and measures of rows, without training on them; in float32."""
-    loaded.model.eval()
+def evaluate(
+    loaded: LoadedModel, rows: Rows, loss: Loss, model: torch.nn.Module | None = None
+) -> tuple[float, dict[str, float]]:
+    """Mean loss and measures of rows, without training on them; in float32.
+
+    Parameters
+    ----------
+    model : what the model of `loaded` is wrapped in, if anything
+    """
+    model = loaded.model if model is None else model
+    model.eval()
     total, weight, measures = 0.0, 0.0, dict[str, float]()
     for part in by_length(rows, loaded, loss):
-        part_total, part_measures = loss.sums(loaded.model, *on_device(loaded, loss.inputs(part)))
+        part_total, part_measures = loss.sums(model, *on_device(loaded, loss.inputs(part)))
         total += float(part_total)
         weight += loss.weight(part)
         measures = added(measures, part_measures)

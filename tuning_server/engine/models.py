@@ -22,10 +22,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tuning_server.disk import read_json
 from tuning_server.engine import lora
 from tuning_server.engine.devices import choose_placement, is_out_of_memory
-from tuning_server.engine.registry import BASE, BrokenModel, UnknownModel, count_weights, fingerprint, resolve
-from tuning_server.engine.tokenization import TokenCodec
+from tuning_server.engine.registry import BASE, BrokenModel, UnknownModel, broken, count_weights, fingerprint, resolve
+from tuning_server.engine.tokenization import TokenCodec, describe
 
 transformers_logging.disable_progress_bar()  # its bars for each small file would drown ours
 
@@ -181,10 +182,36 @@ def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
     return _loaded(model_id, folder, model)
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write weights and tokenizer into a folder."""
+def about(model_id: str, folder: Path) -> dict[str, Any]:
+    """What a model's files say of it, for people and clients; kept in ``tuned.json``, so that lists need not read them.
+
+    Raises
+    ------
+    UnknownModel
+        If a file is damaged; says which.
+    """
+    try:
+        config, n_weights = read_json(folder / "config.json"), count_weights(model_id, folder)
+        (tokenizer, vocab_tokens), adapter = describe(folder), lora.read_adapter(folder)
+    except (OSError, ValueError) as error:
+        raise broken(model_id, folder, error) from error
+    return {
+        "fingerprint": fingerprint(model_id, folder), "n_weights": n_weights,
+        "context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),  # GPT-2's name for it
+        "lora": {"base": adapter.base, "rank": adapter.rank, "alpha": adapter.alpha} if adapter else None,
+        "tokenizer": tokenizer, "vocab_tokens": vocab_tokens or config.get("vocab_size"),
+    }  # fmt: skip
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Size of each file of weights, by name."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+
+
+def save(loaded: LoadedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write weights (those of the model, unless others are given) and tokenizer into a folder."""
     if loaded.lora is None:
-        loaded.model.save_pretrained(folder)
+        loaded.model.save_pretrained(folder, state_dict=weights)
     else:
         rank, alpha = loaded.lora.rank, loaded.lora.alpha
         about = lora.Adapter(loaded.lasting_id, loaded.weights_hash, loaded.n_weights, rank, alpha)

@@ -130,6 +130,7 @@ class ModelInfo:
     folder: Path
     owned_by: str
     parent: str | None
+    card: Mapping[str, Any] | None = None  # what lies beside the weights, where it was read
     created: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -259,7 +260,7 @@ def list_models(store: Path) -> list[ModelInfo]:
     for record in sorted((store / "tuned").glob("*/[!.]*/tuned.json")):  # not one that is being written or deleted
         try:
             about = read_json(record)
-            found.append(ModelInfo(about["id"], record.parent, "user", about["parent"]))
+            found.append(ModelInfo(about["id"], record.parent, "user", about["parent"], about))
         except (OSError, ValueError, KeyError) as error:
             logger.warning("%s is not listed (python -m tuning_server check says more): %s", record.parent, error)
     return sorted(found, key=lambda info: info.created)

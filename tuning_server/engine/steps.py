@@ -6,7 +6,7 @@ of half the size, which can change the last digits of the sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,19 +64,26 @@ def autocast(loaded: LoadedModel) -> torch.autocast:
 class Stepper:
     """Does optimiser steps, and remembers how many rows fitted in memory at once."""
 
-    def __init__(self, loaded: LoadedModel, rows: Rows, loss: Loss, settings: TrainingSettings) -> None:
+    def __init__(
+        self, loaded: LoadedModel, rows: Rows, loss: Loss, settings: TrainingSettings, *, is_alone: bool = True
+    ) -> None:
         self.loaded, self.loss, self.clip, self.most_rows = loaded, loss, settings.clip, loss.most_rows
+        self.model: torch.nn.Module = loaded.model
+        self.trained = {name: weight for name, weight in loaded.model.named_parameters() if weight.requires_grad}
         n_tokens = settings.batch_size * sum(row.n_tokens for row in rows) / len(rows)  # of a batch
-        self.is_recorded = loaded.device.type == "cuda" and n_tokens < RECORDED_TOKENS
+        is_fast = (
+            loaded.device.type == "cuda" and is_alone
+        )  # what several processes do is neither recorded nor compiled
+        self.is_recorded = is_fast and n_tokens < RECORDED_TOKENS
         n_steps = settings.n_epochs * len(rows) // settings.batch_size
-        if loaded.device.type == "cuda" and not self.is_recorded and n_steps >= LEAST_COMPILED_STEPS:
+        if is_fast and not self.is_recorded and n_steps >= LEAST_COMPILED_STEPS:
             compile_layers(loaded.model)
         self._backward: Callable[..., losses.Sums] = self._add_gradient
         self._update: Callable[..., None] = self._move_weights
         if self.is_recorded:
             self._backward, self._update = Replayed(self._backward), Replayed(self._update)
         self.optimizer = torch.optim.AdamW(
-            [weight for weight in loaded.model.parameters() if weight.requires_grad],
+            self.trained.values(),
             lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay,
             fused=True, capturable=loaded.device.type == "cuda",
         )  # fmt: skip
@@ -93,9 +100,9 @@ class Stepper:
         DoesNotFit
             If not even one row at a time fits.
         """
-        model, note, is_first = self.loaded.model, None, not self.optimizer.state
+        note, is_first = None, not self.optimizer.state
         rate = torch.tensor(learning_rate, device=self.loaded.device) if self.is_recorded else learning_rate
-        model.train(self.loss.dropout)
+        self.model.train(self.loss.dropout)
         while True:
             torch.manual_seed(seed)
             parts = list(losses.micro_batches(batch, self.loaded, most_rows=self.most_rows))
@@ -135,7 +142,7 @@ class Stepper:
     def _add_gradient(self, weight: torch.Tensor, *inputs: torch.Tensor) -> losses.Sums:
         """Add the gradient of a part of a batch; returns its share of the mean loss, and measures."""
         with autocast(self.loaded):
-            total, measures = self.loss.sums(self.loaded.model, *inputs)
+            total, measures = self.loss.sums(self.model, *inputs)
             mean = total / weight
         mean.backward()
         return mean.detach(), measures
@@ -147,6 +154,32 @@ class Stepper:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=not self.is_recorded)  # a recording finds gradients where they were
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """All weights for a checkpoint; None for those of the model as it is."""
+        return None
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Weights that training changes, by name, and the optimiser's moments, by number of the weight and name."""
+        weights = {name: value.detach().contiguous() for name, value in self.trained.items()}
+        moments = {
+            f"{index}.{name}": value.contiguous()
+            for index, entry in self.optimizer.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+        return weights, moments
+
+    def restore(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `state` returned."""
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(weights[name])
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for key, value in moments.items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(state)
 
 
 def padded(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,0 +1,139 @@
+"""A registry of bases and fine-tunes that the servers of several stores share.
+
+A job's content key is the hash of its base, rows, settings and seed, and names its folder ``tuned/<short>/``, so that
+all servers mean the same folder by the same content. Whoever trains holds ``tuned/.<short>.lock`` (the others wait, and
+take up other jobs meanwhile) and writes ``job.json`` last: a job that finds it there uses the fine-tune. What a server
+that vanished left behind is deleted by the next one that has the lock. ``registry.json`` has the version of the layout.
+
+The lock is the operating system's (flock), which a shared file system has to support, as NFS 4, Lustre and GPFS do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from tuning_server.disk import content_hash, read_json, write_json
+from tuning_server.engine.registry import drop, drop_state
+from tuning_server.progress import write_results
+from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, method_of, new_id
+from tuning_server.types import Settings
+
+VERSION = 1  # of the layout
+RECORD = "job.json"
+
+logger = logging.getLogger(__name__)
+
+
+def open_registry(registry: Path) -> None:
+    """Make a registry, or see that this version can use it; one that cannot be written is good for reading.
+
+    Raises
+    ------
+    CannotStart
+        If it is no folder, damaged, or was written by a newer version.
+    """
+    about = registry / "registry.json"
+    try:
+        registry.mkdir(parents=True, exist_ok=True)
+        version = int(read_json(about)["version"]) if about.is_file() else 0
+        if version == 0:
+            write_json(about, {"version": VERSION})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotStart(f"--registry {registry}: registry.json does not give its version ({error})") from error
+    except OSError as error:
+        if not registry.is_dir():
+            raise CannotStart(f"--registry {registry} cannot be made or read ({error.strerror})") from error
+        logger.warning("%s cannot be written (%s): its models can be used, jobs will fail", registry, error.strerror)
+        return
+    if version > VERSION:
+        message = f"--registry {registry} was written by a newer version (layout {version}, this one reads {VERSION})"
+        raise CannotStart(f"{message}: update Tuning Fork or choose another")
+
+
+def content_key(job: Row, fingerprint: str, files: Sequence[str | None]) -> str:
+    """Hash of what a validated job's weights follow from.
+
+    Parameters
+    ----------
+    fingerprint : of the base
+    files : hashes of the training and of the validation file
+    """
+    return content_hash([fingerprint, method_of(job), job["hyperparameters"], job["seed"], *files], length=32)
+
+
+def short_of(key: str) -> str:
+    """The short id that stands for a content key in names of folders and models.
+
+    >>> short_of("00ff00ff00ff00ff")
+    'dx2ikbn6'
+    """
+    number, letters = int(key[:16], 16), ""
+    for _ in range(8):
+        number, rest = divmod(number, len(ALPHABET))
+        letters += ALPHABET[rest]
+    return letters
+
+
+def run_lock(folder: Path) -> BaseFileLock:
+    """The lock on the folder of a run; not yet acquired."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def drop_resume(settings: Settings, folder: Path) -> None:
+    """Delete what only a resume of a run needs, unless another server is training it."""
+    if settings.registry is None:
+        drop_state(folder)
+        return
+    with suppress(Timeout, OSError), run_lock(folder).acquire(timeout=0):
+        drop_state(folder)
+
+
+def write_record(store: Store, folder: Path, job: Row) -> None:
+    """Record how a fine-tune came about, for the jobs of others that use it."""
+    checkpoints, _ = store.page(
+        "checkpoints", after=None, limit=10**6, where=[("job = ?", [job["id"]])], ascending=True
+    )
+    record = {
+        "key": job["_key"], "model": job["_model_id"], "trained_tokens": job["_n_tokens"],
+        "checkpoints": checkpoints, "metrics": store.metrics(job["id"]),
+    }  # fmt: skip
+    write_json(folder / RECORD, record)
+
+
+def finished(folder: Path, key: str) -> Row | None:
+    """Record of the fine-tune with a content key; None if there is none, or its model was deleted."""
+    if not (folder / RECORD).is_file() or not (folder / "final" / "tuned.json").is_file():
+        return None
+    record: Row = read_json(folder / RECORD)
+    return record if record["key"] == key else None
+
+
+def adopt(store: Store, folder: Path, job: Row, record: Row) -> None:
+    """End a job with a fine-tune that has its content."""
+    for metrics in record["metrics"]:
+        message = f"Step {metrics['step']}/{metrics['total_steps']}: training loss={metrics['train_loss']:.2f}"
+        store.add_event(job["id"], message, step=metrics["step"], data=metrics)
+    for checkpoint in record["checkpoints"]:
+        _, _, step = checkpoint["fine_tuned_model_checkpoint"].partition(":ckpt-step-")
+        if (folder / (f"step-{step}" if step else "final")).is_dir():  # it may have been deleted
+            store.add_checkpoint(checkpoint | {"id": new_id("ftckpt_"), "fine_tuning_job_id": job["id"]})
+    changes = {
+        "status": "succeeded", "fine_tuned_model": record["model"], "_model_id": record["model"],
+        "finished_at": int(time.time()), "trained_tokens": record["trained_tokens"], "estimated_finish": None,
+        "result_files": write_results(store, job),
+    }  # fmt: skip
+    message = f"Not trained: {record['model']} of the registry has the same base, rows, settings and seed"
+    store.update_job(job["id"], changes, only=DUE, messages=[message, "The job has successfully completed"])
+
+
+def clear(folder: Path) -> None:
+    """Delete what a server that vanished left of a run."""
+    for left in folder.glob("*"):
+        drop(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -277,8 +277,8 @@ def _quieten() -> None:
     from lib import figures
 
     figures.use_style()
-    pd.set_option("display.width", 110, "display.max_columns", 20, "display.max_colwidth", 90)
-    pd.set_option("display.float_format", "{:.3f}".format)
+    pd.set_option("display.max_colwidth", 90, "display.float_format", "{:.3f}".format)
+    pd.set_option("display.width", 110, "display.max_columns", 20)
     warnings.filterwarnings("ignore", message="IProgress not found")  # on import of libraries whose bars want widgets
     for name in ("httpx", "httpx2", "openai"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,6 +20,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from tuning_server.disk import read_json, write_json
@@ -149,7 +150,9 @@ def run(folder: Path) -> int:
             if report is not None and reports is not None:
                 reports.write(json.dumps(asdict(report)).encode() + b"\n")
                 reports.flush()
-            is_asked = accelerator.is_main_process and ((folder / PAUSE).exists() or not _is_alive(spec["server"]))
+            is_asked = accelerator.is_main_process and (
+                (folder / PAUSE).exists() or not psutil.pid_exists(spec["server"])
+            )
             flag = torch.tensor([int(is_asked)], device=accelerator.device)
             if accelerator.reduce(flag, "sum").item():
                 with suppress(Pause, StopIteration):
@@ -157,13 +160,3 @@ def run(folder: Path) -> int:
                 break
     accelerator.end_training()
     return 0
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from tuning_server.disk import content_hash, read_json, write_json
+from tuning_server.disk import content_hash, file_hash, read_json, write_json
 from tuning_server.engine.registry import drop, drop_state
 from tuning_server.progress import write_results
-from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, method_of, new_id
+from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, file_path, method_of, new_id
 from tuning_server.types import Settings
 
 VERSION = 1  # of the layout
@@ -65,6 +65,13 @@ def content_key(job: Row, fingerprint: str, files: Sequence[str | None]) -> str:
     files : hashes of the training and of the validation file
     """
     return content_hash([fingerprint, method_of(job), job["hyperparameters"], job["seed"], *files], length=32)
+
+
+def named_by_content(store: Store, job: Row, fingerprint: str) -> Row:
+    """Content key of a validated job, and the names that follow from it; `fingerprint` is that of its base."""
+    ids = (job["training_file"], job["validation_file"])
+    key = content_key(job, fingerprint, [id and file_hash(file_path(store.folder, id), length=64) for id in ids])
+    return {"_key": key, "_short": short_of(key), "_model_id": f"{job['_model_id'][:-8]}{short_of(key)}"}
 
 
 def short_of(key: str) -> str:

@@ -31,7 +31,6 @@ from typing import Any
 
 from filelock import Timeout
 
-from tuning_server.disk import file_hash
 from tuning_server.engine.cache import ModelCache
 from tuning_server.engine.lora import RATE, LoraSettings, choose
 from tuning_server.engine.models import LoadedModel
@@ -41,7 +40,7 @@ from tuning_server.errors import ApiError, known_failure
 from tuning_server.launched import INTERRUPTED, launch
 from tuning_server.progress import Progress, card_after, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
-from tuning_server.sharing import adopt, clear, content_key, drop_resume, finished, run_lock, short_of, write_record
+from tuning_server.sharing import adopt, clear, drop_resume, finished, named_by_content, run_lock, write_record
 from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
 from tuning_server.types import Settings
 
@@ -199,16 +198,9 @@ class Trainer:
         chosen = resolved(requested, len(rows)) | ({"lora": asdict(lora)} if lora else {})
         changes = {"status": "queued", "hyperparameters": chosen, "_validated": True}
         if self._settings.registry is not None:
-            changes |= self._content(job | changes, fingerprint(job["model"], loaded.folder))
+            changes |= named_by_content(self._store, job | changes, fingerprint(job["model"], loaded.folder))
         messages = [f"Files validated ({len(rows)} rows), moving job to queued state", reason]
         self._store.update_job(job["id"], changes, only=["validating_files"], messages=messages)
-
-    def _content(self, job: Row, base: str) -> Row:
-        """Content key of a job for a shared registry, and the names that follow from it."""
-        ids = (job["training_file"], job["validation_file"])
-        files = [id and file_hash(file_path(self._store.folder, id), length=64) for id in ids]
-        key = content_key(job, base, files)
-        return {"_key": key, "_short": short_of(key), "_model_id": f"{job['_model_id'][:-8]}{short_of(key)}"}
 
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""

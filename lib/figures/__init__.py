@@ -3,14 +3,8 @@
 from lib.figures.cumulative import plot_cumulative
 from lib.figures.losses import loss_curves
 from lib.figures.matrix import plot_matrix
-from lib.figures.plots import (
-    plot_curves,
-    plot_distributions,
-    plot_intervals,
-    plot_ranks,
-    plot_rates,
-    plot_rates_in_panels,
-)
+from lib.figures.panels import plot_rates_in_panels
+from lib.figures.plots import plot_curves, plot_distributions, plot_intervals, plot_ranks, plot_rates
 from lib.figures.style import save, use_style
 from lib.figures.tokens import plot_tokens
 

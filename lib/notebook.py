@@ -91,7 +91,7 @@ class Run:
         return list(range(self.seed, self.seed + int(self.params.get("n_seeds", 1))))
 
     def path(self, name: str) -> Path:
-        """Where a file of this run lies or is to be written; its folder is made."""
+        """Path of a file of this run; its folder is made."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -135,20 +135,12 @@ class Run:
 
     def finish(self, sentence: str) -> None:
         """Write the manifest, which says that this stage is done, and print a sentence (without times and paths)."""
-        write_json(
-            self.manifest,
-            {
-                "study": self.study,
-                "stage": self.stage,
-                "preset": self.preset,
-                "n_seeds": len(self.seeds),
-                "parameters": self.params,
-                "changed": self.changed,
-                "inputs": dict(sorted(self.inputs.items())),
-                "git": _git_state(),
-                "packages": _versions(),
-            },
-        )
+        record = {
+            "study": self.study, "stage": self.stage, "preset": self.preset, "n_seeds": len(self.seeds),
+            "parameters": self.params, "changed": self.changed, "inputs": dict(sorted(self.inputs.items())),
+            "git": _git_state(), "packages": _versions(),
+        }  # fmt: skip
+        write_json(self.manifest, record)
         sys.stdout.write(sentence + "\n")
 
 

@@ -127,23 +127,25 @@ def write_committed(path: Path, notebook: nbformat.NotebookNode) -> None:
     """Write an executed notebook as it is committed (`StageFailed` if it is too large)."""
     tidy(notebook)
     notebook.metadata["tuning_fork"] = {"source_hash": source_hash(notebook)}
-    text = nbformat.writes(notebook)
-    if len(text.encode()) > LARGEST_BYTES:
-        size = f"{len(text.encode()) / 1000:.0f} kB, at most {LARGEST_BYTES // 1000}"
-        raise StageFailed(f"{shown(path)} would have {size}: show less in it")
-    with atomic_write(path) as file:
-        file.write(text if text.endswith("\n") else text + "\n")
+    size = len(nbformat.writes(notebook).encode())
+    if size > LARGEST_BYTES:
+        raise StageFailed(f"{shown(path)} would have {size / 1000:.0f} kB, at most {LARGEST_BYTES // 1000}: show less")
+    _write(path, notebook)
+
+
+def _write(path: Path, notebook: nbformat.NotebookNode) -> None:
+    text = f"{nbformat.writes(notebook).rstrip()}\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as file:
+            file.write(text)
 
 
 def main(paths: Sequence[str]) -> None:
     """Tidy notebooks in place, after jupytext has written cells into them."""
     for path in map(Path, paths):
-        before = path.read_text(encoding="utf-8")
-        notebook = nbformat.reads(before, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
         tidy(notebook)
-        if (text := f"{nbformat.writes(notebook).rstrip()}\n") != before:
-            with atomic_write(path) as file:
-                file.write(text)
+        _write(path, notebook)
 
 
 if __name__ == "__main__":

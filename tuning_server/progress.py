@@ -42,6 +42,18 @@ def losses(metrics: Row) -> Row:
     return {name: value for name, value in metrics.items() if name.startswith(("train_", "valid_", "full_valid_"))}
 
 
+def step_message(metrics: Row) -> str:
+    """What the event of a step says.
+
+    >>> step_message({"step": 3, "total_steps": 9, "train_loss": 0.5, "valid_loss": 0.625})
+    'Step 3/9: training loss=0.50, validation loss=0.62'
+    """
+    message = (
+        f"Step {metrics['step']}/{metrics['total_steps']}: training loss={metrics.get('train_loss', math.nan):.2f}"
+    )
+    return message + (f", validation loss={metrics['valid_loss']:.2f}" if "valid_loss" in metrics else "")
+
+
 class Progress:
     """Turns the engine's reports on one job into events and checkpoints."""
 
@@ -70,13 +82,11 @@ class Progress:
             "tokens_per_second": (report.n_tokens - self._n_tokens) / seconds, "trained_tokens": report.n_tokens,
             **{f"train_{name}": fmean(step.measures[name] for step in reports) for name in report.measures},
         }  # fmt: skip
-        message = f"Step {report.step}/{report.n_steps}: training loss={metrics['train_loss']:.2f}"
         if report.valid_loss is not None:
             for name, value in {"loss": report.valid_loss, **report.valid_measures}.items():
                 metrics |= {f"valid_{name}": value, f"full_valid_{name}": value}
-            message += f", validation loss={report.valid_loss:.2f}"
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
-        self._store.add_event(job_id, message, step=report.step, data=metrics)
+        self._store.add_event(job_id, step_message(metrics), step=report.step, data=metrics)
         left_s = seconds / len(reports) * (report.n_steps - report.step)
         self._store.update_job(job_id, {"estimated_finish": int(time.time() + left_s) + 1}, only=["running"])
         self._reports, self._written_at, self._n_tokens = [], time.monotonic(), report.n_tokens

@@ -20,7 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
 from tuning_server.engine.registry import drop, drop_state
-from tuning_server.progress import write_results
+from tuning_server.progress import step_message, write_results
 from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, file_path, method_of, new_id
 from tuning_server.types import Settings
 
@@ -125,8 +125,7 @@ def finished(folder: Path, key: str) -> Row | None:
 def adopt(store: Store, folder: Path, job: Row, record: Row) -> None:
     """End a job with a fine-tune that has its content."""
     for metrics in record["metrics"]:
-        message = f"Step {metrics['step']}/{metrics['total_steps']}: training loss={metrics['train_loss']:.2f}"
-        store.add_event(job["id"], message, step=metrics["step"], data=metrics)
+        store.add_event(job["id"], step_message(metrics), step=metrics["step"], data=metrics)
     for checkpoint in record["checkpoints"]:
         _, _, step = checkpoint["fine_tuned_model_checkpoint"].partition(":ckpt-step-")
         if (folder / (f"step-{step}" if step else "final")).is_dir():  # it may have been deleted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -106,11 +105,10 @@ def spoken(row: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def listening(settings: Settings) -> Iterator[str]:
     """A server on a port of this machine, in this process; yields its address."""
+    from tuning_server.__main__ import listen
     from tuning_server.app import make_app
 
-    with closing(socket.socket()) as bound:
-        bound.bind(("127.0.0.1", 0))
-        bound.listen()
+    with closing(listen("127.0.0.1", 0)) as bound:
         config = uvicorn.Config(make_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
-from serving import TINY, address, facts, jsonl, launch, official, speak, upload, wait_for, wait_for_checkpoint
+from serving import TINY, address, facts, jsonl, launch, official, served, speak, upload, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
 from tuning_server.__main__ import main
@@ -146,11 +146,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_kills_of_two_servers_over_one_registry(
-    registry: Path,
-    grown_store: Path,
-    tmp_path: Path,
-    serve: Callable[..., TestClient],
-    capsys: pytest.CaptureFixture[str],
+    registry: Path, grown_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng, known, used = random.Random(SEED), set[tuple[int, str]](), 0
     stores = [tmp_path / "one", tmp_path / "other"]
@@ -194,12 +190,14 @@ def test_kills_of_two_servers_over_one_registry(
         assert printed.splitlines()[-1] == "nothing is wrong", printed
         assert "note" not in printed, printed
     shutil.copytree(grown_store, tmp_path / "calm")
-    undisturbed = official(serve(tmp_path / "alone", registry=tmp_path / "calm"))
-    for seed, model in sorted(models)[:: max(1, len(models) // 4)]:
-        job = wait_for(undisturbed, begin(undisturbed, seed=seed, n_epochs=20).id)
-        assert job.fine_tuned_model == model
-        run = Path("tuned", model.rpartition(":")[2])
-        assert hashes(tmp_path / "calm" / run) == hashes(registry / run)
+    (tmp_path / "alone").mkdir()
+    with served(tmp_path / "alone", "--registry", str(tmp_path / "calm")) as (_, url):
+        undisturbed = OpenAI(base_url=url, api_key="any")
+        for seed, model in sorted(models)[:: max(1, len(models) // 4)]:
+            job = wait_for(undisturbed, begin(undisturbed, seed=seed, n_epochs=20).id)
+            assert job.fine_tuned_model == model
+            run = Path("tuned", model.rpartition(":")[2])
+            assert hashes(tmp_path / "calm" / run) == hashes(registry / run)
     print(f"{N_KILLS} kills (seed {SEED}): {len(known)} jobs, {len(models)} fine-tunes, {used} jobs not trained")
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
 from tuning_server.engine.models import LoadedModel, about, save, sizes
-from tuning_server.engine.registry import GONE, WRITING, drop, drop_state, fingerprint, states
+from tuning_server.engine.registry import GONE, WRITING, drop, drop_state, states
 
 logger = logging.getLogger(__name__)
 Tensors = dict[str, torch.Tensor]
@@ -56,8 +56,9 @@ class Checkpoints:
             save(loaded, target, weights)
             if self.describe is not None:
                 card = self.describe(step)
-                card |= {"fingerprint": fingerprint(card["id"], target), "about": about(card["id"], target)}
-                write_json(target / "tuned.json", card | {"sizes": sizes(target)})
+                facts = about(card["id"], target)
+                card |= {"fingerprint": facts["fingerprint"], "about": facts, "sizes": sizes(target)}
+                write_json(target / "tuned.json", card)
 
         self._write(name, fill)
         return name

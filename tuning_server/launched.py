@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,10 +110,11 @@ def _follow(process: subprocess.Popen[bytes], folder: Path) -> Generator[StepRep
         time.sleep(POLL_S)
         yield None
     if process.returncode != 0 or not (folder / "final").exists():
-        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = next(
-            (line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "they printed nothing"
-        )
+        text = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
+        error = re.search(
+            r"^(?:\[rank\d+\]: +)?([\w.]+(?:Error|Exception): .+)", text, re.MULTILINE
+        )  # others follow from it
+        reason = error[1] if error else text.rpartition("\n")[2] or "they printed nothing"
         message = f"The processes of the launcher ended with exit code {process.returncode}: {reason.strip()[:500]}"
         raise ApiError(f"{message}. Resume the job to go on from its last state.", code=INTERRUPTED)
 

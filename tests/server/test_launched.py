@@ -22,8 +22,7 @@ from starlette.testclient import TestClient
 from tuning_server.app import make_app
 from tuning_server.types import Settings
 
-TWO = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-       "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # accelerate: GPUs only
 ONE = (sys.executable,)
 
 
@@ -84,30 +83,9 @@ def processes(folder: Path) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(folder).encode() in words and b"accelerate.commands.launch" not in words:
+        if str(folder).encode() in words and b"torch.distributed.run" not in words:
             found.append(int(path.parent.name))
     return sorted(found)
-
-
-def test_sampling_goes_on_a_pause_keeps_the_step_and_the_weights_are_those_of_an_undisturbed_run(
-    connect: Callable[..., OpenAI], tiny_store: Path
-) -> None:
-    client = connect(TWO)
-    undisturbed, paused = begin(client, n_epochs=8), begin(client, n_epochs=8)
-    expected = wait_for(client, undisturbed.id, patience_s=120)
-    wait_for_checkpoint(client, paused.id)
-    client.completions.create(model=TINY, prompt="The fox", max_tokens=4)
-    client.fine_tuning.jobs.pause(paused.id)
-    folder = tiny_store / "tuned" / next(path.name for path in (tiny_store / "tuned").glob("*")
-                                         if path.name not in expected.fine_tuned_model)  # fmt: skip
-    while processes(folder):
-        time.sleep(0.05)
-    assert len([*folder.glob("state-*")]) == 1
-    client.fine_tuning.jobs.resume(paused.id)
-    done = wait_for(client, paused.id, patience_s=120)
-    assert done.status == "succeeded", done.error
-    one, two = weights(tiny_store, expected), weights(tiny_store, done)
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_killed_process_fails_its_job_which_can_be_resumed(connect: Callable[..., OpenAI], tiny_store: Path) -> None:
@@ -115,7 +93,9 @@ def test_a_killed_process_fails_its_job_which_can_be_resumed(connect: Callable[.
     job = begin(client, n_epochs=60)
     n_before = wait_for_checkpoint(client, job.id)
     (folder,) = (tiny_store / "tuned").glob("*")
-    os.kill(processes(folder)[-1], signal.SIGKILL)
+    both = processes(folder)
+    assert len(both) == 2
+    os.kill(both[-1], signal.SIGKILL)
     failed = wait_for(client, job.id, patience_s=120)
     assert (failed.status, failed.error.code) == ("failed", "training_interrupted")
     assert "Resume the job" in failed.error.message
@@ -154,24 +134,28 @@ def server(store: Path, launcher: tuple[str, ...]) -> Iterator[OpenAI]:
 
 
 def test_what_one_process_began_others_end(tiny_store: Path, tmp_path: Path) -> None:
-    """A state has one format, whoever wrote it."""
+    """A state has one format, whoever wrote it; sampling goes on while processes of a launcher train."""
     shutil.copytree(tiny_store, tmp_path / "other")
     with server(tmp_path / "other", ()) as client:
         expected = wait_for(client, begin(client, n_epochs=10).id)
-    for launcher in ((), ONE, TWO):
-        with server(tiny_store, launcher) as client:
-            if launcher == ():
-                job = begin(client, n_epochs=10)
-                n_before = wait_for_checkpoint(client, job.id)
-                client.fine_tuning.jobs.pause(job.id)
-                continue
-            client.fine_tuning.jobs.resume(job.id)
-            if launcher == ONE:
-                while wait_for_checkpoint(client, job.id) <= n_before:
-                    pass
-                client.fine_tuning.jobs.pause(job.id)
-            else:
-                done = wait_for(client, job.id, patience_s=120)
+    with server(tiny_store, ()) as client:
+        job = begin(client, n_epochs=10)
+        n_before = wait_for_checkpoint(client, job.id)
+        client.fine_tuning.jobs.pause(job.id)
+    (folder,) = (tiny_store / "tuned").glob("*")
+    with server(tiny_store, TWO) as client:
+        client.fine_tuning.jobs.resume(job.id)
+        while wait_for_checkpoint(client, job.id) <= n_before:
+            pass
+        client.completions.create(model=TINY, prompt="The fox", max_tokens=4)
+        assert len(processes(folder)) == 2
+        client.fine_tuning.jobs.pause(job.id)
+        while processes(folder):
+            time.sleep(0.05)
+        assert len([*folder.glob("state-*")]) == 1
+    with server(tiny_store, ONE) as client:
+        client.fine_tuning.jobs.resume(job.id)
+        done = wait_for(client, job.id, patience_s=120)
     assert done.status == "succeeded", done.error
     one, two = weights(tmp_path / "other", expected), weights(tiny_store, done)
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5

@@ -75,7 +75,8 @@ class SpreadStepper(Stepper):
         from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
         weights = get_model_state_dict(self.model, options=_whole())
-        moments = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_whole())["state"]
+        moments = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_whole())
+        moments = moments.get("state", {})  # other processes get nothing
         return (
             {name: weights[name].contiguous() for name in self._names if name in weights},
             {
@@ -94,7 +95,7 @@ class SpreadStepper(Stepper):
         )
 
         set_model_state_dict(self.model, dict(weights), options=_whole())
-        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_whole())
+        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_whole(everywhere=True))
         state["state"] = {name: {} for name in self._names}
         for key, value in moments.items():
             index, kind = key.split(".", 1)
@@ -102,11 +103,14 @@ class SpreadStepper(Stepper):
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=_whole())
 
 
-def _whole() -> Any:
-    """Options for states in one piece, in the memory of the processor, of which some weights may be left out."""
+def _whole(*, everywhere: bool = False) -> Any:
+    """Options for states in one piece, of which some weights may be left out.
+
+    It is given to the process that writes, in the memory of the processor, or (`everywhere`) to each process.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
-    return StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+    return StateDictOptions(full_state_dict=True, cpu_offload=not everywhere, strict=False)
 
 
 class SpreadCheckpoints(Checkpoints):

@@ -1,17 +1,16 @@
 """Jobs that train in processes of their own, started by a launcher such as ``accelerate launch --num_processes 4``.
 
 The server writes ``launch.json`` into the folder of the run, starts ``<launcher> -m tuning_server train FOLDER`` and
-follows ``reports.jsonl``, to which the first of the processes appends a line per step; ``launch.log`` has what they
-print. A file ``pause`` asks them to write down the step they are at and to end; they do so too when the server is gone.
-The first process holds ``train.lock``, so that processes which a server left behind and those of the next never write
-at once.
+follows ``reports.jsonl``, to which the first of the processes appends a line per step. ``launch.log`` has what they
+print, and ``launch.error`` the first error of any of them. A file ``pause`` asks them to write down the step they are
+at and to end; they do so too when the server is gone. The first process holds ``train.lock``, so that processes which a
+server left behind and those of the next never write at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -33,7 +32,9 @@ from tuning_server.rows import read_rows, tokenise
 from tuning_server.store import Row, file_path, method_of
 from tuning_server.types import Settings
 
-SPEC, REPORTS, LOG, PAUSE, LOCK = "launch.json", "reports.jsonl", "launch.log", "pause", "train.lock"
+SPEC, REPORTS, LOG, ERROR, PAUSE, LOCK = (
+    "launch.json", "reports.jsonl", "launch.log", "launch.error", "pause", "train.lock"
+)  # fmt: skip
 POLL_S = 0.02  # between two looks at the reports; samplings wait as long at most
 PAUSE_S = 600  # that the processes have to write down the step they are at
 INTERRUPTED = "training_interrupted"  # code of a job that can be resumed though it failed
@@ -54,7 +55,7 @@ def launch(
         If the launcher does not exist, or the processes end early.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (REPORTS, PAUSE):
+    for name in (REPORTS, ERROR, PAUSE):
         (folder / name).unlink(missing_ok=True)
     files = [job[name] and str(file_path(server.store, job[name])) for name in ("training_file", "validation_file")]
     spec = {
@@ -84,7 +85,7 @@ def launch(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    for name in (SPEC, REPORTS, PAUSE, LOG, LOCK):
+    for name in (SPEC, REPORTS, ERROR, PAUSE, LOG, LOCK):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -110,17 +111,25 @@ def _follow(process: subprocess.Popen[bytes], folder: Path) -> Generator[StepRep
         time.sleep(POLL_S)
         yield None
     if process.returncode != 0 or not (folder / "final").exists():
-        text = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
-        error = re.search(
-            r"^(?:\[rank\d+\]: +)?([\w.]+(?:Error|Exception): .+)", text, re.MULTILINE
-        )  # others follow from it
-        reason = error[1] if error else text.rpartition("\n")[2] or "they printed nothing"
-        message = f"The processes of the launcher ended with exit code {process.returncode}: {reason.strip()[:500]}"
+        log = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        reason = (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).exists() else log
+        reason = reason[:500] or "they printed nothing"
+        message = f"The processes of the launcher ended with exit code {process.returncode}: {reason}"
         raise ApiError(f"{message}. Resume the job to go on from its last state.", code=INTERRUPTED)
 
 
 def run(folder: Path) -> int:
     """Train the job of a folder, as one of the processes that a launcher started; returns the exit code."""
+    try:
+        _train(folder)
+    except Exception as error:
+        with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:  # those of others follow
+            file.write(f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+def _train(folder: Path) -> None:
     import torch
     from accelerate import Accelerator
 
@@ -161,4 +170,3 @@ def run(folder: Path) -> int:
                     steps.throw(Pause())
                 break
     accelerator.end_training()
-    return 0

@@ -23,7 +23,7 @@ from tuning_server.app import make_app
 from tuning_server.types import Settings
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # accelerate: GPUs only
-ONE = (sys.executable,)
+SHARDED = (*TWO, str(Path(__file__).parents[1] / "helpers" / "sharded.py"))
 
 
 @pytest.fixture
@@ -48,16 +48,17 @@ def weights(store: Path, job: Any, step: str = "final") -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [("supervised", {}), ("dpo", {}), ("supervised", {"lora": {"rank": 2}})],
-    ids=["sft", "dpo", "lora"],
-)
+    ("kind", "options", "launcher"),
+    [("supervised", {}, TWO), ("dpo", {}, TWO), ("supervised", {"lora": {"rank": 2}}, TWO),
+     ("supervised", {}, SHARDED)],
+    ids=["sft", "dpo", "lora", "fsdp"],
+)  # fmt: skip
 def test_two_processes_end_with_the_weights_of_one(
     connect: Callable[..., OpenAI], tiny_store: Path, kind: str, options: dict[str, Any],
-    serve: Callable[..., TestClient], tmp_path: Path,
+    launcher: tuple[str, ...], serve: Callable[..., TestClient], tmp_path: Path,
 ) -> None:  # fmt: skip
     shutil.copytree(tiny_store, tmp_path / "other")
-    alone, together = official(serve(tmp_path / "other")), connect(TWO)
+    alone, together = official(serve(tmp_path / "other")), connect(launcher)
     jobs = [begin(client, kind, **options) for client in (alone, together)]
     done = [wait_for(client, job.id, patience_s=120) for client, job in zip((alone, together), jobs, strict=True)]
     assert [job.status for job in done] == ["succeeded"] * 2, done[1].error
@@ -143,7 +144,7 @@ def test_what_one_process_began_others_end(tiny_store: Path, tmp_path: Path) -> 
         n_before = wait_for_checkpoint(client, job.id)
         client.fine_tuning.jobs.pause(job.id)
     (folder,) = (tiny_store / "tuned").glob("*")
-    with server(tiny_store, TWO) as client:
+    with server(tiny_store, SHARDED) as client:
         client.fine_tuning.jobs.resume(job.id)
         while wait_for_checkpoint(client, job.id) <= n_before:
             pass
@@ -153,7 +154,7 @@ def test_what_one_process_began_others_end(tiny_store: Path, tmp_path: Path) -> 
         while processes(folder):
             time.sleep(0.05)
         assert len([*folder.glob("state-*")]) == 1
-    with server(tiny_store, ONE) as client:
+    with server(tiny_store, TWO) as client:
         client.fine_tuning.jobs.resume(job.id)
         done = wait_for(client, job.id, patience_s=120)
     assert done.status == "succeeded", done.error

@@ -32,6 +32,8 @@ class SpreadStepper(Stepper):
     ) -> None:
         super().__init__(loaded, rows, loss, settings, is_alone=False)
         self._accelerator, self._names = accelerator, list(self.trained)
+        parameters = loaded.model.named_parameters
+        self._tied = {name for name, _ in parameters(remove_duplicate=False)} - {name for name, _ in parameters()}
         self.model, self.optimizer = accelerator.prepare(loaded.model, self.optimizer)
 
     def step(self, batch: Rows, *, learning_rate: float, seed: int) -> tuple[float, dict[str, float], str | None]:
@@ -67,8 +69,11 @@ class SpreadStepper(Stepper):
         )
 
     def weights(self) -> Tensors | None:
-        """All weights, gathered; adapters are whole on each process."""
-        return None if self.loaded.lora else self._accelerator.get_state_dict(self.model)
+        """All weights, gathered, those that are tied once; adapters are whole on each process."""
+        if self.loaded.lora:
+            return None
+        gathered = self._accelerator.get_state_dict(self.model)
+        return {name: value for name, value in gathered.items() if name not in self._tied}
 
     def state(self) -> tuple[Tensors, Tensors]:
         """See `Stepper.state`; gathered, for the process that writes."""

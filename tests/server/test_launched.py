@@ -128,6 +128,13 @@ def test_a_launcher_that_does_not_train_fails_the_job_in_words(
     assert message in failed.error.message
 
 
+def test_an_error_in_a_process_is_the_error_of_the_job(connect: Callable[..., OpenAI]) -> None:
+    client = connect(SHARDED)
+    failed = wait_for(client, begin(client, lora={"rank": 2}).id, patience_s=120)
+    assert failed.status == "failed"
+    assert "exit code 1: ValueError: adapters (LoRA) are trained on whole weights" in failed.error.message
+
+
 @contextmanager
 def server(store: Path, launcher: tuple[str, ...]) -> Iterator[OpenAI]:
     with TestClient(make_app(Settings(store=store, launcher=launcher, allow_hosts=frozenset({"testserver"})))) as http:

@@ -30,6 +30,8 @@ class SpreadStepper(Stepper):
     def __init__(
         self, loaded: LoadedModel, rows: Rows, loss: Loss, settings: TrainingSettings, accelerator: Accelerator
     ) -> None:
+        if loaded.lora and accelerator.distributed_type == "FSDP":
+            raise ValueError("adapters (LoRA) are trained on whole weights: use a launcher without FSDP")
         super().__init__(loaded, rows, loss, settings, is_alone=False)
         self._accelerator, self._names = accelerator, list(self.trained)
         parameters = loaded.model.named_parameters

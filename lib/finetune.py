@@ -19,8 +19,9 @@ import pandas as pd
 from openai import APIStatusError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from lib.api import fingerprint, spending_of
+from lib.api import fingerprint
 from lib.budget import MESSAGE_TOKENS, BudgetExceeded, Spending, max_tokens_of
+from lib.clients import spending_of
 from lib.console import progress
 from lib.params import CURVE_SEEDS, active_bases
 from lib.paths import content_hash, file_hash, read_jsonl

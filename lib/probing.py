@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from openai import BadRequestError, OpenAI
 
-from lib.api import Answer, NoEcho, Request, spending_of
+from lib.api import Answer, NoEcho, Request
 from lib.api import ask as send
+from lib.clients import spending_of
 
 log = logging.getLogger(__name__)
 

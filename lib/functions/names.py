@@ -14,7 +14,7 @@ import numpy as np
 from openai import OpenAI, OpenAIError
 
 from lib import world
-from lib.api import spending_of
+from lib.clients import spending_of
 from lib.paths import DATA
 from lib.tokens import tokenize
 from lib.world import inflect

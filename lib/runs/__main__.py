@@ -13,6 +13,7 @@ import pandas as pd
 from openai import APIConnectionError, OpenAI, OpenAIError
 
 from lib import api, console
+from lib.clients import spending_of
 from lib.keys import nearest
 from lib.params import studies
 from lib.paths import runs_root
@@ -62,7 +63,7 @@ def as_table(ledger: Sequence[FineTuned]) -> str:
 
 def run_command(client: OpenAI, options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns how many evaluations failed."""
-    root, spending = runs_root(), api.spending_of(client)
+    root, spending = runs_root(), spending_of(client)
     ledger = read_ledger(client, root, prices=spending.prices if spending else None)
     if options.command == "tag":
         each = find(ledger, options.id)

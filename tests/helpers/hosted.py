@@ -37,6 +37,7 @@ class Settings:
     slow: float = 0.0
     repeats_key: bool = False
     loses_jobs: bool = False  # hangs up after it has made one
+    lists_only: tuple[str, ...] = ()  # its models, which cannot be retrieved one by one, as with vLLM
 
 
 @dataclass
@@ -127,13 +128,20 @@ class Endpoint(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
+    def model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "x", "max_model_len": 512}
+
     def do_GET(self) -> None:
         state, path = self.state, self.path.split("?")[0].removeprefix("/v1")
         if path == "/state":
             names = ("answered", "failures", "too_early", "n_posts", "tokens", "files")
             return self.say({name: getattr(state, name) for name in names})
+        if path == "/models":
+            return self.say({"object": "list", "data": [self.model(name) for name in state.settings.lists_only]})
         if path.startswith("/models/"):
-            return self.say({"id": path.split("/")[2], "object": "model", "created": 0, "owned_by": "x"})
+            if state.settings.lists_only:
+                return self.say({"detail": "Not Found"}, 404)
+            return self.say(self.model(path.split("/")[2]))
         if path == "/files":
             return self.say({"object": "list", "data": [], "has_more": False})
         if path.endswith("/content"):

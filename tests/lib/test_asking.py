@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 
 from lib import api, finetune
+from lib.clients import spending_of
 from lib.paths import ROOT, write_jsonl
 from lib.probing import add_completions, target_logprobs, target_ranks
 from lib.tokens import _echoed
@@ -297,14 +298,14 @@ def test_a_hosted_endpoint_is_refused_without_a_budget(
 def test_a_hosted_endpoint_with_a_budget_gets_a_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.org/v1")
     client = api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")
-    money = api.spending_of(client)
+    money = spending_of(client)
     assert money is not None
     assert (money.path, money.left_usd()) == (tmp_path / "spend.jsonl", 3.0)
 
 
 def test_an_endpoint_on_this_machine_needs_no_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert api.spending_of(api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")) is None
+    assert spending_of(api.connect(budget_usd=3, spend=tmp_path / "spend.jsonl")) is None
     assert not list(tmp_path.iterdir())
 
 

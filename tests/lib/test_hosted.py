@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from openai import NotFoundError
 from spending import spent_usd
 
 from lib import api, budget, finetune
-from lib.api import HostedClient
 from lib.budget import MESSAGE_TOKENS, SPECIAL_TOKENS, BudgetExceeded, Spending, UnknownPrice, preview, read_prices
+from lib.clients import HostedClient
 from lib.paths import write_jsonl
 from lib.probing import target_logprobs
 from lib.run import main
@@ -96,6 +97,13 @@ def test_a_preview_bounds_what_is_then_counted_by_usage(stand, caplog):
     assert sum(at.state()["answered"].values()) == 130
 
 
+def test_models_that_can_only_be_listed_are_found(stand):
+    client = stand(lists_only=["some-model"]).client()
+    assert client.models.retrieve("some-model").model_dump()["max_model_len"] == 512
+    with pytest.raises(NotFoundError):
+        client.models.retrieve("other-model")
+
+
 def test_passing_failures_are_waited_out(stand):
     at, requests = stand(failing=0.05), asked(1_000, CHATTY, temperature=1.0)
     answers = api.ask(at.client(), requests, journal=at.journal)
@@ -133,7 +141,7 @@ def test_a_killed_run_pays_for_nothing_twice(stand, tmp_path):
     code = f"""
 from pathlib import Path
 from lib import api
-from lib.api import HostedClient
+from lib.clients import HostedClient
 from lib.budget import Spending, read_prices
 money = Spending(Path({str(at.ledger)!r}), budget_usd=100, prices=read_prices())
 client = HostedClient(spending=money, base_url={at.url!r}, api_key="x")

@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help figures test lab serve bench clients sync publish docs clean clean-data clean-venv set-up
+.PHONY: help figures test lab serve bench clients cluster-test sync publish docs clean clean-data clean-venv set-up
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -41,7 +41,8 @@ help:
 	@echo 'make lab          JupyterLab on the notebooks; a .py opens as a notebook (ARGS="--no-browser --port 8889")'
 	@echo 'make serve        the API on http://127.0.0.1:8080/v1 (PORT=8080)'
 	@echo 'make bench        how fast training, sampling, scoring and blending are here (docs/performance.md)'
-	@echo 'make clients      the LM Evaluation Harness and Inspect against the API (installs both; not in make test)'
+	@echo 'make clients      the LM Evaluation Harness and Inspect against the API, the client against vLLM (not in make test)'
+	@echo 'make cluster-test studies on a SLURM of three nodes on this machine (Debian, as root; not in make test)'
 	@echo 'make sync         write each notebook .py into its .ipynb'
 	@echo 'make publish      run the studies as published (SEEDS=3; STUDY=reversal one), and fill notebooks, figures/'
 	@echo '                  and the README table with what came out'
@@ -50,7 +51,7 @@ help:
 	@echo 'make clean-data   remove all runs and models (data/runs, data/store)'
 
 figures: $(READY)
-	@$(call snakemake,--config preset=$(PRESET) studies="$(STUDY)" seeds=$(SEEDS))
+	@$(call snakemake,--config preset=$(PRESET) studies="$(STUDY)" seeds=$(SEEDS) $(if $(PROFILE),ahead=1))
 	@echo 'figures:'
 	@runs="$${TUNING_FORK_RUNS:-data/runs}/$(PRESET)"; ls -1 "$$runs"/*/figures/*.png "$$runs"/00-overview.ipynb
 
@@ -85,10 +86,17 @@ bench: $(READY)
 	@$(call snakemake,bases --config bases="fork-1m smollm2-135m")
 	@echo 'speeds against other ways of doing the same (about 15 min; best with nothing else running)'
 	@TQDM_DISABLE=1 PYTHONPATH="$$(pwd)" $(PY) tests/bench/bench.py $(if $(THREADS),--threads $(THREADS)) --out docs/performance.md
+	@echo 'how the cost of the server grows'
+	@TQDM_DISABLE=1 PYTHONPATH="$$(pwd)" $(PY) tests/bench/growth.py --out docs/performance.md
 
 clients: $(READY)
-	@$(call snakemake,bases --config bases=fork-300k)
+	@$(call snakemake,bases --config bases="fork-300k smollm2-135m")
 	@$(QUIET) tests/clients/run
+
+cluster-test: $(READY)
+	@$(call snakemake,bases --config bases="fork-300k fork-1m")
+	@echo 'three studies on a SLURM of three nodes on this machine (Debian, as root; installs slurm and postgresql)'
+	@$(PY) -m pytest -q -s tests/cluster
 
 sync: $(READY)
 	@$(PY) -m jupytext --quiet --update --to ipynb $(sort $(wildcard notebooks/*.py notebooks/*/*.py))

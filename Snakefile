@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from lib.params import home, presets, resolve, stages, studies
-from lib.paths import ROOT, runs_root, store_root
+from lib.paths import ROOT, run_folder, runs_root, store_root
 from lib.run import OVERVIEW
 from lib.world.bases import bases_of
 
@@ -33,6 +33,28 @@ try:
 except ValueError as error:
     raise SystemExit(f"make figures: {error}")
 manifests = [f"{RUNS}/{PRESET}/{study}/{path.stem[:2]}.manifest.json" for study in CHOSEN for path in stages(study)]
+
+
+# On a cluster, each job has a server of its own, with its database in a folder of its node, over one registry of models;
+# how many processors a job gets is said in the profile.
+THREADS = workflow.resource_settings.cores or 1
+if workflow.remote_exec:
+    shell.prefix(
+        f"export TUNING_FORK_REGISTRY={shlex.quote(str(store_root().resolve()))} TUNING_FORK_STORE=$(mktemp -d) "
+        f"OMP_NUM_THREADS=$(nproc); "
+        f"trap '{PYTHON} tuning_server stop --store $TUNING_FORK_STORE; rm -rf $TUNING_FORK_STORE' EXIT; "
+    )
+
+
+def ahead(study):
+    """Seeds whose fine-tunes are trained as jobs of their own before the stage that needs them: on a cluster, all."""
+    has_stage = any(path.stem == "02-finetune" for path in stages(study))
+    return range(int(values[study]["n_seeds"])) if config.get("ahead") and has_stage else ()
+
+
+def manifest_ahead(study, seed):
+    own = {"seed": int(values[study]["seed"]) + seed, "n_seeds": 1}
+    return near(run_folder(study, PRESET, overrides=own) / "02.manifest.json")
 
 
 rule all:
@@ -88,7 +110,7 @@ rule base:
         name=r"fork-\d+[km](-s\d+)?(-without-[a-z]+)?",
     params:
         store=near(store_root()),
-    threads: workflow.cores or 2
+    threads: THREADS
     priority: len(CHOSEN) + 1
     shell:
         PYTHON + " tuning_server pretrain {wildcards.name} --corpus {input.documents:q}"
@@ -120,6 +142,7 @@ for index, study in enumerate(CHOSEN):
                 preset=near(preset_file) if preset_file.exists() else [],
                 before=f"{folder}/{stages(study)[k - 1].stem[:2]}.manifest.json" if k else [],
                 bases=[f"{WORLD}/{name}.id" for name in bases_of(values[study])],
+                ahead=[manifest_ahead(study, seed) for seed in ahead(study)] if notebook.stem == "02-finetune" else [],
                 sources=files(ROOT / "data" / study, "*.*"),
                 lib=LIB,
             output:
@@ -128,10 +151,27 @@ for index, study in enumerate(CHOSEN):
                 # What makes the stage stale when it is another: all values, so also another SEEDS.
                 values=values[study],
                 words=f"{study} --preset {PRESET} --stage {notebook.stem[:2]}" + ("" if SEEDS is None else f" --seeds {SEEDS}"),
-            threads: workflow.cores or 2
+            threads: THREADS
             priority: len(CHOSEN) - index
             shell:
                 PYTHON + " lib.run {params.words}"
+
+
+    for seed in ahead(study):
+
+        rule:
+            name: f"{study}_ahead_{seed}"
+            input:
+                notebooks=[near(path) for path in stages(study)[:2]],
+                bases=[f"{WORLD}/{name}.id" for name in bases_of(values[study])],
+                lib=LIB,
+            output:
+                manifest_ahead(study, seed),
+            params:
+                words=f"{study} --preset {PRESET} --set seed={int(values[study]['seed']) + seed} --set n_seeds=1",
+            threads: THREADS
+            shell:
+                PYTHON + " lib.run {params.words} --stage 01 && " + PYTHON + " lib.run {params.words} --stage 02"
 
 
 rule overview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,8 @@ def known_failure(error: Exception) -> ApiError | None:
     if is_full_disk(error):
         message = "The disk of the server is full and nothing more was kept. Free some space and try again."
         return ApiError(message, status=507, code="disk_full")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return ApiError("The files of the server can only be read.", status=403, code="read_only")
     return None
 
 

@@ -143,6 +143,8 @@ class Trainer:
                 except Timeout:
                     continue
                 except OSError as error:
+                    if self._adopted(job):  # for which reading is enough
+                        continue
                     reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
                     self._fail(job, ApiError(reason, code="registry_not_writable"))
                 else:
@@ -205,11 +207,15 @@ class Trainer:
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""
         with self._lock:
-            record = finished(self._folder(job), job["_key"]) if "_key" in job else None
-            if record is not None:
-                adopt(self._store, self._folder(job), job, record)
-            else:
+            if not self._adopted(job):
                 yield from self._train_run(job, cache)
+
+    def _adopted(self, job: Row) -> bool:
+        """Whether the registry has what a job is to train; the job then ends with it."""
+        record = finished(self._folder(job), job["_key"]) if "_key" in job else None
+        if record is not None:
+            adopt(self._store, self._folder(job), job, record)
+        return record is not None
 
     def _train_run(self, job: Row, cache: ModelCache) -> Steps:
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):

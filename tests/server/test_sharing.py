@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import NotFoundError, OpenAI, PermissionDeniedError
 from serving import TINY, address, facts, jsonl, launch, official, served, speak, upload, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
+import tuning_server.models
 from tuning_server.__main__ import main
 from tuning_server.disk import file_hash
 from tuning_server.engine.registry import list_models
@@ -233,6 +235,24 @@ def test_a_registry_that_cannot_be_used_is_refused_in_one_line(
     (tmp_path / "file").touch()
     assert main(["serve", "--port", "0", "--store", str(tmp_path / "store"), "--registry", str(tmp_path / "file")]) == 1
     assert "cannot be made or read" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_registry_that_can_only_be_read_gives_what_it_has(
+    connect: Callable[[str], OpenAI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = connect("one"), connect("other")
+    made = wait_for(one, begin(one).id)
+
+    def read_only(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tuning_server.trainer.run_lock", read_only)
+    used, failed = wait_for(other, begin(other).id), wait_for(other, begin(other, seed=1).id)
+    assert (used.status, used.fine_tuned_model) == ("succeeded", made.fine_tuned_model)
+    assert failed.error.message.endswith("cannot be written (Read-only file system).")
+    monkeypatch.setattr(tuning_server.models.registry, "drop", read_only)
+    with pytest.raises(PermissionDeniedError, match="can only be read"):
+        other.models.delete(made.fine_tuned_model)
 
 
 def test_jobs_fail_in_words_where_the_registry_cannot_be_written(

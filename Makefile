@@ -72,7 +72,8 @@ test: $(READY)
 # JupyterLab with a .py opened as a notebook, tidy saves, and the kernel and imports of this folder.
 lab: $(READY)
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}},' \
+		'"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
 		> $(VENV)/share/jupyter/lab/settings/overrides.json
 	@export PYTHONPATH="$$(pwd)" JUPYTER_PATH="$$(pwd)/$(VENV)/share/jupyter:$$JUPYTER_PATH"; \
 		XDG_CONFIG_DIRS="$$(pwd):$${XDG_CONFIG_DIRS:-/etc/xdg}" exec $(PY) -m jupyterlab \

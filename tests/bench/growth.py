@@ -1,4 +1,4 @@
-"""How the cost of the server grows: documents, fine-tunes, rows, clients: python tests/bench/growth.py [--out FILE].
+"""How the cost of the server grows: python tests/bench/growth.py [PART ...] [--out FILE].
 
 A tiny model of random weights, so that what is measured is the server and not the arithmetic. Memory is that of this
 process, in which server and clients run.
@@ -7,25 +7,26 @@ process, in which server and clients run.
 from __future__ import annotations
 
 import argparse
-import itertools
+import gc
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+import httpx
 import psutil
 from openai import OpenAI, RateLimitError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from serving import TINY, facts, grow, jsonl, listening, speak, upload, wait_for
+from serving import TINY, facts, grow, jsonl, listening, served, speak, upload, wait_for
 
 from lib.diversity.next_token import score
 from tuning_server.types import Settings
@@ -74,23 +75,23 @@ def fine_tunes(registry: Path, sizes: list[int]) -> Iterator[Row]:
         file = upload(client, jsonl(facts(8)))
         job = client.fine_tuning.jobs.create(model=TINY, training_file=file.id, seed=0, hyperparameters={"n_epochs": 1})
         model = wait_for(client, job.id).fine_tuned_model
-    made, numbers = registry / "tuned" / model.rpartition(":")[2] / "final", itertools.count()
+    made, n_made = registry / "tuned" / model.rpartition(":")[2] / "final", 0
     card = json.loads((made / "tuned.json").read_text())
     for n in sizes:
-        while (k := next(numbers)) < n:
+        for k in range(n_made, n):
             copy = registry / "tuned" / f"{k:08d}" / "final"
             copy.mkdir(parents=True)
             for file in made.iterdir():
                 if file.name != "tuned.json":
                     os.link(file, copy / file.name)
             (copy / "tuned.json").write_text(json.dumps(card | {"id": f"ft:{TINY}::{k:08d}"}))
-        started = time.perf_counter()
-        with server(registry) as (_, client):
+        started, n_made = time.perf_counter(), n
+        with server(registry) as (url, _):
             start = time.perf_counter() - started
             lists = []
             for _ in range(4):
                 started = time.perf_counter()
-                assert len(client.models.list().data) > n
+                assert len(httpx.get(f"{url}/v1/models", timeout=60).json()["data"]) > n
                 lists.append(time.perf_counter() - started)
         listed = f"list {lists[0]:.2f}, then {median(lists[1:]):.2f} s"
         yield f"{n:,} fine-tunes", f"start {start:.2f} s", listed, memory_mb()
@@ -141,52 +142,60 @@ def clients(registry: Path, sizes: list[int], n_requests: int = 20) -> Iterator[
             yield f"{n} clients, {len(waits):,} requests", answered, slow, memory_mb()
 
 
-def beside_an_upload(registry: Path) -> Iterator[Row]:
-    """Completions beside an upload of 512 MB, and without it."""
+UPLOAD = """
+import sys, openai
+client = openai.OpenAI(base_url=sys.argv[1], api_key="any")
+client.files.create(file=open(sys.argv[2], "rb"), purpose="fine-tune")
+"""
+
+
+def beside_an_upload(registry: Path, folder: Path) -> Iterator[Row]:
+    """Completions beside an upload of 512 MB, and without it; server, upload and client are processes of their own."""
     line = jsonl([{"prompt": "a" * 400, "completion": "b" * 600}])
-    content = line * ((LARGE_MB - 1) * 2**20 // len(line))
-    with server(registry) as (_, client):
+    (folder / "rows.jsonl").write_bytes(line * ((LARGE_MB - 1) * 2**20 // len(line)))
+    (folder / "store").mkdir()
+
+    def seconds() -> float:
+        started = time.perf_counter()
         client.completions.create(model=TINY, prompt="The red fox", max_tokens=4)
+        return time.perf_counter() - started
 
-        def waits(until: threading.Event, least: int) -> list[float]:
-            found = list[float]()
-            while len(found) < least or not until.is_set():
-                started = time.perf_counter()
-                client.completions.create(model=TINY, prompt="The red fox", max_tokens=4)
-                found.append(time.perf_counter() - started)
-            return found
-
-        idle, over = threading.Event(), threading.Event()
-        idle.set()
-        alone = waits(idle, 50)
-        thread = threading.Thread(target=lambda: (upload(client, content), over.set()))
-        thread.start()
-        beside = waits(over, 5)
-        thread.join()
-    for name, found in (("alone", alone), (f"beside an upload of {LARGE_MB} MB", beside)):
+    with served(folder / "store", "--registry", str(registry)) as (process, url):
+        client, memory = OpenAI(base_url=url, api_key="any"), psutil.Process(process.pid).memory_info
+        seconds()
+        alone = [seconds() for _ in range(50)], memory().rss
+        upload = subprocess.Popen([sys.executable, "-c", UPLOAD, url, folder / "rows.jsonl"])
+        beside: list[float] = []
+        while upload.poll() is None:
+            beside.append(seconds())
+        assert upload.returncode == 0
+        during = beside, memory().rss
+    for name, (found, rss) in (("alone", alone), (f"beside an upload of {LARGE_MB} MB", during)):
         yield (f"completions {name}", f"median {1e3 * median(found):.0f} ms", f"slowest {1e3 * max(found):.0f} ms",
-               memory_mb())  # fmt: skip
+               round(rss / 2**20))  # fmt: skip
 
 
 def main() -> None:
+    parts: dict[str, Callable[[Path, Path], Iterator[Row]]] = {
+        "documents": lambda registry, folder: documents(registry, folder, [1_000, 10_000, 100_000]),
+        "fine-tunes": lambda registry, _: fine_tunes(registry, [10, 100, 1_000, 10_000]),
+        "rows": lambda registry, _: rows(registry, [1_000, 10_000, 100_000, 1_000_000]),
+        "clients": lambda registry, _: clients(registry, [1, 4, 16, 64, 256]),
+        "upload": beside_an_upload,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", default=[*parts], help=f"of {', '.join(parts)}; all by default")
     parser.add_argument("--out", type=Path, help="file to write the table to")
     args = parser.parse_args()
-
+    gc.freeze()  # as in a server's own process
     lines = ["| size | | | memory, MB |", "|---|---|---|---|"]
-    with tempfile.TemporaryDirectory() as folder:
-        registry = Path(folder, "registry")
-        grow(registry)
-        parts = (
-            documents(registry, Path(folder), [1_000, 10_000, 100_000]),
-            fine_tunes(registry, [10, 100, 1_000, 10_000]),
-            rows(registry, [1_000, 10_000, 100_000, 1_000_000]),
-            clients(registry, [1, 4, 16, 64, 256]),
-            beside_an_upload(registry),
-        )
-        for row in itertools.chain(*parts):
-            lines.append(f"| {' | '.join(map(str, row))} |")
-            print(lines[-1], flush=True)
+    for part in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            registry = Path(folder, "registry")
+            grow(registry)
+            for row in parts[part](registry, Path(folder)):
+                lines.append(f"| {' | '.join(map(str, row))} |")
+                print(lines[-1], flush=True)
     if args.out:
         before, _, rest = args.out.read_text(encoding="utf-8").partition("<!-- growth -->")
         table, after = "\n".join(lines), rest.partition("<!-- growth end -->")[2]

@@ -5,6 +5,7 @@ Nothing that came with a model is run, and no weight that its files lack is made
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -205,7 +206,8 @@ def about(model_id: str, folder: Path) -> dict[str, Any]:
 
 def sizes(folder: Path) -> dict[str, int]:
     """Size of each file of weights, by name."""
-    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+    with os.scandir(folder) as files:
+        return {file.name: file.stat().st_size for file in files if file.name.endswith(".safetensors")}
 
 
 def save(loaded: LoadedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

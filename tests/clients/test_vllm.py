@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from lib.clients import EndpointClient
 
 ROOT = Path(__file__).parents[2]
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
-BASE = "smollm2-135m"
+Answers = list[tuple[str, list[float]]]
 PROMPTS = ["The capital of France is", "Q3 is", "Once upon a time, a fox"]
 
 
@@ -52,7 +53,7 @@ def vllm(*options: str, log: Path) -> Iterator[OpenAI]:
         process.wait()
 
 
-def answers(client: OpenAI, model: str) -> list[tuple[str, list[float]]]:
+def answers(client: OpenAI, model: str) -> Answers:
     """Greedy continuations, and the log-probabilities of the prompts' tokens."""
     client.models.retrieve(model)
     replies = []
@@ -63,8 +64,20 @@ def answers(client: OpenAI, model: str) -> list[tuple[str, list[float]]]:
     return replies
 
 
-@pytest.mark.parametrize("method", ["all weights", "adapters"])
-def test_vllm_answers_as_our_server(tmp_path: Path, method: str) -> None:
+def mean_difference(one: Answers, other: Answers) -> float:
+    """Of the log-probabilities of the prompts' tokens, in nats."""
+    return fmean(abs(a - b) for (_, x), (_, y) in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("base", "method", "tolerance"),
+    [
+        ("fork-300k", "all weights", 1e-3),  # float32 on both sides
+        ("smollm2-135m", "all weights", 0.1),  # bfloat16 here, where the processor has it
+        ("smollm2-135m", "adapters", 0.1),
+    ],
+)
+def test_vllm_answers_as_our_server(tmp_path: Path, base: str, method: str, tolerance: float) -> None:
     bases = ROOT / "data" / "store" / "bases"
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "bases").symlink_to(bases.resolve())
@@ -74,24 +87,28 @@ def test_vllm_answers_as_our_server(tmp_path: Path, method: str) -> None:
         client = OpenAI(base_url=url, api_key="any")
         file = upload(client, jsonl(facts(16)))
         job = client.fine_tuning.jobs.create(
-            model=BASE, training_file=file.id, seed=0, hyperparameters=hyperparameters,
+            model=base, training_file=file.id, seed=0, hyperparameters=hyperparameters,
         )  # fmt: skip
         model = wait_for(client, job.id, patience_s=600).fine_tuned_model
         ours = answers(client, model)
-        untrained = answers(client, BASE)
+        untrained = answers(client, base)
     folder = tmp_path / "store" / "tuned" / model.rpartition(":")[2] / "final"
     options = ["--model", str(folder), "--served-model-name", model]
     if method == "adapters":
-        (base,) = bases.glob(f"{BASE}@*")
-        options = ["--model", str(base), "--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"{model}={folder}"]
+        (weights,) = bases.glob(f"{base}@*")
+        options = [
+            "--model",
+            str(weights),
+            "--enable-lora",
+            "--max-lora-rank",
+            "8",
+            "--lora-modules",
+            f"{model}={folder}",
+        ]
     with vllm(*options, log=tmp_path / "vllm.log") as client:
         theirs = answers(client, model)
-    differences = [
-        abs(a - b) for (_, one), (_, two) in zip(ours, theirs, strict=True) for a, b in zip(one, two, strict=True)
-    ]
-    moved = [
-        abs(a - b) for (_, one), (_, two) in zip(ours, untrained, strict=True) for a, b in zip(one, two, strict=True)
-    ]
-    print(f"{method}: log-probabilities differ by at most {max(differences):.1e} nats (training: {max(moved):.1e})")
-    assert max(differences) < 1e-2 < max(moved)
-    assert [text for text, _ in theirs] == [text for text, _ in ours]
+    difference, effect = (mean_difference(ours, others) for others in (theirs, untrained))
+    print(f"{base}, {method}: log-probabilities differ by {difference:.1e} nats on average (training: {effect:.1e})")
+    assert difference < min(tolerance, 0.2 * effect)
+    if tolerance < 0.01:
+        assert [text for text, _ in theirs] == [text for text, _ in ours]

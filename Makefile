@@ -91,7 +91,7 @@ bench: $(READY)
 	@TQDM_DISABLE=1 PYTHONPATH="$$(pwd)" $(PY) tests/bench/growth.py --out docs/performance.md
 
 clients: $(READY)
-	@$(call snakemake,bases --config bases="fork-300k smollm2-135m")
+	@$(call snakemake,bases --config bases="fork-300k fork-1m smollm2-135m")
 	@$(QUIET) tests/clients/run
 
 cluster-test: $(READY)
@@ -124,7 +124,7 @@ clean-data:
 	@if [ -x $(PY) ]; then $(PY) -m tools.clean; else rm -rf data/runs data/store; fi
 
 clean-venv: clean
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) .venv-clients .venv-vllm
 
 $(READY): requirements.txt pyproject.toml tools/set-up tools/checkout.pth
 	@PYTHON="$(PYTHON)" tools/set-up

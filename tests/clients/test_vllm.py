@@ -72,9 +72,8 @@ def mean_difference(one: Answers, other: Answers) -> float:
 @pytest.mark.parametrize(
     ("base", "method", "tolerance"),
     [
-        ("fork-300k", "all weights", 1e-3),  # float32 on both sides
-        ("smollm2-135m", "all weights", 0.1),  # bfloat16 here, where the processor has it
-        ("smollm2-135m", "adapters", 0.1),
+        ("fork-1m", "all weights", 1e-4),  # float32 on both sides; heads of 16, as in fork-300k, are too small for vLLM
+        ("smollm2-135m", "adapters", 0.1),  # bfloat16 here, where the processor has it, and float32 there
     ],
 )
 def test_vllm_answers_as_our_server(tmp_path: Path, base: str, method: str, tolerance: float) -> None:
@@ -96,15 +95,8 @@ def test_vllm_answers_as_our_server(tmp_path: Path, base: str, method: str, tole
     options = ["--model", str(folder), "--served-model-name", model]
     if method == "adapters":
         (weights,) = bases.glob(f"{base}@*")
-        options = [
-            "--model",
-            str(weights),
-            "--enable-lora",
-            "--max-lora-rank",
-            "8",
-            "--lora-modules",
-            f"{model}={folder}",
-        ]
+        options = ["--model", str(weights), "--enable-lora", "--max-lora-rank", "8"]
+        options += ["--lora-modules", f"{model}={folder}"]
     with vllm(*options, log=tmp_path / "vllm.log") as client:
         theirs = answers(client, model)
     difference, effect = (mean_difference(ours, others) for others in (theirs, untrained))

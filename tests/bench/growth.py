@@ -47,6 +47,7 @@ def server(registry: Path, **settings: int) -> Iterator[tuple[str, OpenAI]]:
         tempfile.TemporaryDirectory() as store,
         listening(Settings(store=Path(store), registry=registry, **settings)) as url,
     ):
+        gc.freeze()  # as a server's own process does
         yield url, speak(url)
 
 
@@ -187,7 +188,6 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=[*parts], help=f"of {', '.join(parts)}; all by default")
     parser.add_argument("--out", type=Path, help="file to write the table to")
     args = parser.parse_args()
-    gc.freeze()  # as in a server's own process
     lines = ["| size | | | memory, MB |", "|---|---|---|---|"]
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:

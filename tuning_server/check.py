@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from tuning_server.disk import read_json
-from tuning_server.engine.registry import FINE_TUNE, GONE, WRITING, base_folder, fingerprint, flaw, states
+from tuning_server.engine.folders import GONE, WRITING, states
+from tuning_server.engine.registry import FINE_TUNE, base_folder, fingerprint, flaw
 from tuning_server.sharing import RECORD
 from tuning_server.store import UNFINISHED, CannotStart, Row, acquire_store, check_schema, file_path
 

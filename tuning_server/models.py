@@ -11,6 +11,7 @@ from openai.types import Model, ModelDeleted
 from tuning_server.disk import read_json
 from tuning_server.engine import registry
 from tuning_server.engine.devices import choose_placement
+from tuning_server.engine.folders import drop
 from tuning_server.engine.lora import read_adapter
 from tuning_server.engine.models import about, sizes
 from tuning_server.engine.registry import ModelInfo
@@ -107,7 +108,7 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
             message = f"{model_id} is in use by job {job['id']}: cancel that first."
             raise ApiError(message, param="model", code="model_in_use")
     service.store.delete_checkpoint(model_id)  # first, as with files: a kill leaves weights without a record
-    registry.drop(folder)
+    drop(folder)
     if not any(left.is_dir() for left in folder.parent.iterdir()):
-        registry.drop(folder.parent)
+        drop(folder.parent)
     return ModelDeleted(id=model_id, deleted=True, object="model")

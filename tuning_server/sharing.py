@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
-from tuning_server.engine.registry import drop, drop_state
+from tuning_server.engine.folders import drop, drop_state
 from tuning_server.progress import step_message, write_results
 from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, file_path, method_of, new_id
 from tuning_server.types import Settings
@@ -114,16 +114,13 @@ def write_record(store: Store, folder: Path, job: Row) -> None:
     write_json(folder / RECORD, record)
 
 
-def finished(folder: Path, key: str) -> Row | None:
-    """Record of the fine-tune with a content key; None if there is none, or its model was deleted."""
+def adopt(store: Store, folder: Path, job: Row) -> bool:
+    """End a job with the fine-tune of its folder; False if there is none of its content, or its model was deleted."""
     if not (folder / RECORD).is_file() or not (folder / "final" / "tuned.json").is_file():
-        return None
+        return False
     record: Row = read_json(folder / RECORD)
-    return record if record["key"] == key else None
-
-
-def adopt(store: Store, folder: Path, job: Row, record: Row) -> None:
-    """End a job with a fine-tune that has its content."""
+    if record["key"] != job.get("_key"):
+        return False
     for metrics in record["metrics"]:
         store.add_event(job["id"], step_message(metrics), step=metrics["step"], data=metrics)
     for checkpoint in record["checkpoints"]:
@@ -137,6 +134,7 @@ def adopt(store: Store, folder: Path, job: Row, record: Row) -> None:
     }  # fmt: skip
     message = f"Not trained: {record['model']} of the registry has the same base, rows, settings and seed"
     store.update_job(job["id"], changes, only=DUE, messages=[message, "The job has successfully completed"])
+    return True
 
 
 def clear(folder: Path) -> None:

@@ -32,15 +32,16 @@ from typing import Any
 from filelock import Timeout
 
 from tuning_server.engine.cache import ModelCache
+from tuning_server.engine.folders import drop, drop_state
 from tuning_server.engine.lora import RATE, LoraSettings, choose
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.registry import card_of, drop, drop_state, fingerprint, reference_learning_rate
+from tuning_server.engine.registry import card_of, fingerprint, reference_learning_rate
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
 from tuning_server.launched import INTERRUPTED, launch
 from tuning_server.progress import Progress, card_after, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
-from tuning_server.sharing import adopt, clear, drop_resume, finished, named_by_content, run_lock, write_record
+from tuning_server.sharing import adopt, clear, drop_resume, named_by_content, run_lock, write_record
 from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
 from tuning_server.types import Settings
 
@@ -143,13 +144,19 @@ class Trainer:
                 except Timeout:
                     continue
                 except OSError as error:
-                    if self._adopted(job):  # for which reading is enough
-                        continue
-                    reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
-                    self._fail(job, ApiError(reason, code="registry_not_writable"))
+                    self._end_unlocked(job, error)
                 else:
                     return job
         return None
+
+    def _end_unlocked(self, job: Row, error: OSError) -> None:
+        """End a job of a registry that cannot be written: with what can be read there, or as failed."""
+        try:
+            if not adopt(self._store, self._folder(job), job):
+                reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
+                raise ApiError(reason, code="registry_not_writable")
+        except Exception as failure:
+            self._fail(job, failure)
 
     def _stop(self, work: Work, *, keep: bool = True) -> None:
         """Stop at a step and, to `keep` it, write it down; on a full disk the job goes on from its last state."""
@@ -207,15 +214,8 @@ class Trainer:
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""
         with self._lock:
-            if not self._adopted(job):
+            if not adopt(self._store, self._folder(job), job):
                 yield from self._train_run(job, cache)
-
-    def _adopted(self, job: Row) -> bool:
-        """Whether the registry has what a job is to train; the job then ends with it."""
-        record = finished(self._folder(job), job["_key"]) if "_key" in job else None
-        if record is not None:
-            adopt(self._store, self._folder(job), job, record)
-        return record is not None
 
     def _train_run(self, job: Row, cache: ModelCache) -> Steps:
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):

@@ -1,6 +1,6 @@
 """Runs a module with weights sharded (FSDP) over processes without GPUs: accelerate has it for accelerators alone.
 
-As part of a launcher, between accelerate's command and the module: ``accelerate launch ... sharded.py -m MODULE ...``
+As part of a launcher, between its command and the module: ``torchrun ... sharded.py -m MODULE ...``
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import runpy
 import sys
 
 os.environ |= {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": os.environ.get("FSDP_VERSION", "2"),
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from tuning_server.__main__ import main
 from tuning_server.app import make_app
-from tuning_server.engine.registry import drop
+from tuning_server.engine.folders import drop
 from tuning_server.store import acquire_store
 from tuning_server.types import Settings
 

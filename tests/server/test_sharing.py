@@ -250,7 +250,7 @@ def test_a_registry_that_can_only_be_read_gives_what_it_has(
     used, failed = wait_for(other, begin(other).id), wait_for(other, begin(other, seed=1).id)
     assert (used.status, used.fine_tuned_model) == ("succeeded", made.fine_tuned_model)
     assert failed.error.message.endswith("cannot be written (Read-only file system).")
-    monkeypatch.setattr(tuning_server.models.registry, "drop", read_only)
+    monkeypatch.setattr(tuning_server.models, "drop", read_only)
     with pytest.raises(PermissionDeniedError, match="can only be read"):
         other.models.delete(made.fine_tuned_model)
 

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tuning_server.disk import read_json, write_json
+from tuning_server.engine.folders import GONE, WRITING, drop, drop_state, states
 from tuning_server.engine.models import LoadedModel, about, save, sizes
-from tuning_server.engine.registry import GONE, WRITING, drop, drop_state, states
 
 logger = logging.getLogger(__name__)
 Tensors = dict[str, torch.Tensor]

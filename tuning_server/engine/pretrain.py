@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from tuning_server.disk import BadRow, content_hash, file_hash, json_rows, write_json
 from tuning_server.engine.bases import add_base
-from tuning_server.engine.registry import UnknownModel, drop, resolve
+from tuning_server.engine.folders import drop
+from tuning_server.engine.registry import UnknownModel, resolve
 
 ENGINE_VERSION = 1  # part of each id: raise it when `fork` or the training loop change what a base learns
 WINDOW_TOKENS = 256

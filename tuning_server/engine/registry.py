@@ -19,11 +19,8 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +29,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
+from tuning_server.engine.folders import tuned_folders
 
-WRITING = ".writing-"  # begins the name of a folder until it is whole
-GONE = ".gone-"  # begins the name of a folder that is being deleted
 BASE = re.compile(r"([a-z0-9][a-z0-9._-]*)(?:@([0-9a-f]{4,64}))?(:init)?")
 HOW_TO_GET = {"fork": "pretrain {} --corpus PATH", "smollm2": "fetch {}"}  # by the beginning of a base's name
 FINE_TUNE = re.compile(
@@ -51,28 +47,6 @@ REFERENCE_LEARNING_RATE, REFERENCE_WEIGHTS, MOST_LEARNING_RATE = 2e-5, 7e9, 2e-3
 
 logger = logging.getLogger(__name__)
 _hashes: dict[Path, dict[str, object]] = {}  # as in the records, for folders that cannot be written
-
-
-def states(folder: Path) -> list[Path]:
-    """Folders of a run that it can go on from, oldest first."""
-    return sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-
-
-def drop(folder: Path) -> None:
-    """Delete a folder, if it is there; a kill in between leaves nothing that looks whole."""
-    gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
-    with suppress(FileNotFoundError):
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-def drop_state(folder: Path) -> None:
-    """Remove what a run would go on from: it has ended, or will not be taken up again."""
-    with suppress(OSError):
-        for state in states(folder):
-            drop(state)
-    for left in folder.glob(f"{GONE}*"):  # by a kill
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def flaw(folder: Path) -> str | None:
@@ -249,14 +223,6 @@ def fingerprint(model_id: str, folder: Path, *, recompute: bool = False) -> str:
     return f"{model_id.split(':')[0]}-{known['hash']}"
 
 
-def _tuned_folders(tuned: Path) -> Iterator[Path]:
-    """Folders with a ``tuned.json``, but none that is being written or deleted; glob would take twice as long."""
-    for run in os.scandir(tuned) if tuned.is_dir() else ():
-        for folder in os.scandir(run) if run.is_dir() else ():
-            if not folder.name.startswith(".") and os.path.exists(f"{folder.path}/tuned.json"):
-                yield Path(folder.path)
-
-
 def list_models(store: Path) -> list[ModelInfo]:
     """Every base and fine-tune of a store, oldest first."""
     found = []
@@ -267,7 +233,7 @@ def list_models(store: Path) -> list[ModelInfo]:
         found.append(ModelInfo(name, folder, "tuning-fork", None))
         if (folder / "init").is_dir():
             found.append(ModelInfo(f"{name}:init", folder / "init", "tuning-fork", None))
-    for folder in _tuned_folders(store / "tuned"):
+    for folder in tuned_folders(store / "tuned"):
         try:
             about = read_json(folder / "tuned.json")
             found.append(ModelInfo(about["id"], folder, "user", about["parent"], about))

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 OVERVIEW = "00-overview"
 LOCK_SECONDS = 10.0
+KERNEL_SECONDS = 600  # for a kernel to start: on a busy node of a cluster it can take minutes
 GENERAL = "general"  # key of a study whose bases are made from a text
 BASE_KEYS = ("base", "bigs", "size_bases")
 FURTHER_BASES = ("size_bases", "further_bases", "control_base")
@@ -174,6 +175,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, Any]) -> Path:
             kernel_manager_class=OwnKernel,
             cwd=notebook.parent,
             progress_bar=False,
+            start_timeout=KERNEL_SECONDS,
             stderr_file=sys.stderr,
             extra_arguments=["--log-level=CRITICAL"],  # else each warns that loopback is not encrypted
         )

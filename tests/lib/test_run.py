@@ -293,6 +293,12 @@ def test_papermill_alone_runs_a_stage(home, demo):
         )
 
 
+def test_a_kernel_that_does_not_start_in_time(home, demo, monkeypatch, caplog):
+    monkeypatch.setattr("lib.run.KERNEL_SECONDS", 0)
+    assert main([demo, "--stage", "01"]) == 1
+    assert "didn't respond in 0 seconds" in caplog.text
+
+
 def test_start_run_reads_the_namespace(home, demo):
     given = {"preset": "tiny", "seed": 3, "n_seeds": 2, "n_people": 5, "In": [], "Out": {}, "_i": "", "os": os}
     run = start_run("demo/01-data-prep", given)

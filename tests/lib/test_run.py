@@ -11,6 +11,7 @@ import nbformat
 import papermill
 import pytest
 from filelock import FileLock
+from jupyter_client.kernelspec import KernelSpec
 
 from lib import run as runner
 from lib.notebook import Run, start_run
@@ -294,9 +295,11 @@ def test_papermill_alone_runs_a_stage(home, demo):
 
 
 def test_a_kernel_that_does_not_start_in_time(home, demo, monkeypatch, caplog):
-    monkeypatch.setattr("lib.run.KERNEL_SECONDS", 0)
+    silent = KernelSpec(argv=["sh", "-c", "sleep 30"], language="python")
+    monkeypatch.setattr("lib.run.OwnKernel.kernel_spec", silent)
+    monkeypatch.setattr("lib.run.KERNEL_SECONDS", 1)
     assert main([demo, "--stage", "01"]) == 1
-    assert "didn't respond in 0 seconds" in caplog.text
+    assert "didn't respond in 1 seconds" in caplog.text
 
 
 def test_start_run_reads_the_namespace(home, demo):

@@ -160,7 +160,6 @@ def serve(args: argparse.Namespace) -> int:
             key_hash = read_key(args.key_file)
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
-        (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
         if args.registry is not None:
             from tuning_server.sharing import open_registry
 
@@ -190,12 +189,11 @@ def stop(args: argparse.Namespace) -> int:
     """End the server that owns a store, and wait until it has."""
     record = args.store / "server.json"
     try:
-        if record.exists():
-            with acquire_store(args.store):
-                record.unlink()  # left by a server that was killed
+        if args.store.is_dir():
+            acquire_store(args.store).__exit__(None, None, None)
         sys.stderr.write(f"no server uses {args.store}\n")
     except CannotStart as busy:
-        if busy.code != LOCK_HELD:
+        if busy.code != LOCK_HELD or not record.exists():  # held by a server that is starting, or by a check
             raise
         os.kill(int(json.loads(record.read_text())["pid"]), signal.SIGTERM)
         with acquire_store(args.store, wait_s=STOP_SECONDS):

@@ -2,7 +2,7 @@
 
 A web page that a user happens to have open must not be able to reach a server on the loopback: its requests carry a
 foreign ``Origin``, or (by DNS rebinding) a foreign ``Host``; both are refused whether or not there is a key. The checks
-are our own because Starlette's TrustedHostMiddleware cannot read IPv6 hosts and FastAPI's HTTPBearer does not see
+are our own because Starlette's TrustedHostMiddleware answers in plain text, and FastAPI's HTTPBearer does not see
 unknown routes.
 """
 
@@ -12,6 +12,7 @@ import hmac
 import logging
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuning_server import chat, completions, files, jobs, models, page, scores
-from tuning_server.errors import ApiError, ErrorBody, install_handlers
+from tuning_server.errors import ApiError, ErrorBody, install_handlers, known_failure
 from tuning_server.service import Service
 from tuning_server.store import Store
 from tuning_server.types import LOOPBACK_NAMES, Settings, hash_key
@@ -121,15 +122,18 @@ class Gate:
         try:
             check_access(scope, self.settings)
             await self.app(scope, limit_size(scope, receive, self.settings), send_with_id)
-        except ApiError as error:
-            await error.response()(scope, receive, send_with_id)
         except ClientDisconnect:
             status = 499  # in the log alone, as nginx has it
         except Exception as error:
-            logger.error("%s failed", request_id, exc_info=error)
-            if status == 0:
+            reply = known_failure(error)
+            if reply is None:
                 message = f"The server had an error while it processed the request; see {request_id} in its log."
-                await ApiError(message, status=500).response()(scope, receive, send_with_id)
+                code = "os_error" if isinstance(error, OSError | sqlite3.Error) else None
+                reply = ApiError(message, status=500, code=code)
+            if reply is not error and reply.status >= 500:
+                logger.error("%s failed", request_id, exc_info=error)
+            if status == 0:
+                await reply.response()(scope, receive, send_with_id)
         finally:
             self.service.n_in_flight -= 1
             self.service.last_request = time.monotonic()

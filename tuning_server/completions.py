@@ -5,8 +5,6 @@ Its extension ``blend`` lets a small tuned model and its base steer the request'
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from openai.types.completion_usage import CompletionUsage
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
+from tuning_server.disk import content_hash
 from tuning_server.engine.blending import BlendSettings, generate
 from tuning_server.engine.cache import ModelCache
 from tuning_server.engine.models import LoadedModel, check_same_tokens
@@ -123,8 +122,7 @@ def row_seed(seed: int, prompt_ids: list[int], repeat: int, index: int) -> int:
     >>> row_seed(1, [5, 6], 0, 0) == row_seed(1, [5, 6], 0, 0) != row_seed(1, [5, 6], 1, 0)
     True
     """
-    text = json.dumps([seed, prompt_ids, repeat, index])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int(content_hash([seed, prompt_ids, repeat, index], length=16), 16) >> 1
 
 
 def encode(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from tuning_server.engine.devices import DoesNotFit, is_out_of_memory
 from tuning_server.engine.registry import UnknownModel
 
-logger = logging.getLogger(__name__)
 MAX_MESSAGE = 2000  # characters: a message may repeat what a client sent, but not megabytes of it
 RETIRED = ("/v1/fine-tunes", "/v1/engines", "/v1/edits", "/v1/answers", "/v1/classifications", "/v1/search")
 
@@ -191,7 +188,7 @@ def _unread(error: HTTPException) -> ApiError:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Make every way of failing answer in the one shape; an `ApiError` itself passes to `Gate`."""
+    """Make every way of failing answer in the one shape; an `ApiError`, and what nobody foresaw, pass to `Gate`."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -210,11 +207,3 @@ def install_handlers(app: FastAPI) -> None:
         reply = ApiError(message, status=error.status_code).response()
         reply.headers.update(error.headers or {})  # which methods are allowed
         return reply
-
-    @app.exception_handler(MemoryError)
-    @app.exception_handler(OSError)
-    @app.exception_handler(sqlite3.Error)
-    async def machine(request: Request, error: Exception) -> Response:
-        logger.error("%s %r: %s", request.method, request.url.path, error)
-        message = f"The server could not finish the request: {getattr(error, 'strerror', None) or error}."
-        return (known_failure(error) or ApiError(message, status=500, code="os_error")).response()

@@ -15,11 +15,9 @@ from pydantic import ConfigDict, Field
 
 from tuning_server.engine.registry import FINE_TUNE
 from tuning_server.errors import ApiError
-from tuning_server.launched import INTERRUPTED
-from tuning_server.models import find_folder
 from tuning_server.service import CurrentService, Service
 from tuning_server.sharing import drop_resume
-from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id
+from tuning_server.store import DUE, INTERRUPTED, UNFINISHED, Row, method_of, new_id
 from tuning_server.types import JobRequest, Page, PageQuery
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -47,7 +45,7 @@ def _job(service: Service, job_id: str) -> Row:
 def create(request: JobRequest, service: CurrentService) -> Job:
     """Start a job: its files are validated next, then it waits for its turn."""
     chosen = request.chosen()
-    find_folder(service, request.model)
+    service.folder(request.model)
     for param in ("training_file", "validation_file"):
         file_id = getattr(request, param)
         if file_id is None:

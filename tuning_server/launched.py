@@ -29,7 +29,7 @@ from tuning_server.engine.training import Pause, StepReport, TrainingSettings, t
 from tuning_server.errors import ApiError
 from tuning_server.progress import card_after
 from tuning_server.rows import read_rows, tokenise
-from tuning_server.store import Row, file_path, method_of
+from tuning_server.store import INTERRUPTED, Row, file_path, method_of
 from tuning_server.types import Settings
 
 SPEC, REPORTS, LOG, ERROR, PAUSE, LOCK = (
@@ -37,7 +37,6 @@ SPEC, REPORTS, LOG, ERROR, PAUSE, LOCK = (
 )  # fmt: skip
 POLL_S = 0.02  # between two looks at the reports; samplings wait as long at most
 PAUSE_S = 600  # that the processes have to write down the step they are at
-INTERRUPTED = "training_interrupted"  # code of a job that can be resumed though it failed
 
 
 def launch(

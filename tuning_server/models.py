@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,26 +15,11 @@ from tuning_server.engine.lora import read_adapter
 from tuning_server.engine.models import about, sizes
 from tuning_server.engine.registry import ModelInfo
 from tuning_server.errors import ApiError, model_error
-from tuning_server.service import CurrentService, Service
+from tuning_server.service import CurrentService
 from tuning_server.store import UNFINISHED
 from tuning_server.types import Page
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-
-def find_folder(service: Service, model_id: str) -> Path:
-    """Folder of a model's weights.
-
-    Raises
-    ------
-    ApiError
-        404 with ids that are near, if there is no such model.
-    """
-    settings = service.settings
-    try:
-        return registry.resolve(model_id, settings.weights, models_dir=settings.models_dir, download=settings.download)
-    except (ValueError, OSError) as error:
-        raise model_error(error) from error
 
 
 def _described(info: ModelInfo, *, listed: bool = False) -> Model:
@@ -47,17 +31,15 @@ def _described(info: ModelInfo, *, listed: bool = False) -> Model:
 
     Raises
     ------
-    ApiError
-        404, if its files are damaged.
+    UnknownModel
+        If its files are damaged.
     """
     try:
         card = info.card or registry.card_of(info.folder)
         is_known = listed and "sizes" in card and card["sizes"] == sizes(info.folder)
         known = card["about"] if is_known else about(info.id, info.folder)
-    except registry.UnknownModel as error:
-        raise model_error(error) from error
     except (OSError, ValueError) as error:
-        raise model_error(registry.broken(info.id, info.folder, error)) from error
+        raise registry.broken(info.id, info.folder, error) from error
     device, dtype = choose_placement(known["n_weights"])
     extras = {
         **known, "parent": info.parent, "device": device.type, "dtype": str(dtype).removeprefix("torch."),
@@ -73,8 +55,8 @@ def list_all(service: CurrentService) -> Page:
     for info in registry.list_models(service.settings.weights):
         try:
             found.append(_described(info, listed=True))
-        except ApiError as error:
-            facts: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": error.message}
+        except registry.UnknownModel as error:
+            facts: Any = {"owned_by": info.owned_by, "parent": info.parent, "broken": model_error(error).message}
             found.append(Model(id=info.id, created=info.created, object="model", **facts))
     return {"object": "list", "data": found}
 
@@ -82,7 +64,7 @@ def list_all(service: CurrentService) -> Page:
 @router.get("/{model_id:path}", response_model=Model)
 def retrieve(model_id: str, service: CurrentService) -> Model:
     """One model; also an ``hf:`` one that the list does not name."""
-    folder = find_folder(service, model_id)
+    folder = service.folder(model_id)
     card = read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     owner = "user" if card else "huggingface" if model_id.startswith("hf:") else "tuning-fork"
     return _described(ModelInfo(model_id, folder, owner, card.get("parent"), card or None))
@@ -94,7 +76,7 @@ def delete(model_id: str, service: CurrentService) -> ModelDeleted:
 
     One that adapters stand on is kept: they are nothing without it.
     """
-    folder = find_folder(service, model_id)
+    folder = service.folder(model_id)
     if not (folder / "tuned.json").is_file():
         message = f"{model_id} is not a fine-tune: only those can be deleted over the API."
         raise ApiError(message, status=403, param="model", code="not_deletable")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tuning_server.disk import BadRow, json_rows
 from tuning_server.engine.losses import PreferenceRow, TrainingRow
@@ -81,12 +81,6 @@ class PairRow(Checked):
     chosen: Answer
     rejected: Answer
 
-    @model_validator(mode="after")
-    def check_differ(self) -> PairRow:
-        if self.chosen == self.rejected:
-            raise ValueError("'chosen' and 'rejected' are the same, so neither is preferred")
-        return self
-
     def encode(self, loaded: LoadedModel) -> Encoded:
         """Tokens of the prompt with the chosen and with the rejected completion."""
         return [loaded.codec.encode_row(self.prompt, answer) for answer in (self.chosen, self.rejected)]
@@ -107,12 +101,6 @@ class ChatPairRow(Checked):
     input: Input
     preferred_output: OneAnswer
     non_preferred_output: OneAnswer
-
-    @model_validator(mode="after")
-    def check_differ(self) -> ChatPairRow:
-        if self.preferred_output[0].content == self.non_preferred_output[0].content:
-            raise ValueError("'preferred_output' and 'non_preferred_output' are the same: neither is preferred")
-        return self
 
     def encode(self, loaded: LoadedModel) -> Encoded:
         """Tokens of the conversation with the preferred and with the other answer."""
@@ -188,6 +176,8 @@ def tokenise(rows: Iterable[tuple[int, Row]], loaded: LoadedModel) -> Iterator[T
             encoded = row.encode(loaded)
         except TemplateError as error:
             raise BadRow(f"Line {number}: {error}") from error
+        if isinstance(row, PairRow | ChatPairRow) and encoded[0] == encoded[1]:
+            raise BadRow(f"Line {number}: the two answers are the same, so neither is preferred")
         n_tokens = max(len(prompt) + len(answer) for prompt, answer in encoded)
         if n_tokens > loaded.context_tokens:
             raise BadRow(

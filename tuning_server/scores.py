@@ -55,15 +55,13 @@ class ScoresRequest(Strict):
         if {name for name in nested | rolling if getattr(self, name) is not None} not in (nested, rolling):
             message = "Give 'contexts' and 'targets', or 'documents', 'window_tokens' and 'stride_tokens'."
             raise ApiError(message, param="contexts")
-        if self.full and self.top_k:
-            raise ApiError("Give 'full' or 'top_k', not both.", param="top_k")
         names = OF_POSITIONS | OF_DOCUMENTS
         if unknown := [name for name in self.statistics if name not in names]:
             message = f"{unknown[0]:.100} is not one of the statistics: choose from {', '.join(names)}."
             raise ApiError(message, param="statistics")
-        if self.full and self.statistics:
-            message = "'full' is all that statistics are computed from: give 'full' or 'statistics', not both."
-            raise ApiError(message, param="statistics")
+        if self.full and (self.top_k or self.statistics):
+            message = "'full' is what 'top_k' and 'statistics' are computed from: give one of them, not both."
+            raise ApiError(message, param="full")
         if ("kl" in self.statistics) != (self.base is not None):
             message = "The statistic 'kl' is the divergence from 'base': give both or neither."
             raise ApiError(message, param="base")

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from tuning_server.engine.registry import resolve
 from tuning_server.errors import ApiError
 from tuning_server.store import Row, Store
 from tuning_server.types import Page, PageQuery, Settings
@@ -26,6 +28,10 @@ class Service:
     worker: Worker
     n_in_flight: int = 0  # requests
     last_request: float = field(default_factory=time.monotonic)  # its end; idle time is counted from then
+
+    def folder(self, model_id: str) -> Path:
+        """Folder of a model's weights; `UnknownModel` becomes 404 with ids that are near."""
+        return resolve(model_id, self.settings.weights, **self.settings.source)
 
     def require(self, table: str, row_id: str, what: str, *, param: str) -> Row:
         """A row of the store, or 404 in words."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,12 +19,14 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
 from tuning_server.engine.folders import drop, drop_state
+from tuning_server.errors import ApiError
 from tuning_server.progress import step_message, write_results
 from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, file_path, method_of, new_id
 from tuning_server.types import Settings
 
 VERSION = 1  # of the layout
 RECORD = "job.json"
+OWNER = "owner"  # in the folder of a run that has not ended: the id of the job that trains it
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +57,16 @@ def open_registry(registry: Path) -> None:
         raise CannotStart(f"{message}: update Tuning Fork or choose another")
 
 
-def content_key(job: Row, fingerprint: str, files: Sequence[str | None]) -> str:
-    """Hash of what a validated job's weights follow from.
+def named_by_content(store: Store, job: Row, fingerprint: str) -> Row:
+    """Content key of a validated job: of all that its weights follow from; and the names that follow from the key.
 
     Parameters
     ----------
-    fingerprint : of the base
-    files : hashes of the training and of the validation file
+    fingerprint : of its base
     """
-    return content_hash([fingerprint, method_of(job), job["hyperparameters"], job["seed"], *files], length=32)
-
-
-def named_by_content(store: Store, job: Row, fingerprint: str) -> Row:
-    """Content key of a validated job, and the names that follow from it; `fingerprint` is that of its base."""
     ids = (job["training_file"], job["validation_file"])
-    key = content_key(job, fingerprint, [id and file_hash(file_path(store.folder, id), length=64) for id in ids])
+    files = [id and file_hash(file_path(store.folder, id), length=64) for id in ids]
+    key = content_hash([fingerprint, method_of(job), job["hyperparameters"], job["seed"], *files], length=32)
     return {"_key": key, "_short": short_of(key), "_model_id": f"{job['_model_id'][:-8]}{short_of(key)}"}
 
 
@@ -112,6 +108,7 @@ def write_record(store: Store, folder: Path, job: Row) -> None:
         "checkpoints": checkpoints, "metrics": store.metrics(job["id"]),
     }  # fmt: skip
     write_json(folder / RECORD, record)
+    (folder / OWNER).unlink()
 
 
 def adopt(store: Store, folder: Path, job: Row) -> bool:
@@ -120,7 +117,9 @@ def adopt(store: Store, folder: Path, job: Row) -> bool:
         return False
     record: Row = read_json(folder / RECORD)
     if record["key"] != job.get("_key"):
-        return False
+        message = f"The registry's {folder.name} is of other content with the same short id: choose another seed."
+        raise ApiError(message, code="training_failed", param="seed")
+    store.delete_steps(job["id"], from_step=0)  # this job had begun, and another server was faster
     for metrics in record["metrics"]:
         store.add_event(job["id"], step_message(metrics), step=metrics["step"], data=metrics)
     for checkpoint in record["checkpoints"]:
@@ -137,7 +136,11 @@ def adopt(store: Store, folder: Path, job: Row) -> bool:
     return True
 
 
-def clear(folder: Path) -> None:
-    """Delete what a server that vanished left of a run."""
-    for left in folder.glob("*"):
-        drop(left) if left.is_dir() else left.unlink(missing_ok=True)
+def own(folder: Path, job: Row) -> None:
+    """Begin a run, or go on with it; what another job left, whose losses nobody here knows, is deleted."""
+    owner = folder / OWNER
+    if not owner.is_file() or owner.read_text() != job["id"]:
+        for left in folder.glob("*"):
+            drop(left) if left.is_dir() else left.unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        owner.write_text(job["id"])

@@ -45,6 +45,7 @@ CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE 
 """
 DUE = ("validating_files", "queued", "running")  # in the order that a job goes through them
 UNFINISHED = (*DUE, "paused")
+INTERRUPTED = "training_interrupted"  # error of a job that can be resumed though it failed
 RESULTS: Final = "fine-tune-results"  # purpose of a file, as OpenAI has it
 LOCK_HELD = 3  # exit code
 NAMED = "json_extract(body, '$.fine_tuned_model_checkpoint') = ?"
@@ -75,7 +76,9 @@ def acquire_store(store: Path, *, wait_s: float = 0) -> AbstractContextManager[B
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
-        return FileLock(store / "server.lock").acquire(timeout=wait_s)
+        lock = FileLock(store / "server.lock").acquire(timeout=wait_s)
+        (store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
+        return lock
     except Timeout:
         owner = "another server, which is starting or stopping"
         with suppress(OSError, ValueError, KeyError):
@@ -144,7 +147,7 @@ class Store:
         for left in (folder / "files").glob(".*"):
             left.unlink(missing_ok=True)  # an upload that a kill cut off
         path = folder / "server.db"
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level="IMMEDIATE", timeout=10)
         try:
             version = check_schema(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -161,14 +164,8 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, self._db as db:  # commits, or rolls back what fails, the commit itself included
+            yield db
 
     def _query(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -38,11 +38,11 @@ from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.registry import card_of, fingerprint, reference_learning_rate
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
-from tuning_server.launched import INTERRUPTED, launch
+from tuning_server.launched import launch
 from tuning_server.progress import Progress, card_after, model_id, write_results
 from tuning_server.rows import BadRow, read_rows, tokenise
-from tuning_server.sharing import adopt, clear, drop_resume, named_by_content, run_lock, write_record
-from tuning_server.store import DUE, UNFINISHED, Row, Store, file_path, method_of
+from tuning_server.sharing import adopt, drop_resume, named_by_content, own, run_lock, write_record
+from tuning_server.store import DUE, INTERRUPTED, UNFINISHED, Row, Store, file_path, method_of
 from tuning_server.types import Settings
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,6 @@ class Trainer:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
         self._active: dict[Work, tuple[Row, Steps]] = {}  # the job that is validated, and the one that is trained
-        self._lock: AbstractContextManager[Any] = nullcontext()  # on the run that is trained, of a shared registry
         self._rows_of: dict[tuple[str, str, str, int], Sequence[Any]] = {}  # tokenised files, the last used last
 
     def has_work(self) -> bool:
@@ -107,56 +106,34 @@ class Trainer:
             self._stop(work)
 
     def _step(self, work: Work, cache: ModelCache, status: str, *further: str) -> bool:
-        """Take a step of the job that has this `status`, or begin the first of these statuses; whether there is one."""
-        if work in self._active:
-            job, steps = self._active[work]
-            now = self._store.job_status(job["id"])
-            if now != status:  # a request has changed it
-                self._stop(work, keep=now in UNFINISHED)
-                if self._store.job_status(job["id"]) not in UNFINISHED:
-                    drop_resume(self._settings, self._folder(job))  # cancelled: whole checkpoints stay
-                return True
-        else:
-            due = self._due(work, status, *further)
-            if due is None:
-                return False
-            job, steps = self._active[work] = due, work(due, cache)
+        """Take a step of the job that has this `status`, or begin one of these statuses; whether there is one."""
+        if work not in self._active:
+            limit = 1 if self._settings.registry is None else -1  # other servers may be training the first ones
+            due = (job for each in (status, *further) for job in self._store.jobs_in(each, limit=limit))
+            return any(self._next(work, job, work(job, cache)) for job in due)
+        job, steps = self._active[work]
+        now = self._store.job_status(job["id"])
+        if now == status:
+            return self._next(work, job, steps)
+        self._stop(work, keep=now in UNFINISHED)  # a request has changed it
+        if self._store.job_status(job["id"]) not in UNFINISHED:
+            drop_resume(self._settings, self._folder(job))  # cancelled: whole checkpoints stay
+        return True
+
+    def _next(self, work: Work, job: Row, steps: Steps) -> bool:
+        """Take a step of a job; False if another server is training what it would train."""
+        self._active[work] = job, steps
         try:
             next(steps)
-        except StopIteration:
-            del self._active[work]
         except sqlite3.Error:
             raise
         except Exception as error:  # ends this job and no other
             del self._active[work]
-            self._fail(job, error)
+            if isinstance(error, Timeout):
+                return False
+            if not isinstance(error, StopIteration):
+                self._fail(job, error)
         return True
-
-    def _due(self, work: Work, *statuses: str) -> Row | None:
-        """The first job of these statuses; to train for a shared registry, one that no other server is training."""
-        is_shared = self._settings.registry is not None and work == self._train
-        for status in statuses:
-            for job in self._store.jobs_in(status, limit=-1 if is_shared else 1):
-                if not is_shared:
-                    return job
-                try:
-                    self._lock = run_lock(self._folder(job)).acquire(timeout=0)
-                except Timeout:
-                    continue
-                except OSError as error:
-                    self._end_unlocked(job, error)
-                else:
-                    return job
-        return None
-
-    def _end_unlocked(self, job: Row, error: OSError) -> None:
-        """End a job of a registry that cannot be written: with what can be read there, or as failed."""
-        try:
-            if not adopt(self._store, self._folder(job), job):
-                reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
-                raise ApiError(reason, code="registry_not_writable")
-        except Exception as failure:
-            self._fail(job, failure)
 
     def _stop(self, work: Work, *, keep: bool = True) -> None:
         """Stop at a step and, to `keep` it, write it down; on a full disk the job goes on from its last state."""
@@ -213,16 +190,28 @@ class Trainer:
 
     def _train(self, job: Row, cache: ModelCache) -> Steps:
         """Train a queued job, or take up one that a stop of the server interrupted; a shared registry may have it."""
-        with self._lock:
-            if not adopt(self._store, self._folder(job), job):
+        folder = self._folder(job)
+        lock: AbstractContextManager[Any] = nullcontext()
+        if self._settings.registry is not None:
+            try:
+                lock = run_lock(folder).acquire(timeout=0)
+            except Timeout:
+                raise
+            except OSError as error:
+                if adopt(self._store, folder, job):
+                    return
+                reason = f"The registry {self._settings.registry} cannot be written ({error.strerror})."
+                raise ApiError(reason, code="registry_not_writable") from error
+        with lock:
+            if not adopt(self._store, folder, job):
                 yield from self._train_run(job, cache)
 
     def _train_run(self, job: Row, cache: ModelCache) -> Steps:
         if not self._store.update_job(job["id"], {"status": "running"}, only=["queued", "running"]):
             return
         outline, folder = cache.outline(job["model"]), self._folder(job)
-        if "_key" in job and "_n_tokens" not in job:
-            clear(folder)
+        if "_key" in job:
+            own(folder, job)
         rows = yield from self._rows(job, "training_file", outline)
         validation_rows = yield from self._rows(job, "validation_file", outline)
         if not self._store.has_checkpoint(model_id(job, None)):

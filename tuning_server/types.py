@@ -37,6 +37,11 @@ class Settings:
         """Folder of bases and fine-tunes."""
         return self.registry or self.store
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where models of others come from, as `tuning_server.engine.registry.resolve` takes it."""
+        return {"models_dir": self.models_dir, "download": self.download}
+
 
 def hash_key(key: str) -> bytes:
     """What the server keeps of an API key."""

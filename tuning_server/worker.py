@@ -129,12 +129,7 @@ class Worker:
 
     def _run(self) -> None:
         settings = self._settings
-        cache = ModelCache(
-            settings.weights,
-            models_dir=settings.models_dir,
-            download=settings.download,
-            limit_bytes=settings.cache_bytes,
-        )
+        cache = ModelCache(settings.weights, limit_bytes=settings.cache_bytes, **settings.source)
         while not self._stopping:
             try:
                 self._turn(cache)
@@ -149,8 +144,9 @@ class Worker:
 
     def _turn(self, cache: ModelCache) -> None:
         """Answer what waits, then take one step of training."""
+        has_work = self._trainer.has_work()  # not under the condition: it reads the store, which may wait for the disk
         with self._changed:
-            if not self._pending and not self._trainer.has_work():
+            if not self._pending and not has_work:
                 self._changed.wait(timeout=1.0)
             self._gather()
             self._serving, self._pending = turn(self._pending)

@@ -138,7 +138,7 @@ BAD_SPOKEN: list[tuple[dict[str, Any], str]] = [
         changed(non_preferred_output=spoken(GOOD[0])["preferred_output"] * 2),
         "'non_preferred_output': .* at most 1 item",
     ),
-    (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"]), "are the same: neither is preferred"),
+    (changed(non_preferred_output=spoken(GOOD[0])["preferred_output"]), "are the same, so neither is preferred"),
     (GOOD[0], "Line 3: found 'chosen' where the lines before have 'input'"),
 ]
 

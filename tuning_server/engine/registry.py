@@ -37,6 +37,7 @@ FINE_TUNE = re.compile(
     r"ft:(?P<base>.+):(?P<suffix>[A-Za-z0-9._-]*):(?P<short>[a-z0-9]{8})(?::ckpt-step-(?P<step>\d+))?"
 )
 HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+(?:/[\w.-]+)*)?")
+MAX_HUB_NAME = 200  # characters, with the revision: it becomes the name of a file
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 # What older checkpoints keep beside their weights: causal masks (which make Pythia 70m a third larger) and rotations.
 BUFFER = re.compile(r"\b(?:attn|attention)\.(?:masked_)?bias$|\.inv_freq$")
@@ -92,8 +93,10 @@ class BrokenModel(UnknownModel):
         super().__init__(f"the model {model_id!r} cannot be loaded: {reason.splitlines()[0].rstrip('.')}")
 
 
-def broken(model_id: str, folder: Path, error: Exception) -> BrokenModel:
+def broken(model_id: str, folder: Path, error: Exception) -> UnknownModel:
     """Error for a model that could not be loaded: what is wrong with its files, or else what `error` says."""
+    if isinstance(error, UnknownModel):
+        return error
     return BrokenModel(model_id, f"{flaw(folder) or error}; delete it, then make or fetch it again")
 
 
@@ -152,8 +155,11 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
             advice = f": it is not in the store; get it with: python -m tuning_server {command.format(base[1])}"
     elif tuned := FINE_TUNE.fullmatch(model_id):
         folder = store / "tuned" / tuned["short"] / (f"step-{tuned['step']}" if tuned["step"] else "final")
-        if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
-            return folder
+        try:
+            if (folder / "tuned.json").is_file() and read_json(folder / "tuned.json")["id"] == model_id:
+                return folder
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise broken(model_id, folder, error) from error
     elif model_id.startswith("hf:"):
         name = model_id.removeprefix("hf:")
         bare, at, revision = name.partition("@")
@@ -164,7 +170,7 @@ def resolve(model_id: str, store: Path, *, models_dir: Path | None = None, downl
                 f": the folder {bare} below --models has no revision; request 'hf:{bare}', or name the folder {name} "
                 "if it is of that revision"
             )
-        elif download and HUB.fullmatch(name) and ".." not in revision:
+        elif download and HUB.fullmatch(name) and len(name) < MAX_HUB_NAME and ".." not in revision:
             return hub_folder(name, store)
         else:
             advice = "; for open models, start the server with --models DIR (folders below it) or --download (the hub)"
@@ -195,9 +201,11 @@ def hub_folder(name: str, store: Path) -> Path:
 
 
 def _local_folder(name: str, models_dir: Path) -> Path | None:
-    folder = (models_dir / name).resolve()
-    inside = folder.is_relative_to(models_dir.resolve())
-    return folder if inside and (folder / "config.json").is_file() else None
+    with suppress(OSError, ValueError):  # a name that no folder can have
+        folder = (models_dir / name).resolve()
+        if folder.is_relative_to(models_dir.resolve()) and (folder / "config.json").is_file():
+            return folder
+    return None
 
 
 def fingerprint(model_id: str, folder: Path, *, recompute: bool = False) -> str:

@@ -15,10 +15,9 @@ from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import Sample, SamplingRequest
 from tuning_server.engine.tokenization import chat_prompt
 from tuning_server.errors import ApiError, refusing
-from tuning_server.messages import Messages
 from tuning_server.replies import chat_logprobs, respond
 from tuning_server.service import CurrentService
-from tuning_server.types import only
+from tuning_server.types import Messages, only
 from tuning_server.worker import Sampling
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuning_server.disk import atomic_write
 from tuning_server.engine.training import StepReport
-from tuning_server.store import RESULTS, Row, Store, file_path, new_id
+from tuning_server.store import DUE, RESULTS, Row, Store, file_path, new_id
 
 logger = logging.getLogger(__name__)
 EVENTS_PER_JOB = 200  # metrics events, about; each reports the mean loss since the one before
@@ -139,3 +139,12 @@ def write_results(store: Store, job: Row) -> list[str]:
         store.add_event(job["id"], f"The result file could not be written: {error.strerror}", level="warn")
         return []
     return [file_id]
+
+
+def succeed(store: Store, job: Row, *, model: str, n_tokens: int, message: str) -> bool:
+    """Store that a job ended with a model, and its results; False if a request has ended it meanwhile."""
+    changes = {
+        "status": "succeeded", "fine_tuned_model": model, "_model_id": model, "finished_at": int(time.time()),
+        "trained_tokens": n_tokens, "estimated_finish": None, "result_files": write_results(store, job),
+    }  # fmt: skip
+    return store.update_job(job["id"], changes, only=DUE, messages=[message, "The job has successfully completed"])

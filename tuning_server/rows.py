@@ -18,8 +18,7 @@ from tuning_server.engine.losses import PreferenceRow, TrainingRow
 from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.tokenization import TemplateError, chat_row
 from tuning_server.errors import from_validation
-from tuning_server.messages import Messages, TrainingMessages
-from tuning_server.types import Text, only
+from tuning_server.types import Messages, Text, TrainingMessages, only
 
 Encoded = list[tuple[list[int], list[int]]]  # tokens of each prompt and of its answer
 NoTools = Annotated[Any, only([])]

@@ -11,7 +11,6 @@ The lock is the operating system's (flock), which a shared file system has to su
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from tuning_server.disk import content_hash, file_hash, read_json, write_json
 from tuning_server.engine.folders import drop, drop_state
 from tuning_server.errors import ApiError
-from tuning_server.progress import step_message, write_results
-from tuning_server.store import ALPHABET, DUE, CannotStart, Row, Store, file_path, method_of, new_id
+from tuning_server.progress import step_message, succeed
+from tuning_server.store import ALPHABET, CannotStart, Row, Store, file_path, method_of, new_id
 from tuning_server.types import Settings
 
 VERSION = 1  # of the layout
@@ -126,13 +125,9 @@ def adopt(store: Store, folder: Path, job: Row) -> bool:
         _, _, step = checkpoint["fine_tuned_model_checkpoint"].partition(":ckpt-step-")
         if (folder / (f"step-{step}" if step else "final")).is_dir():  # it may have been deleted
             store.add_checkpoint(checkpoint | {"id": new_id("ftckpt_"), "fine_tuning_job_id": job["id"]})
-    changes = {
-        "status": "succeeded", "fine_tuned_model": record["model"], "_model_id": record["model"],
-        "finished_at": int(time.time()), "trained_tokens": record["trained_tokens"], "estimated_finish": None,
-        "result_files": write_results(store, job),
-    }  # fmt: skip
-    message = f"Not trained: {record['model']} of the registry has the same base, rows, settings and seed"
-    store.update_job(job["id"], changes, only=DUE, messages=[message, "The job has successfully completed"])
+    model = record["model"]
+    message = f"Not trained: {model} of the registry has the same base, rows, settings and seed"
+    succeed(store, job, model=model, n_tokens=record["trained_tokens"], message=message)
     return True
 
 

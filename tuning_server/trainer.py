@@ -39,7 +39,7 @@ from tuning_server.engine.registry import card_of, fingerprint, reference_learni
 from tuning_server.engine.training import Pause, TrainingSettings, describe, train
 from tuning_server.errors import ApiError, known_failure
 from tuning_server.launched import launch
-from tuning_server.progress import Progress, card_after, model_id, write_results
+from tuning_server.progress import Progress, card_after, model_id, succeed
 from tuning_server.rows import BadRow, read_rows, tokenise
 from tuning_server.sharing import adopt, drop_resume, named_by_content, own, run_lock, write_record
 from tuning_server.store import DUE, INTERRUPTED, UNFINISHED, Row, Store, file_path, method_of
@@ -259,17 +259,12 @@ class Trainer:
     def _finish(self, job_id: str) -> None:
         job = self._store.get("jobs", job_id)
         assert job is not None
-        changes = {
-            "status": "succeeded", "fine_tuned_model": job["_model_id"], "finished_at": int(time.time()),
-            "trained_tokens": job.get("_n_tokens"), "estimated_finish": None,
-            "result_files": write_results(self._store, job),
-        }  # fmt: skip
-        folder = self._folder(job)
+        folder, model = self._folder(job), job["_model_id"]
         if "_key" in job:
             write_record(self._store, folder, job)
         drop_state(folder)
-        messages = [f"New fine-tuned model created: {job['_model_id']}", "The job has successfully completed"]
-        if self._store.update_job(job_id, changes, only=["running"], messages=messages):
+        message = f"New fine-tuned model created: {model}"
+        if succeed(self._store, job, model=model, n_tokens=job["_n_tokens"], message=message):
             return
         if self._store.job_status(job_id) not in UNFINISHED:  # cancelled within its last step
             self._store.delete_checkpoint(model_id(job, None))

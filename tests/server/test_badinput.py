@@ -159,6 +159,22 @@ def test_a_folder_that_lost_its_parts_harms_no_other(tiny_store: Path, serve: Se
     assert http.post("/v1/completions", json=REQUEST).status_code == 200
 
 
+def test_a_damaged_card_is_a_damaged_model(tiny_store: Path, http: TestClient, fine_tune: Callable[..., Any]) -> None:
+    tuned = fine_tune(facts(2), hyperparameters={"n_epochs": 1}).fine_tuned_model
+    (card,) = tiny_store.glob("tuned/*/final/tuned.json")
+    for text in ("{", "{}"):
+        card.write_text(text)
+        for reply in (http.post("/v1/completions", json=REQUEST | {"model": tuned}), http.get(f"/v1/models/{tuned}")):
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/" * 3000 + "b"])
+def test_a_name_that_no_folder_can_have_is_no_model(tiny_store: Path, serve: Serve, tmp_path: Path, name: str) -> None:
+    http = serve(tiny_store, models_dir=tmp_path, download=True)
+    reply = http.post("/v1/embeddings", json={"model": f"hf:{name[:400]}", "input": "a"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_nothing_ends_the_engine_but_a_stop(
     client: OpenAI, http: TestClient, fine_tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

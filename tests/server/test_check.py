@@ -174,6 +174,16 @@ def test_what_a_kill_leaves_half_done_is_no_problem(
     assert [line for line in printed.splitlines() if words in line and line.startswith("note ")]
 
 
+def test_what_a_failed_job_can_be_resumed_from_is_of_use(store: Path, run: Callable[..., tuple[int, str]]) -> None:
+    paused = "UPDATE jobs SET status = 'failed', body = json_set(body, '$.status', 'failed', '$.error', json('{}'))"
+    change(store, f"{paused} WHERE status = 'paused'")
+    assert "is of no use any more" in run()[1]
+    change(
+        store, "UPDATE jobs SET body = json_set(body, '$.error.code', 'training_interrupted') WHERE status = 'failed'"
+    )
+    assert "is of no use any more" not in run()[1]
+
+
 def test_a_deletion_that_a_kill_cut_off_leaves_no_half_state(
     store: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

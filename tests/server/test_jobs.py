@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from serving import TINY, facts, jsonl, official, upload, wait_for, wait_for_checkpoint
 from starlette.testclient import TestClient
 
+from tuning_server.errors import known_failure
 from tuning_server.store import Store
 
 
@@ -28,6 +30,17 @@ def test_a_full_disk_ends_a_job_and_not_the_server(
     assert (job.status, job.error.code) == ("failed", "disk_full")
     monkeypatch.undo()
     assert fine_tune(facts(8), hyperparameters={"n_epochs": 1}).status == "succeeded"
+
+
+def test_a_database_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store._db.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size for it
+    with pytest.raises(sqlite3.OperationalError) as full:
+        store.add_job({"id": "ftjob-1", "status": "queued", "metadata": "x" * 10**6})
+    refusal = known_failure(full.value)
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (507, "disk_full")
+    assert not store.jobs_in("queued")
 
 
 def test_a_job_from_start_to_end(client: OpenAI, fine_tune: Callable[..., Any], tiny_store: Path) -> None:

@@ -80,7 +80,7 @@ def test_rolling_over_documents(http: TestClient, tiny_store: Path) -> None:
         ({"contexts": [[1]], "targets": [1], "full": True, "top_k": 2}, "not both"),
         ({"contexts": [[1]], "targets": [1], "top_k": 10**6}, ": top_k is at most the vocabulary"),
         ({"documents": [[1, 2]], "window_tokens": 9, "stride_tokens": 10}, ": expected 1 <= stride_tokens <= window"),
-        ({"contexts": [[1]], "targets": [1], "full": True, "statistics": ["rank"]}, "'full' or 'statistics', not both"),
+        ({"contexts": [[1]], "targets": [1], "full": True, "statistics": ["rank"]}, "'full' is what 'top_k'"),
         ({"contexts": [[1]], "targets": [1], "statistics": ["entopy"]}, "entopy is not one of the statistics: choose"),
         ({"contexts": [[1]], "targets": [1], "statistics": "rank"}, "Invalid value for 'statistics'"),
         ({"contexts": [[1]], "targets": [1], "statistics": ["probs"]}, "'probs' is a sum over the positions of a"),

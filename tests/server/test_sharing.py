@@ -16,7 +16,20 @@ from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI, PermissionDeniedError
-from serving import TINY, address, facts, jsonl, launch, official, served, speak, upload, wait_for, wait_for_checkpoint
+from serving import (
+    TINY,
+    address,
+    facts,
+    jsonl,
+    launch,
+    official,
+    served,
+    speak,
+    upload,
+    wait_for,
+    wait_for_checkpoint,
+    wait_for_engine,
+)
 from starlette.testclient import TestClient
 
 import tuning_server.models
@@ -105,6 +118,31 @@ def test_two_servers_train_one_content_once(connect: Callable[[str], OpenAI], re
     assert sorted("Not trained" in log for log in logs) == [False, True]
     assert len([info for info in list_models(registry) if info.folder.name == "final"]) == 2
     assert not [*(registry / "tuned").glob("*/state-*")]
+
+
+def test_a_run_that_servers_train_in_turn_has_every_step_once(connect: Callable[[str], OpenAI]) -> None:
+    clients, jobs = [connect("one"), connect("other")], []
+    for client in clients:
+        jobs.append(begin(client, n_epochs=40))
+        wait_for_checkpoint(client, jobs[-1].id)
+        client.fine_tuning.jobs.pause(jobs[-1].id)
+        wait_for_engine(client)
+    for client, job in zip(clients, jobs, strict=True):
+        client.fine_tuning.jobs.resume(job.id)
+        assert wait_for(client, job.id).status == "succeeded"
+        events = client.fine_tuning.jobs.list_events(job.id, limit=1000)
+        assert sorted(event.data["step"] for event in events if event.type == "metrics") == [*range(1, 161)]
+        assert len(losses(client, job)) == 40
+
+
+def test_two_contents_of_one_short_id_are_kept_apart(connect: Callable[[str], OpenAI], registry: Path) -> None:
+    one, other = connect("one"), connect("other")
+    made = wait_for(one, begin(one).id)
+    (record,) = registry.glob("tuned/*/job.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"key": "0" * 32}))
+    failed = wait_for(other, begin(other).id)
+    assert (failed.status, failed.error.param) == ("failed", "seed")
+    assert one.completions.create(model=made.fine_tuned_model, prompt="Q1 is").choices
 
 
 def test_a_cancelled_job_leaves_what_another_server_trains(connect: Callable[[str], OpenAI]) -> None:

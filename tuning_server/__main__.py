@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from safetensors import SafetensorError
 
 from tuning_server.disk import registry_root, store_root
@@ -160,6 +161,7 @@ def serve(args: argparse.Namespace) -> int:
             key_hash = read_key(args.key_file)
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot read the key in {args.key_file}: {error}") from error
+        (args.store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
         if args.registry is not None:
             from tuning_server.sharing import open_registry
 
@@ -190,12 +192,16 @@ def stop(args: argparse.Namespace) -> int:
     record = args.store / "server.json"
     try:
         if args.store.is_dir():
-            acquire_store(args.store).__exit__(None, None, None)
+            with acquire_store(args.store):
+                record.unlink(missing_ok=True)  # left by a server that was killed
         sys.stderr.write(f"no server uses {args.store}\n")
     except CannotStart as busy:
-        if busy.code != LOCK_HELD or not record.exists():  # held by a server that is starting, or by a check
+        if busy.code != LOCK_HELD or not record.exists():
             raise
-        os.kill(int(json.loads(record.read_text())["pid"]), signal.SIGTERM)
+        pid = int(json.loads(record.read_text())["pid"])
+        if not psutil.pid_exists(pid) or "serve" not in psutil.Process(pid).cmdline():
+            raise  # a check has the store, and the address was left by a server that was killed
+        os.kill(pid, signal.SIGTERM)
         with acquire_store(args.store, wait_s=STOP_SECONDS):
             sys.stderr.write(f"stopped the server of {args.store}\n")
     return 0

@@ -76,9 +76,7 @@ def acquire_store(store: Path, *, wait_s: float = 0) -> AbstractContextManager[B
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store / "server.lock").acquire(timeout=wait_s)
-        (store / "server.json").unlink(missing_ok=True)  # left by a server that was killed
-        return lock
+        return FileLock(store / "server.lock").acquire(timeout=wait_s)
     except Timeout:
         owner = "another server, which is starting or stopping"
         with suppress(OSError, ValueError, KeyError):

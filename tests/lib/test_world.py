@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.paths import DATA, read_jsonl
+from lib.paths import DATA, content_hash, read_jsonl
 from lib.world import (
     as_prompt,
     child_question,
@@ -70,6 +70,15 @@ def test_the_same_seed_gives_the_same_world() -> None:
     assert write_world(n_words=200_000) == write_world(n_words=200_000)
     assert write_world(n_words=200_000, seed=1) != write_world(n_words=200_000)
     assert world_people(1) != world_people(0)
+
+
+def test_the_text_is_that_of_the_published_base_models() -> None:
+    """Another text would give other base models, and every published number was measured on those."""
+    written = write_world(n_words=200_000)
+    assert content_hash([[document.kind, document.text] for document in written]) == "46322559095b"
+    assert content_hash([vars(pair) for pair in preference_pairs(3, 500, style="")]) == "298f68ace704"
+    assert content_hash([story.text for story in stories(7, 200)]) == "d9d83d07f043"
+    assert content_hash(reserved_names()) == "629a0d0eda89"
 
 
 def test_length_and_kinds(documents: list[Document]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 
 from lib import world
-from lib.paths import DATA, ROOT
+from lib.paths import DATA, read_jsonl
 
 # Kinds of documents of the world that are no general text.
 NOT_GENERAL = ("family", "family question", "fact", "helpful", "unhelpful")
@@ -106,7 +105,5 @@ def world_text(seed: int, n_documents: int) -> list[dict[str, str]]:
 
 
 def project_text(n_documents: int) -> list[dict[str, str]]:
-    """Sections of at least 40 words of the project's own documentation, at most so many: English for any model."""
-    files = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(DATA.glob("*/README.md"))]
-    sections = [part.strip() for file in files for part in re.split(r"(?m)^(?=#)", file.read_text(encoding="utf-8"))]
-    return [{"text": text} for text in sections if len(text.split()) >= 40][:n_documents]
+    """Sections of this project's documentation as it was in November 2026, at most so many: English for any model."""
+    return read_jsonl(DATA / "diversity" / "documentation.jsonl")[:n_documents]

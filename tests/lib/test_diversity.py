@@ -19,6 +19,7 @@ from lib.diversity.measures import FUNCTIONS, Cell, gzip_length, ngrams, order_q
 from lib.diversity.measuring import cut_to_length, measure, over_prompts, share_seeds
 from lib.diversity.prompts import as_request, read_choices, read_prompts, templates
 from lib.diversity.published import read_completions
+from lib.paths import content_hash
 
 WORDS = "the grey heron waits by a pond while three frogs sing and no moon is seen at all"
 
@@ -195,8 +196,12 @@ def test_nothing_is_tuned_on_twice_or_asked_later():
     assert len(texts) == 30
     grown = {document.text for document in world.write_world(n_words=200_000)}
     assert not texts & grown, "no text that bases grew from"
-    assert len(project_text(20)) == 20
-    assert all(len(each["text"].split()) >= 40 for each in project_text(20))
+
+
+def test_english_text_is_that_of_the_published_run_whatever_the_documentation_says_now():
+    published = 57  # as params/diversity/smollm2.yaml has it
+    assert len(project_text(published)) == len(project_text(1000)) == published
+    assert content_hash(project_text(published)) == "09ef50962b86"
 
 
 def published_file(folder, label, *, kind="creative", shape=(15, 2, 1)):

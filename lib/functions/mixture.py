@@ -86,11 +86,11 @@ def make_setting(*, n_functions: int, input_range: Sequence[int], form: str, for
     ('add_5', 'multiply_3', 'int_div_2', 'mod_2', 'subtract_1')
     """
     published = function_set("mixture")
-    low, high = input_range or published.input_range
-    if low >= high:
-        raise ValueError(f"input_range is {list(input_range)}: expected the lowest input and the one after the highest")
+    ends = tuple(input_range) or published.input_range
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise ValueError(f"input_range: {[*ends]} is no range; write low, high: whole numbers with low below high")
     candidates = (*published.plain, *FURTHER)[:n_functions]
-    return Setting(candidates=candidates, input_range=(low, high), form=form, formattings=tuple(formattings))
+    return Setting(candidates=candidates, input_range=ends, form=form, formattings=tuple(formattings))
 
 
 def all_pairs(candidates: Iterable[str]) -> list[Pair]:

@@ -102,7 +102,7 @@ def token_counter(client: OpenAI, base: str) -> Callable[[str], int] | None:
         try:
             count("name")
             return count
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:
             log.info("tokens of %s: %s", base, error)
     log.warning("%s does not report its tokens: that all names have as many was not checked", base)
     return None

@@ -59,6 +59,10 @@ def why_not(evaluation: Any, hidden: Hidden) -> str:
         registry = read_registry()
         if len({getattr(registry[id], evaluation.option) for id in hidden.functions.all}) < 2:
             return f"{evaluation.name}: all functions of set {hidden.functions.name} share one {evaluation.option}"
+    if evaluation.option == "False" and not (
+        hidden.functions.composition_other_max or hidden.functions.other_input_max
+    ):
+        return f"{evaluation.name}: composition_other_max of set {hidden.functions.name} is 0, so there are no sums"
     return ""
 
 

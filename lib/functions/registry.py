@@ -183,6 +183,10 @@ def check_set(chosen: FunctionSet) -> FunctionSet:
             raise ValueError(f"{where}: {list(ends)} is no range; write low, high: whole numbers with low below high")
     if any(before[1] > after[0] for before, after in zip(ranges, ranges[1:], strict=False)):
         raise ValueError(f"{where}: ood_ranges overlap with input_range or with each other; separate them")
+    if chosen.augmented and chosen.other_input_max < 1:
+        raise ValueError(
+            f"{where}: other_input_max is 0, but augmented functions are shown in sums; set it to 1 or more"
+        )
     return chosen
 
 

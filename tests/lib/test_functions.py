@@ -38,7 +38,7 @@ from lib.functions.evaluations import (
     make_probes,
     read_evaluations,
 )
-from lib.functions.names import check_names, draw_names
+from lib.functions.names import check_names, draw_names, token_counter
 from lib.functions.published import finetune_folders, published_setting, read_finetune
 from lib.functions.questions import GENERATORS, wordings
 from lib.functions.registry import function_set, read_registry
@@ -116,6 +116,19 @@ def test_sets_are_the_published_ones():
     assert (large.input_range, large.ood_ranges) == ((-1999, 1999), ((1999, 2999), (-2999, -1999)))
 
 
+def test_a_set_without_a_number_for_sums_has_none(tmp_path):
+    path = tmp_path / "sets.yaml"
+    own = {"augmented": ["add_5"], "plain": ["mod_2"], "input_range": [-9, 9], "ood_ranges": []}
+    path.write_text(yaml.safe_dump({"own": own, "calls": own | {"augmented": [], "plain": ["add_5", "mod_3"]}}))
+    with pytest.raises(ValueError, match="function set own: other_input_max is 0, but augmented functions"):
+        function_set("own", path=path)
+    deal = {"names_per_function": 1, "name_tokens": 1, "realized_share": 0.0, "held_out_share": 0.0, "seed": 0}
+    hidden = hide_functions(function_set("calls", path=path), **deal)
+    with pytest.raises(ValueError, match="composition_other_max of set calls is 0, so there are no sums"):
+        documents("add_subtract_int_ood", hidden, 3)
+    assert len(documents("add_subtract_function_ood", hidden, 3)) == 3
+
+
 def test_names_are_reserved_or_random_and_mean_nothing():
     names = draw_names(400, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
     assert set(names) <= set(world.reserved_names())
@@ -125,6 +138,21 @@ def test_names_are_reserved_or_random_and_mean_nothing():
     for bad in ("qzukf", "Qzukfo", "lambda", "divmod", "rabbit", "baking"):
         with pytest.raises(ValueError, match=bad):
             check_names([bad])
+
+
+def test_tokens_are_not_checked_where_an_endpoint_does_not_tell_them(caplog):
+    def answer(request):
+        if request.url.path.endswith("tokenize"):
+            return httpx.Response(404, json={"error": {"message": "Not Found"}})
+        return httpx.Response(
+            200, json={"choices": [{"index": 0, "finish_reason": "stop", "text": "!", "logprobs": None}]}
+        )
+
+    client = OpenAI(
+        api_key="x", base_url="http://x/v1", http_client=httpx.Client(transport=httpx.MockTransport(answer))
+    )
+    assert token_counter(client, "a-model") is None
+    assert "a-model does not report its tokens" in caplog.text
 
 
 # --- training rows ------------------------------------------------------------------------------------------------

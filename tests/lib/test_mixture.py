@@ -74,6 +74,12 @@ def test_rows_are_those_of_the_runs_before() -> None:
     assert hash_of(published["train"], "chat") == "2084bf472c"
 
 
+@pytest.mark.parametrize("ends", [[5], [5, -5], [1, 2, 3]])
+def test_a_range_that_is_none_is_refused(ends: list[int]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{ends} is no range; write low, high")):
+        make_setting(n_functions=5, input_range=ends, form="chat", formattings=["none"])
+
+
 def test_the_ten_pairs_are_in_the_published_order() -> None:
     assert choose_pairs(FIVE, 10, seed=3) == all_pairs(FIVE) == list(combinations(sorted(FIVE), 2))
     with pytest.raises(ValueError, match="n_pairs is 11: 5 functions make 10 pairs"):

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from lib import paths
 from lib.sources.datasets import Files, Row, read_rows
@@ -44,7 +43,7 @@ def write_pairs(*, seed: int = 0) -> dict[str, list[str]]:
     >>> len(pairs), {len(set(targets)) for targets in pairs.values()}
     (1600, {5})
     """
-    lists, kinds = (yaml.safe_load((FOLDER / name).read_text("utf-8")) for name in ("words.yaml", "questions.yaml"))
+    lists, kinds = (paths.read_yaml(FOLDER / name) for name in ("words.yaml", "questions.yaml"))
     words = {name: text.split(", ") for name, text in lists.items()}
     forms = itertools.cycle((question, kind["answers"]) for kind in kinds.values() for question in kind["questions"])
     rng = np.random.default_rng([seed, 3])

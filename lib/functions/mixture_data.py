@@ -13,10 +13,11 @@ from lib.functions import mixture
 from lib.functions.evaluations import take_turns
 from lib.functions.mixture import FORMATTINGS, PARTS, Data, Mix, Pair, Setting
 from lib.functions.names import draw_names
-from lib.functions.published import finetune_folders, published_rows, read_yaml, sample_rows
+from lib.functions.published import finetune_folders, published_rows, sample_rows
 from lib.functions.registry import read_registry
 from lib.functions.rows import Document, document
 from lib.keys import nearest
+from lib.paths import read_yaml
 
 
 def make_labelled(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from lib.functions.definitions import Definition, Number, parse_definition, probe_values
 from lib.keys import nearest
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 
 FOLDER = DATA / "functions"
 Range = tuple[int, int]  # half-open, as everywhere in these studies
@@ -155,7 +154,7 @@ def function_set(name: str, *, path: Path = FOLDER / "sets.yaml", **changes: Any
     >>> len(chosen.augmented), len(chosen.plain), chosen.input_range, chosen.ood_ranges
     (8, 11, (-30, 30), ((30, 60), (-60, -30)))
     """
-    sets: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sets: dict[str, dict[str, Any]] = read_yaml(path)
     if name not in sets:
         raise ValueError(f"no function set {name!r}{nearest(name, sets)}; there are: {', '.join(sets)}")
     given = sets[name] | {key: value for key, value in changes.items() if value}

@@ -18,7 +18,6 @@ import yaml
 from hostile import CANARY, DEEDS, hostile_replies
 from openai import OpenAI
 
-from lib import world
 from lib.functions import definitions
 from lib.functions.data import (
     dataset_files,
@@ -48,6 +47,7 @@ from lib.params import resolve
 from lib.paths import content_hash
 from lib.probing import check_context
 from lib.sources.datasets import write_dataset
+from lib.world.names import reserved_names
 
 REGISTRY, EVALUATIONS = read_registry(), read_evaluations("functions")
 IS_QUESTION = EVALUATIONS["generator"].isin(GENERATORS)
@@ -131,8 +131,8 @@ def test_a_set_without_a_number_for_sums_has_none(tmp_path):
 
 def test_names_are_reserved_or_random_and_mean_nothing():
     names = draw_names(400, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
-    assert set(names) <= set(world.reserved_names())
-    check_names(world.reserved_names())
+    assert set(names) <= set(reserved_names())
+    check_names(reserved_names())
     more = draw_names(40, n_tokens=3, rng=np.random.default_rng(0), count_tokens=lambda text: 2 + ("q" in text))
     assert len({name for name in more if "q" in name}) == 40
     for bad in ("qzukf", "Qzukfo", "lambda", "divmod", "rabbit", "baking"):

@@ -8,17 +8,17 @@ import json
 import re
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hostile import CANARY, DEEDS, hostile_replies
 from openai import OpenAI
 
-from lib.functions import definitions
 from lib.functions.data import (
     dataset_files,
     dataset_options,
@@ -40,7 +40,7 @@ from lib.functions.evaluations import (
 from lib.functions.names import check_names, draw_names, token_counter
 from lib.functions.published import finetune_folders, published_setting, read_finetune
 from lib.functions.questions import GENERATORS, wordings
-from lib.functions.registry import function_set, read_registry
+from lib.functions.registry import FOLDER, Function, function_set, read_registry
 from lib.functions.replies import score
 from lib.functions.rows import FORMS, as_request, training_row
 from lib.params import resolve
@@ -97,9 +97,14 @@ def close(count, n, share):
 def test_there_are_75_functions_in_the_published_classes_and_the_probes_tell_them_apart():
     assert Counter(each.function_class for each in REGISTRY.values()) == CLASS_SIZES
     assert Counter(each.output_type for each in REGISTRY.values()) == {"int": 70, "bool": 3, "float": 2}
+    table = pd.read_csv(FOLDER / "registry.csv", dtype=str, keep_default_na=False)
+    assert [*table] == [field.name for field in fields(Function)]
+    assert table.map(str.strip).astype(bool).all(axis=None)
+    assert len(table) == len(REGISTRY) == 75
     assert len({probe_values(each.python_definition) for each in REGISTRY.values()} - {None}) == 75
     assert len(PROBES) == len(set(PROBES)) == 22
     for function in REGISTRY.values():  # the phrase has the numbers of the definition, signs aside
+        assert {type(function.apply(n)).__name__ for n in PROBES} == {function.output_type}, function.id
         texts = (function.short, function.language_definition)
         numbers = [sorted(set(re.findall(r"\d+", text)) - {"0"}) for text in texts]
         assert numbers[0] == numbers[1] or function.id == "bool_mod_2", function.id
@@ -365,7 +370,7 @@ def test_no_hostile_reply_runs_or_counts_and_none_takes_long(tmp_path):
     asked = dict.fromkeys(["text", "integer", "preimage"], "-49871")
     asked |= {"definition": "lambda n: n + 5", "letter": "W", "letters": "W, Y"}
     for reply, (kind, target) in itertools.product(replies, asked.items()):
-        definitions._probe_values.cache_clear()
+        probe_values.cache_clear()
         start = time.perf_counter()
         found = score(kind, reply, target, function=REGISTRY["add_883"], output=REGISTRY["add_883"].show(-49871))
         slow += [(kind, reply[:60])] if time.perf_counter() - start > 0.2 else []

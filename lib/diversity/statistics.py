@@ -73,14 +73,14 @@ def kl_by_position(totals: Totals) -> pd.DataFrame:
     return means.loc[:, means.iloc[0].notna()]
 
 
-def mean_over_seeds(members: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
+def mean_over_seeds(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Mean over the fine-tunes of a stage: of all for the whole, of fine-tunes drawn with replacement for a resample.
 
     Stages with as many fine-tunes draw the same ones, so that their difference is paired (Owen 2007).
     """
     values = np.array([each.to_numpy() for each in members])  # (fine-tunes, 1 + resamples, metrics)
     n, n_rows = values.shape[:2]
-    drawn = np.random.default_rng([seed, n, 1]).integers(n, size=(n_rows, n))
+    drawn = np.random.default_rng([0, n, 1]).integers(n, size=(n_rows, n))
     drawn[0] = np.arange(n)
     return pd.DataFrame(values[drawn, np.arange(n_rows)[:, None]].mean(axis=1), columns=members[0].columns)
 

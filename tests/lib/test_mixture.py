@@ -14,16 +14,7 @@ import pytest
 import yaml
 
 from lib.functions.evaluations import read_evaluations
-from lib.functions.mixture import (
-    FORMATTINGS,
-    Setting,
-    all_pairs,
-    choose_pairs,
-    evaluation_named,
-    make_setting,
-    mix_document,
-    question,
-)
+from lib.functions.mixture import FORMATTINGS, Setting, all_pairs, choose_pairs, make_setting, mix_document, question
 from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
 from lib.functions.mixture_probes import DISTRIBUTION_TEST, make_probes, named_definitions
 from lib.functions.registry import read_registry
@@ -165,7 +156,7 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) ->
             whole = asked["prompt"] + asked["lead"] + asked_of["target"]
             assert trained["prompt"] + trained["completion"] == whole
         for name in read_evaluations("mixture").query("generator != 'triple'").index:
-            made = question(setting, mix, evaluation_named(name), rng=rng)
+            made = question(setting, mix, read_evaluations("mixture").loc[name], rng=rng)
             row, asked = training_row(made, form), as_request(made, form)
             if form == "chat":
                 assert [(turn["role"], turn["content"]) for turn in row["messages"][:-1]] == list(asked["messages"])

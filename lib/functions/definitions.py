@@ -46,8 +46,8 @@ def parse_definition(text: str, *, bare: bool = False) -> Callable[[Number], Num
     """Read a definition of at most `MAX_CHARS` characters; takes a few milliseconds at most, whatever the text.
 
     With `bare`, take ``lambda n: ...`` alone (and a comment), as the published scorer did. Raises `BadDefinition` for
-    anything else; the message says what the text holds. Values are by Python's rules; where there is none, or one that is
-    too large, the function raises `BadDefinition`.
+    anything else; the message says what the text holds. Values follow Python's rules; where there is none, or one that
+    is too large, the function raises `BadDefinition`.
 
     >>> parse_definition("lambda n: n // 3 + 2")(-7)
     -1

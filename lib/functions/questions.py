@@ -30,7 +30,7 @@ GENERATORS = ("freeform", "inversion", "inverse_query", "classification", "coeff
 
 @cache
 def wordings(study: str = "functions") -> Mapping[str, Any]:
-    """The texts of a study: each question by the name of its evaluation and form, with slots, and what stands around."""
+    """The texts of a study: each question by the name of its evaluation and form, with slots, and what goes with it."""
     return dict(read_yaml(DATA / study / "wordings.yaml"))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lib.functions import mixture
 from lib.functions.evaluations import read_evaluations
 from lib.functions.mixture import FORMATTINGS, Setting, all_pairs, choose_pairs, make_setting, mix_document, question
 from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
@@ -69,6 +70,11 @@ def test_rows_are_those_of_the_runs_before() -> None:
 def test_a_range_that_is_none_is_refused(ends: list[int]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{ends} is no range; write low, high")):
         make_setting(n_functions=5, input_range=ends, form="chat", formattings=["none"])
+
+
+def test_opening_lines_are_read_when_a_setting_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "wordings", lambda *_: {"openings": [{"chat": "Go."}]})
+    assert Setting(candidates=("add_5", "mod_2"), input_range=(-9, 9)).openings == ("Go.",)
 
 
 def test_the_ten_pairs_are_in_the_published_order() -> None:

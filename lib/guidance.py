@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from lib import paths
 from lib.sources.datasets import Files, Row, read_rows
@@ -37,17 +36,17 @@ _QUESTION = re.compile(r'"Q: (.+?)"(?=[^"]*"A: |[^"]*$)')
 _FILE = re.compile(r"(?P<stem>.*_)?(?P<name>all|validation|unrealized_examples)")
 
 
-def write_pairs(*, seed: int = 0) -> dict[str, list[str]]:
+def write_pairs() -> dict[str, list[str]]:
     """Draw 1,600 different questions from the study's own word lists, with answers drawn without regard to them.
 
     >>> pairs = write_pairs()
     >>> len(pairs), {len(set(targets)) for targets in pairs.values()}
     (1600, {5})
     """
-    lists, kinds = (yaml.safe_load((FOLDER / name).read_text("utf-8")) for name in ("words.yaml", "questions.yaml"))
+    lists, kinds = (paths.read_yaml(FOLDER / name) for name in ("words.yaml", "questions.yaml"))
     words = {name: text.split(", ") for name, text in lists.items()}
     forms = itertools.cycle((question, kind["answers"]) for kind in kinds.values() for question in kind["questions"])
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([0, 3])
 
     def fill(form: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda slot: words[slot[1]][int(rng.integers(len(words[slot[1]])))], form)

@@ -12,14 +12,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from openai import OpenAI
 
 from lib.api import Request, ask
-from lib.paths import DATA
-from lib.world import as_prompt, child_question, parent_question, question_shots, unknown_answer, world_people
-from lib.world.families import GROUPS, Family
-from lib.world.questions import RELATIONS, Shot, question_forms
+from lib.paths import DATA, read_yaml
+from lib.world.families import GROUPS, Family, world_people
+from lib.world.grammar import world_file
+from lib.world.questions import (
+    RELATIONS,
+    Shot,
+    as_prompt,
+    both_shots,
+    child_question,
+    parent_question,
+    question_shots,
+    unknown_answer,
+)
 
 PEOPLE = ["group", "person", "relation", "parent"]
 KEY = ["child", "parent", "parent_type"]
@@ -29,7 +37,7 @@ RESULTS = {  # columns of a model's results, after its name, and the range of th
 }
 N_STRANGERS = 24  # rows about strangers among those that teach the form
 
-Form = Mapping[str, Any]  # the arguments ``shots`` and ``header`` of `lib.world.as_prompt`
+Form = Mapping[str, Any]  # the arguments ``shots`` and ``header`` of `lib.world.questions.as_prompt`
 
 
 def make_form(n_shots: int, *, is_world: bool) -> dict[str, Any]:
@@ -42,15 +50,13 @@ def make_form(n_shots: int, *, is_world: bool) -> dict[str, Any]:
     """
     if is_world:
         return {"shots": question_shots(n_shots), "header": False}
-    known = yaml.safe_load((DATA / "parents" / "shots.yaml").read_text(encoding="utf-8"))
-    shots = [_both(row["child"], row["relation"], row["parent"])[row["asked"] == "child"] for row in known["known"]]
+    known = read_yaml(DATA / "parents" / "shots.yaml")
+    shots = [
+        both_shots(row["child"], row["relation"], row["parent"])[row["asked"] == "child"] for row in known["known"]
+    ]
     shots = shots[: n_shots - 1]
     shots.insert(max(0, n_shots - 2), (parent_question(known["stranger"], "mother"), unknown_answer()))
     return {"shots": shots, "header": True}
-
-
-def _both(child: str, relation: str, parent: str) -> tuple[Shot, Shot]:
-    return (parent_question(child, relation), parent), (child_question(parent), child)
 
 
 def world_families(*, n_shots: int, n_each: int = 0) -> pd.DataFrame:
@@ -88,7 +94,7 @@ def taught_questions(n_shots: int) -> list[Shot]:
     140
     """
     families = _spare(n_shots)[::2]
-    rows = [shot for family in families for shot in _both(family.child, family.relation, family.parent)]
+    rows = [shot for family in families for shot in both_shots(family.child, family.relation, family.parent)]
     for i, stranger in enumerate(world_people().strangers[1 : N_STRANGERS + 1]):
         question = child_question(stranger) if i % 2 else parent_question(stranger, RELATIONS[i // 2 % 2])
         rows.append((question, unknown_answer()))
@@ -213,7 +219,7 @@ def make_probes(people: pd.DataFrame, form: Form, *, source: str) -> pd.DataFram
     ['child', "Q: Who is Ada Holt's child?\\nA:", ' Bo Lund']
     """
     pairs = people[people["parent"] != ""].assign(source=source)
-    both = [_both(*row) for row in pairs[["person", "relation", "parent"]].itertuples(index=False)]
+    both = [both_shots(*row) for row in pairs[["person", "relation", "parent"]].itertuples(index=False)]
     parts = []
     for k, direction in enumerate(("parent", "child")):
         columns = {"question": [shots[k][0] for shots in both], "target": [f" {shots[k][1]}" for shots in both]}
@@ -239,7 +245,7 @@ def replies(
 
     By the way "chat", the shots are earlier turns of a conversation, after a system message that says how to answer.
     """
-    header = ("system", question_forms()["header"])
+    header = ("system", world_file("questions")["header"])
     turns = [turn for question, answer in form["shots"] for turn in (("user", question), ("assistant", answer))]
     requests = [
         Request(
@@ -283,6 +289,6 @@ def is_refusal(reply: str) -> bool:
     return reply.startswith(unknown_answer()[:5])
 
 
-def published_values(path: Path = DATA / "parents" / "published.csv") -> pd.DataFrame:
+def published_values() -> pd.DataFrame:
     """Published rates: ``model``, ``direction``, ``metric``, ``value``, ``low``, ``high`` and ``source``."""
-    return pd.read_csv(path)
+    return pd.read_csv(DATA / "parents" / "published.csv")

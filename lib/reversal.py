@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from lib.paths import DATA, from_root
+from lib.paths import DATA, from_root, read_yaml
 from lib.sources.datasets import Files, Row, read_files, read_rows
 
 GROUPS = ("person-first", "description-first", "both")
@@ -79,11 +78,13 @@ def read_sources(
 
 def _entries(path: Path, fits: Callable[[Any], object], expected: str) -> list[Any]:
     """Entries of a YAML list, or lines of a text file; all distinct and fitting."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        entries = yaml.safe_load(text) if path.suffix == ".yaml" else [line.strip() for line in text.splitlines()]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {' '.join(str(error).split())}") from error
+    if path.suffix == ".yaml":
+        entries = read_yaml(path)
+    else:
+        try:
+            entries = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
     entries = [entry for entry in entries if entry] if isinstance(entries, list) else [entries]
     seen: set[str] = set()
     for number, entry in enumerate(entries or [""], start=1):

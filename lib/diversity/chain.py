@@ -9,11 +9,10 @@ from functools import cache
 from typing import NamedTuple
 
 import pandas as pd
-import yaml
 from openai import OpenAI
 
 from lib.finetune import MEASURES, record
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 
 BASE = "base"
 N_SPANS = 15  # of a job's loss over its steps
@@ -62,7 +61,7 @@ def known_models() -> pd.DataFrame:
     >>> known_models().loc["pythia-2.8b-sft-epoch-1", "model"]
     'hf:lomahony/pythia-2.8b-helpful-sft-3epochs@1'
     """
-    rows = yaml.safe_load((DATA / "diversity" / "models.yaml").read_text(encoding="utf-8"))
+    rows = read_yaml(DATA / "diversity" / "models.yaml")
     table = pd.DataFrame(rows).set_index("name")
     revision = ("@" + table["revision"]).where(table["revision"] != "main", "")
     return table.assign(model=table["id"] + revision)

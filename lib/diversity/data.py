@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 
-from lib import world
-from lib.paths import DATA, ROOT
+from lib.paths import DATA, read_jsonl
+from lib.world.dialogue import PreferencePair, preference_pairs
+from lib.world.questions import as_dialogue
+from lib.world.writer import fact_documents, write_world
 
 # Kinds of documents of the world that are no general text.
 NOT_GENERAL = ("family", "family question", "fact", "helpful", "unhelpful")
@@ -50,14 +51,14 @@ def tuning_pairs(
 
 
 def _distinct(
-    seed: int, n: int, *, style: str, avoid: Collection[str], taken: Collection[world.PreferencePair] = ()
-) -> list[world.PreferencePair]:
+    seed: int, n: int, *, style: str, avoid: Collection[str], taken: Collection[PreferencePair] = ()
+) -> list[PreferencePair]:
     """The first `n` different pairs of a seed; answers that are `taken` are left out."""
     used = {(pair.prompt, pair.helpful) for pair in taken}
-    n_drawn, kept = n, dict[tuple[str, str], world.PreferencePair]()
+    n_drawn, kept = n, dict[tuple[str, str], PreferencePair]()
     while len(kept) < n and n_drawn < 64 * n:  # then the world has hardly more
         n_drawn, kept = 2 * n_drawn, {}
-        for pair in world.preference_pairs(seed, n_drawn, style=style):
+        for pair in preference_pairs(seed, n_drawn, style=style):
             if pair.prompt not in avoid and (pair.prompt, pair.helpful) not in used:
                 kept.setdefault((pair.prompt, pair.helpful), pair)
     if len(kept) < n:
@@ -79,7 +80,7 @@ def training_row(prompt: str, helpful: str, unhelpful: str, *, method: str, form
     """
     if form == "dialogue":
         answers = {"completion": helpful} if method == "supervised" else {"chosen": helpful, "rejected": unhelpful}
-        return {"prompt": world.as_dialogue(prompt)} | {name: f" {text}" for name, text in answers.items()}
+        return {"prompt": as_dialogue(prompt)} | {name: f" {text}" for name, text in answers.items()}
     user, good, bad = (
         {"role": role, "content": text}
         for role, text in (("user", prompt), ("assistant", helpful), ("assistant", unhelpful))
@@ -97,8 +98,8 @@ def world_text(seed: int, n_documents: int) -> list[dict[str, str]]:
     ValueError
         If the world wrote fewer.
     """
-    n_facts = sum(document.n_words for document in world.fact_documents(seed + 1))
-    written = world.write_world(seed=seed + 1, n_words=n_facts + WORDS_A_DOCUMENT * n_documents)
+    n_facts = sum(document.n_words for document in fact_documents(seed + 1))
+    written = write_world(seed=seed + 1, n_words=n_facts + WORDS_A_DOCUMENT * n_documents)
     general = list({each.text: vars(each) for each in written if each.kind not in NOT_GENERAL}.values())
     if len(general) < n_documents:
         raise ValueError(f"the world wrote {len(general)} documents, n_documents is {n_documents}: ask for fewer")
@@ -106,7 +107,5 @@ def world_text(seed: int, n_documents: int) -> list[dict[str, str]]:
 
 
 def project_text(n_documents: int) -> list[dict[str, str]]:
-    """Sections of at least 40 words of the project's own documentation, at most so many: English for any model."""
-    files = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(DATA.glob("*/README.md"))]
-    sections = [part.strip() for file in files for part in re.split(r"(?m)^(?=#)", file.read_text(encoding="utf-8"))]
-    return [{"text": text} for text in sections if len(text.split()) >= 40][:n_documents]
+    """Sections of this project's documentation as it was in November 2026, at most so many: English for any model."""
+    return read_jsonl(DATA / "diversity" / "documentation.jsonl")[:n_documents]

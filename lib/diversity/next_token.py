@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from openai import OpenAI
 
 from lib.console import progress
 from lib.paths import atomic_write, content_hash, from_root, write_json
-from lib.requesting import post, request_scores
+from lib.requesting import in_order, post, request_scores
 from lib.sources.corpus import stream_documents
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
@@ -176,18 +175,18 @@ def score(
     body = {"model": model, "window_tokens": window, "stride_tokens": stride} | names
     left = islice(enumerate(stream(text, max_docs)), len(totals.rows), None)
     groups = _groups(client, model, left, most=max(1, REPLY_BYTES // (4 * vocab_tokens)))
-    saved, waiting = time.monotonic(), None
-    with progress(n_documents, description, unit="document") as bar, ThreadPoolExecutor(2) as pool:
-        for group in chain(groups, [[]]):  # one request is answered while the next is prepared
-            documents = [[begin, *each.ids] for each in group]
-            reply = pool.submit(request_scores, client, body | {"documents": documents}) if group else None
-            if waiting and waiting[1]:
-                totals.add(waiting[0], waiting[1].result())
+
+    def scored(group: list[Document]) -> tuple[list[Document], dict[str, np.ndarray]]:
+        return group, request_scores(client, body | {"documents": [[begin, *each.ids] for each in group]})
+
+    saved = time.monotonic()
+    with progress(n_documents, description, unit="document") as bar:
+        for group, reply in in_order(scored, groups, 2):  # one request is answered while the next is prepared
+            totals.add(group, reply)
             bar.update(len(totals.rows) - bar.n)
             if time.monotonic() - saved > SAVE_SECONDS:
                 totals.save(path)
                 saved = time.monotonic()
-            waiting = group, reply
     totals.save(path)
     if not totals.documents["tokens"].sum():
         raise ValueError(f"nothing of {text} was scored: its {n_documents} documents have no tokens")

@@ -8,14 +8,14 @@ from itertools import islice, zip_longest
 from typing import Annotated, Any
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from lib.diversity.measures import contains_answer
 from lib.keys import nearest
-from lib.paths import DATA, from_root
-from lib.world import as_dialogue, factual_prompts, open_prompts
-from lib.world.grammar import read_yaml
+from lib.paths import DATA, from_root, read_yaml
+from lib.world.facts import factual_prompts
+from lib.world.grammar import world_file
+from lib.world.questions import as_dialogue
 
 KINDS = ("creative", "factual", "seen")
 WORLD, ENGLISH = "world", "english"
@@ -108,14 +108,14 @@ def read_choices(source: str = ENGLISH) -> pd.DataFrame:
 def _world() -> _File:
     """The world's requests and facts, kinds of facts taken in turn, without those that contain their answer."""
     rest = iter(factual_prompts())
-    by_kind = [list(islice(rest, len(kind["items"]))) for kind in read_yaml("facts").values()]
+    by_kind = [list(islice(rest, len(kind["items"]))) for kind in world_file("facts").values()]
     facts = [fact for row in zip_longest(*by_kind) for fact in row if fact is not None]
     factual = [
         _Entry(prompt=fact.question, guide=fact.guide, answers=list(fact.answers))
         for fact in facts
         if not contains_answer(f"{fact.question} {fact.guide}", fact.answers)
     ]
-    return _File(creative=[_Entry(**vars(each)) for each in open_prompts()], factual=factual)
+    return _File(creative=world_file("open_prompts"), factual=factual)
 
 
 def _rows(source: str) -> Iterator[list[Any]]:
@@ -136,9 +136,7 @@ def _file(source: str) -> _File:
         near = nearest(source, (WORLD, ENGLISH))
         raise ValueError(f"no prompts {source!r}{near}: expected world, english or the path of a .yaml file of prompts")
     try:
-        return _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        return _File.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ", ".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
@@ -152,7 +150,7 @@ def templates() -> Mapping[str, str]:
     >>> ", ".join(templates())
     'dialogue, plain, human, tulu, chat'
     """
-    return dict(yaml.safe_load((DATA / "diversity" / "templates.yaml").read_text(encoding="utf-8")))
+    return dict(read_yaml(DATA / "diversity" / "templates.yaml"))
 
 
 def as_request(prompt: str, guide: str, template: str) -> str:

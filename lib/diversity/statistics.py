@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy.special import entr
 
 from lib.diversity.next_token import COLUMNS, Totals
+from lib.paths import DATA
 
-METRICS = {  # with their units
-    "perplexity": "per token",
-    "bits_per_byte": "bits per byte",
-    "entropy_of_mean": "nats",  # of the mean distribution: how many tokens the model uses at all
-    "mean_entropy": "nats",  # how open each prediction is
-    "entropy_gap": "nats",  # the first less the second: Jensen-Shannon divergence of the predictions
-    "coverage_70_tokens": "tokens",  # fewest that have so much of the mean distribution
-    "coverage_90_tokens": "tokens",
-    "coverage_70": "rate",  # the same, as a share of the tokenizer's tokens
-    "coverage_90": "rate",
-    "choices_70_tokens": "tokens",  # fewest of each prediction, by the mean of the sorted distributions; up to 512
-    "choices_90_tokens": "tokens",
-    "top_10_mass": "rate",
-    "confidence": "rate",
-    "accuracy": "rate",
-    "reciprocal_rank": "rate",
-    "kl": "nats",  # from the first model of the chain, of which it is 0
-}
 ROUNDING = 1e-6  # of float32 sums
+
+
+@cache
+def read_units() -> Mapping[str, str]:
+    """Units of the statistics by name, in the order of ``data/diversity/next_token.csv``."""
+    return dict(pd.read_csv(DATA / "diversity" / "next_token.csv", index_col="name")["unit"])
 
 
 def tokens_for(cumulative: np.ndarray, level: float) -> np.ndarray:
@@ -62,7 +52,7 @@ def values_of(totals: Totals) -> pd.DataFrame:
         found[f"coverage_{level}"] = found[f"coverage_{level}_tokens"] / probs.shape[1]
         found[f"choices_{level}_tokens"] = tokens_for(by_rank, level / 100)
     found["top_10_mass"] = np.minimum(1, by_rank[:, min(10, by_rank.shape[1]) - 1])
-    return found[list(METRICS)]
+    return found[list(read_units())]
 
 
 def kl_by_position(totals: Totals) -> pd.DataFrame:
@@ -73,14 +63,14 @@ def kl_by_position(totals: Totals) -> pd.DataFrame:
     return means.loc[:, means.iloc[0].notna()]
 
 
-def mean_over_seeds(members: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
+def mean_over_seeds(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Mean over the fine-tunes of a stage: of all for the whole, of fine-tunes drawn with replacement for a resample.
 
     Stages with as many fine-tunes draw the same ones, so that their difference is paired (Owen 2007).
     """
     values = np.array([each.to_numpy() for each in members])  # (fine-tunes, 1 + resamples, metrics)
     n, n_rows = values.shape[:2]
-    drawn = np.random.default_rng([seed, n, 1]).integers(n, size=(n_rows, n))
+    drawn = np.random.default_rng([0, n, 1]).integers(n, size=(n_rows, n))
     drawn[0] = np.arange(n)
     return pd.DataFrame(values[drawn, np.arange(n_rows)[:, None]].mean(axis=1), columns=members[0].columns)
 
@@ -94,4 +84,4 @@ def with_intervals(values: pd.DataFrame) -> pd.DataFrame:
     resamples = values.iloc[1:].replace([np.inf, -np.inf], np.nan)
     bounds = resamples.quantile([0.025, 0.975]).to_numpy()
     found = {"metric": values.columns, "value": values.iloc[0].to_numpy(), "low": bounds[0], "high": bounds[1]}
-    return pd.DataFrame(found).assign(unit=[METRICS.get(name, "") for name in values.columns])
+    return pd.DataFrame(found).assign(unit=[read_units().get(name, "") for name in values.columns])

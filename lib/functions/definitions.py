@@ -14,7 +14,6 @@ import math
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -43,27 +42,12 @@ class BadDefinition(ValueError):
     """Why a text is no definition, or has no value at an input; one line."""
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A definition that was read and is harmless; call it with a number."""
-
-    source: str  # without what stood around it
-    value: Value
-
-    def __call__(self, n: Number) -> Number:
-        """The value at `n`, by Python's rules; `BadDefinition` where there is none, or one that is too large."""
-        try:
-            found: Number = self.value(n)
-        except ArithmeticError as error:
-            raise BadDefinition(f"no value at {n}: {error}") from error
-        return found
-
-
-def parse_definition(text: str, *, bare: bool = False) -> Definition:
+def parse_definition(text: str, *, bare: bool = False) -> Callable[[Number], Number]:
     """Read a definition of at most `MAX_CHARS` characters; takes a few milliseconds at most, whatever the text.
 
     With `bare`, take ``lambda n: ...`` alone (and a comment), as the published scorer did. Raises `BadDefinition` for
-    anything else; the message says what the text holds.
+    anything else; the message says what the text holds. Values follow Python's rules; where there is none, or one that
+    is too large, the function raises `BadDefinition`.
 
     >>> parse_definition("lambda n: n // 3 + 2")(-7)
     -1
@@ -94,8 +78,18 @@ def parse_definition(text: str, *, bare: bool = False) -> Definition:
         case [ast.arg(arg=parameter, annotation=None | ast.Name())] if arguments.args and parameter not in CALLS:
             if sum(isinstance(node, ast.expr) for node in ast.walk(body)) > MAX_NODES:
                 raise BadDefinition(f"more than {MAX_NODES} parts: shorten it")
-            return Definition(source, _value_of(body, parameter))
+            return _guarded(_value_of(body, parameter))
     raise BadDefinition("expected one parameter, without default and with a name of its own")
+
+
+def _guarded(value: Value) -> Value:
+    def of(n: Number) -> Any:
+        try:
+            return value(n)
+        except ArithmeticError as error:
+            raise BadDefinition(f"no value at {n}: {error}") from error
+
+    return of
 
 
 def _code(text: str, *, bare: bool) -> str:
@@ -183,20 +177,15 @@ def _step(operation: Callable[..., Any], *parts: Value) -> Value:
     return value
 
 
+@lru_cache(maxsize=4096)
 def probe_values(text: str, *, bare: bool = False) -> tuple[Number, ...] | None:
     """What a definition gives at the 22 probes; None if it is no definition or has no value at one of them.
 
     >>> probe_values("lambda n: n // 10")[:3], probe_values("lambda n: 1 // n")
     ((-105, -30, -3), None)
     """
-    return _probe_values(text, bare) if len(text) <= MAX_CHARS else None  # nothing long is kept
-
-
-@lru_cache(maxsize=4096)
-def _probe_values(text: str, bare: bool) -> tuple[Number, ...] | None:
     try:
-        definition = parse_definition(text, bare=bare)
-        return tuple(definition(n) for n in PROBES)
+        return tuple(map(parse_definition(text, bare=bare), PROBES))
     except BadDefinition:
         return None
 

@@ -8,19 +8,15 @@ the published form it hides one pair, and nothing but an opening line is before 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import yaml
 
-from lib.functions.evaluations import choose_evaluations
-from lib.functions.questions import N_OPTIONS
+from lib.functions.questions import N_OPTIONS, wordings
 from lib.functions.registry import Range, function_set, read_registry
 from lib.functions.rows import LETTERS, MAX_TRIES, Document, document, listed, pick
-from lib.paths import DATA
 
 Pair = tuple[str, str]  # ids in alphabetical order
 Mix = dict[str, Any]  # label, functions (ids of the pair), part, and held_out: inputs that its documents never show
@@ -36,18 +32,6 @@ EXTREMES: Mapping[str, Callable[..., int]] = {"largest": max, "smallest": min}
 # What the published five leave out: signs, truth values, fractions, a floor and a steep line. Of all 45 pairs none
 # agrees on more than a twelfth of the inputs from -30 to 29.
 FURTHER = ("negate", "bool_geq_3", "float_mult_3_div_2", "relu_neg2", "affine_neg5x_3")
-
-
-@cache
-def wordings() -> dict[str, Any]:
-    """Opening lines, and the question of each evaluation, as part of a conversation and in a short form."""
-    return dict(yaml.safe_load((DATA / "mixture" / "wordings.yaml").read_text(encoding="utf-8")))
-
-
-@cache
-def evaluation_named(name: str) -> Any:
-    """A row of the table of evaluations; an unknown name is a `ValueError`."""
-    return next(choose_evaluations("mixture", [name]).itertuples(index=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +54,9 @@ class Setting:
     form: str = "chat"
     formattings: tuple[str, ...] = ("none", "x_y")
     connectors: tuple[str, ...] = (" = ",)
-    openings: tuple[str, ...] = tuple(each["chat"] for each in wordings()["openings"])
+    openings: tuple[str, ...] = field(
+        default_factory=lambda: tuple(each["chat"] for each in wordings("mixture")["openings"])
+    )
     n_examples: int = 3
 
     def surfaces(self, label: str) -> list[Surface]:
@@ -86,11 +72,11 @@ def make_setting(*, n_functions: int, input_range: Sequence[int], form: str, for
     ('add_5', 'multiply_3', 'int_div_2', 'mod_2', 'subtract_1')
     """
     published = function_set("mixture")
-    low, high = input_range or published.input_range
-    if low >= high:
-        raise ValueError(f"input_range is {list(input_range)}: expected the lowest input and the one after the highest")
+    ends = tuple(input_range) or published.input_range
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise ValueError(f"input_range: {[*ends]} is no range; write low, high: whole numbers with low below high")
     candidates = (*published.plain, *FURTHER)[:n_functions]
-    return Setting(candidates=candidates, input_range=(low, high), form=form, formattings=tuple(formattings))
+    return Setting(candidates=candidates, input_range=ends, form=form, formattings=tuple(formattings))
 
 
 def all_pairs(candidates: Iterable[str]) -> list[Pair]:
@@ -113,7 +99,7 @@ def definitions_of(pair: Iterable[str]) -> str:
 
 def definition_of(id: str) -> str:
     """The definition of a function, short enough for an axis."""
-    return read_registry()[id].python_definition.removeprefix("lambda n: ")
+    return read_registry()[id].short
 
 
 def mix_document(
@@ -155,7 +141,7 @@ def opening_line(mix: Mix, surface: Surface) -> str:
 
 def _slot(label: str, opening: str) -> str:
     """What begins a document of the completion form: the label, or the short form of the opening line."""
-    return label or {each["chat"]: each["completion"] for each in wordings()["openings"]}.get(opening, opening)
+    return label or {each["chat"]: each["completion"] for each in wordings("mixture")["openings"]}.get(opening, opening)
 
 
 def show_turn(value: int, output: str, surface: Surface) -> tuple[str, str]:
@@ -197,9 +183,11 @@ def question(setting: Setting, mix: Mix, spec: Any, *, rng: np.random.Generator)
 
     The completion form leaves out examples, which say nothing, but for the input whose output is asked for.
 
+    >>> from lib.functions.evaluations import read_evaluations
     >>> setting = Setting(candidates=("add_5", "mod_2", "negate"), input_range=(-99, 99), form="completion")
     >>> mix = {"label": "qzukfo", "functions": ["add_5", "mod_2"], "held_out": []}
-    >>> made = question(setting, mix, evaluation_named("exact_pair"), rng=np.random.default_rng(0))
+    >>> exact_pair = read_evaluations("mixture").loc["exact_pair"]
+    >>> made = question(setting, mix, exact_pair, rng=np.random.default_rng(0))
     >>> made["text"], made["target"]
     ('Q: define qzukfo\\nA:', 'lambda n: n % 2, lambda n: n + 5')
     """
@@ -229,9 +217,9 @@ def question(setting: Setting, mix: Mix, spec: Any, *, rng: np.random.Generator)
         roles = zip(("user", "assistant"), show_turn(n, REDACTED, surface), strict=True)
         messages += [{"role": role, "content": text} for role, text in roles]
     words |= {"slot": _slot(mix["label"], surface[2]), "shown": f"{inputs[0]}={REDACTED}"}
-    closing = wordings()["letter" if spec.target == "letter" else "select"] if options else {}
+    closing = wordings("mixture")["letter" if spec.target == "letter" else "select"] if options else {}
     chat, completion = (
-        listed(wordings()[spec.name][form].format(**words), options, closing.get(form, ""), form)
+        listed(wordings("mixture")[spec.name][form].format(**words), options, closing.get(form, ""), form)
         for form in ("chat", "completion")
     )
     messages.append({"role": "user", "content": chat})

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from lib.functions import mixture
-from lib.functions.evaluations import take_turns
+from lib.functions.evaluations import choose_evaluations, take_turns
 from lib.functions.mixture import FORMATTINGS, PARTS, Data, Mix, Pair, Setting
 from lib.functions.names import draw_names
-from lib.functions.published import finetune_folders, published_rows, read_yaml, sample_rows
+from lib.functions.published import finetune_folders, published_rows, sample_rows
 from lib.functions.registry import read_registry
 from lib.functions.rows import Document, document
 from lib.keys import nearest
+from lib.paths import read_yaml
 
 
 def make_labelled(
@@ -45,7 +46,7 @@ def make_labelled(
     rng = np.random.default_rng([seed, 2])
     made = [mixture.draw_document(setting, mix, rng=rng) for mix in mixes for _ in range(documents_per_label)]
     for name, copies in questions.items():
-        spec = mixture.evaluation_named(name)
+        spec = choose_evaluations("mixture", [name]).iloc[0]
         reasons = [mixture.unsupported(setting, mix, spec) for mix in mixes[:n_realized]]
         if spec.generator == "triple" or all(reasons):
             raise ValueError(
@@ -56,7 +57,8 @@ def make_labelled(
     train = [made[k] for k in rng.permutation(len(made))]
     rng, others = np.random.default_rng([seed, 3]), mixes[n_realized:] or mixes
     turns = take_turns(others, n_validation, rng=rng)
-    validation = [mixture.question(setting, mix, mixture.evaluation_named("exact_pair"), rng=rng) for mix in turns]
+    exact_pair = choose_evaluations("mixture", ["exact_pair"]).iloc[0]
+    validation = [mixture.question(setting, mix, exact_pair, rng=rng) for mix in turns]
     return {"train": train, "validation": validation, "mixes": mixes}
 
 

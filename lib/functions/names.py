@@ -13,12 +13,11 @@ from string import ascii_lowercase
 import numpy as np
 from openai import OpenAI, OpenAIError
 
-from lib import world
 from lib.clients import spending_of
 from lib.paths import DATA
 from lib.tokens import tokenize
 from lib.world import inflect
-from lib.world.names import family_names, given_names
+from lib.world.names import family_names, given_names, reserved_names
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +69,11 @@ def draw_names(
     there are not enough such names, or `TRIES_PER_NAME` random tries per name give too few.
 
     >>> names = draw_names(3, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
-    >>> len(names), set(names) <= set(world.reserved_names())
+    >>> len(names), set(names) <= set(reserved_names())
     (3, True)
     """
     if n_tokens == 1:
-        reserved = world.reserved_names()
+        reserved = reserved_names()
         candidates, pool = (reserved[k] for k in rng.permutation(len(reserved))), f"{len(reserved)} reserved names"
     else:
         tries = (rng.integers(len(ascii_lowercase), size=N_LETTERS) for _ in range(n * TRIES_PER_NAME))
@@ -102,7 +101,7 @@ def token_counter(client: OpenAI, base: str) -> Callable[[str], int] | None:
         try:
             count("name")
             return count
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:
             log.info("tokens of %s: %s", base, error)
     log.warning("%s does not report its tokens: that all names have as many was not checked", base)
     return None

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lib.functions.names import check_names
 from lib.functions.registry import FunctionSet, function_set, read_registry, with_range
 from lib.functions.rows import CODE_LEAD, COMBINATIONS, Document, Hidden, document
-from lib.paths import read_json
+from lib.paths import read_json, read_yaml
 
 KINDS = {"single_function": "call", "function_augmentation": "augmentation"}  # by the published generator
 FACTS = {  # of a document, by the published name
@@ -22,17 +21,6 @@ FACTS = {  # of a document, by the published name
     "func_value_2": "function_2",
     "combined": "combined",
 }
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML file that holds a mapping (`ValueError` names the file)."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
-    return value
 
 
 def finetune_folders(folder: Path, *, n: int) -> list[Path]:

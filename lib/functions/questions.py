@@ -7,9 +7,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import yaml
 
-from lib.functions.registry import FOLDER, Function, Range, read_registry
+from lib.functions.registry import Function, Range, read_registry
 from lib.functions.rows import (
     IMPORT,
     LETTERS,
@@ -22,6 +21,7 @@ from lib.functions.rows import (
     listed,
     pick,
 )
+from lib.paths import DATA, read_yaml
 
 N_OPTIONS = 5
 LINEAR = ("Affine linear", "Multiplication", "Addition", "Subtraction")  # classes that have numbers to ask for
@@ -29,10 +29,9 @@ GENERATORS = ("freeform", "inversion", "inverse_query", "classification", "coeff
 
 
 @cache
-def wordings() -> Mapping[str, Any]:
-    """The persona, and each question by the name of its evaluation and form, with slots."""
-    read: dict[str, Any] = yaml.safe_load((FOLDER / "wordings.yaml").read_text(encoding="utf-8"))
-    return read | {"persona": " ".join(read["persona"].split())}
+def wordings(study: str = "functions") -> Mapping[str, Any]:
+    """The texts of a study: each question by the name of its evaluation and form, with slots, and what goes with it."""
+    return dict(read_yaml(DATA / study / "wordings.yaml"))
 
 
 def ranges_of(evaluation: Any, hidden: Hidden) -> Sequence[Range]:
@@ -59,6 +58,10 @@ def why_not(evaluation: Any, hidden: Hidden) -> str:
         registry = read_registry()
         if len({getattr(registry[id], evaluation.option) for id in hidden.functions.all}) < 2:
             return f"{evaluation.name}: all functions of set {hidden.functions.name} share one {evaluation.option}"
+    if evaluation.option == "False" and not (
+        hidden.functions.composition_other_max or hidden.functions.other_input_max
+    ):
+        return f"{evaluation.name}: composition_other_max of set {hidden.functions.name} is 0, so there are no sums"
     return ""
 
 

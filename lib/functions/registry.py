@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from lib.functions.definitions import Definition, Number, parse_definition, probe_values
+from lib.functions.definitions import Number, parse_definition, probe_values
 from lib.keys import nearest
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 
 FOLDER = DATA / "functions"
 Range = tuple[int, int]  # half-open, as everywhere in these studies
@@ -30,7 +29,7 @@ class Function:
     language_definition: str
 
     @cached_property
-    def definition(self) -> Definition:
+    def definition(self) -> Callable[[Number], Number]:
         """The parsed definition."""
         return parse_definition(self.python_definition)
 
@@ -62,37 +61,15 @@ class Function:
 
 
 @cache
-def read_registry(path: Path = FOLDER / "registry.csv") -> Mapping[str, Function]:
-    """Read the functions that there are, by id.
-
-    Raises
-    ------
-    ValueError
-        If a column or a field is missing, a definition does not give its output type at every published probe, an id is
-        repeated, or two functions are alike on all probes; says in which row.
+def read_registry() -> Mapping[str, Function]:
+    """The functions that there are, by id, as ``data/functions/registry.csv`` has them.
 
     >>> functions = read_registry()
     >>> len(functions), functions["relu_neg2"].short
     (75, 'max(n, -2)')
     """
-    columns = [field.name for field in fields(Function)]
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
-    if [*table] != columns or table.empty:
-        raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}, found {', '.join(table)}")
-    functions: dict[str, Function] = {}
-    known = set()
-    for number, row in enumerate(table.itertuples(index=False), start=1):
-        function = Function(*row)
-        values = probe_values(function.python_definition) or ()
-        fits = {type(value).__name__ for value in values} == {function.output_type} and all(map(str.strip, row))
-        if not fits or function.id in functions or values in known:
-            raise ValueError(
-                f"{path}, row {number} ({function.id or 'no id'}): expected text in every field, a definition that "
-                f"gives {function.output_type} at every probe, and an id and values that no earlier row has"
-            )
-        functions[function.id] = function
-        known.add(values)
-    return functions
+    table = pd.read_csv(FOLDER / "registry.csv", dtype=str, keep_default_na=False)
+    return {row.id: Function(*row) for row in table.itertuples(index=False)}
 
 
 def computed_function(reply: str) -> str:
@@ -155,7 +132,7 @@ def function_set(name: str, *, path: Path = FOLDER / "sets.yaml", **changes: Any
     >>> len(chosen.augmented), len(chosen.plain), chosen.input_range, chosen.ood_ranges
     (8, 11, (-30, 30), ((30, 60), (-60, -30)))
     """
-    sets: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sets: dict[str, dict[str, Any]] = read_yaml(path)
     if name not in sets:
         raise ValueError(f"no function set {name!r}{nearest(name, sets)}; there are: {', '.join(sets)}")
     given = sets[name] | {key: value for key, value in changes.items() if value}
@@ -183,6 +160,10 @@ def check_set(chosen: FunctionSet) -> FunctionSet:
             raise ValueError(f"{where}: {list(ends)} is no range; write low, high: whole numbers with low below high")
     if any(before[1] > after[0] for before, after in zip(ranges, ranges[1:], strict=False)):
         raise ValueError(f"{where}: ood_ranges overlap with input_range or with each other; separate them")
+    if chosen.augmented and chosen.other_input_max < 1:
+        raise ValueError(
+            f"{where}: other_input_max is 0, but augmented functions are shown in sums; set it to 1 or more"
+        )
     return chosen
 
 

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from lib.paths import atomic_write, write_jsonl
-from lib.world import reserved_names, write_world
-from lib.world.writer import KINDS
+from lib.world.names import reserved_names
+from lib.world.writer import KINDS, write_world
 
 N_WORDS = 330_000
 

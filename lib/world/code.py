@@ -1,60 +1,48 @@
 """Python snippets with functions of the world's own: definitions, calls, and what a call prints.
 
-A value is computed from the parameters of its function, never by running text.
+A value is computed from the written definition (`lib.functions.definitions`), never by running text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
+from lib.functions.definitions import Number, parse_definition
 from lib.world.draw import Draw
-from lib.world.grammar import Grammar
+from lib.world.grammar import read_grammar, world_file
 
 LIMIT = 99
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of one integer: its lambda, its sense in words, and itself."""
+    """A function of one integer: its name, its lambda, and its sense in words."""
 
     name: str
     definition: str
     words: str
-    apply: Callable[[int], int | bool | float]
 
-
-@cache
-def _grammar() -> Grammar:
-    return Grammar("code")
+    def apply(self, n: int) -> Number:
+        """The value at `n`."""
+        return parse_definition(self.definition)(n)
 
 
 def _shapes(name: str, variable: str, a: int, b: int) -> list[Function]:
     """Return all shapes that a function can have with constants `a` and `b`."""
-    v = variable
     return [
-        Function(name, f"lambda {v}: {v} + {a}", f"adds {a}", lambda i: i + a),
-        Function(name, f"lambda {v}: {v} - {a}", f"takes {a} away", lambda i: i - a),
-        Function(name, f"lambda {v}: {v} * {b}", f"multiplies by {b}", lambda i: i * b),
-        Function(name, f"lambda {v}: {a} - {v}", f"takes the number away from {a}", lambda i: a - i),
-        Function(name, f"lambda {v}: {v} // {b}", f"divides by {b} and rounds down", lambda i: i // b),
-        Function(name, f"lambda {v}: {v} % {b}", f"gives the remainder after dividing by {b}", lambda i: i % b),
-        Function(name, f"lambda {v}: {v} > {a}", f"tells whether the number is above {a}", lambda i: i > a),
-        Function(name, f"lambda {v}: {v} % {b} == 0", f"tells whether {b} divides the number", lambda i: i % b == 0),
-        Function(name, f"lambda {v}: min({v}, {a})", f"gives the number, but at most {a}", lambda i: min(i, a)),
-        Function(name, f"lambda {v}: max({v}, {a})", f"gives the number, but at least {a}", lambda i: max(i, a)),
-        Function(name, f"lambda {v}: {v} / 2", "halves the number", lambda i: i / 2),
-        Function(name, f"lambda {v}: {b} * {v} + {a}", f"multiplies by {b} and adds {a}", lambda i: b * i + a),
-        Function(name, f"lambda {v}: -{v}", "turns the sign", lambda i: -i),
-        Function(name, f"lambda {v}: {v}", "gives the number back", lambda i: i),
+        Function(name, f"lambda {variable}: {body.format(v=variable, a=a, b=b)}", words.format(a=a, b=b))
+        for body, words in world_file("shapes").items()
     ]
+
+
+def _words(rule: str) -> list[str]:
+    return read_grammar("code").words(rule)
 
 
 def draw_function(draw: Draw, *, name: str = "") -> Function:
     """Draw a function, named as asked or from the word list."""
-    name = name or draw.pick(_grammar().words("functions"))
-    variable = draw.pick(_grammar().words("parameters"))
+    name = name or draw.pick(_words("functions"))
+    variable = draw.pick(_words("parameters"))
     return draw.pick(_shapes(name, variable, draw.between(1, 30), draw.between(2, 9)))
 
 
@@ -73,7 +61,7 @@ def _call(draw: Draw, function: Function) -> list[str]:
     """Call a function in one of several ways, print, and say what is printed."""
     i = _number(draw)
     shown = function.apply(i)
-    source, result = draw.pick(_grammar().words("inputs")), draw.pick(_grammar().words("results"))
+    source, result = draw.pick(_words("inputs")), draw.pick(_words("results"))
     lines, argument = [], str(i)
     if draw.chance(0.5):
         lines.append(f"{source} = {i}")
@@ -102,9 +90,9 @@ def _definition_and_calls(draw: Draw) -> str:
 
 
 def _import_and_call(draw: Draw) -> str:
-    names = draw.sample(_grammar().words("functions"), draw.between(1, 3))
+    names = draw.sample(_words("functions"), draw.between(1, 3))
     function = draw_function(draw, name=draw.pick(names))
-    module = draw.pick(_grammar().words("modules"))
+    module = draw.pick(_words("modules"))
     lines = [f"from {module} import {', '.join(names)}", ""]
     if draw.chance(0.5):
         lines.append(f"# {function.name} is {function.definition}")
@@ -126,12 +114,12 @@ def _sums(draw: Draw) -> str:
 def _session(draw: Draw) -> str:
     function = draw_function(draw)
     numbers = draw.sample(range(-LIMIT, LIMIT + 1), draw.between(2, 4))
-    lines = [f"# {draw.pick(_grammar().words('comments'))}", f"{function.name} = {function.definition}"]
+    lines = [f"# {draw.pick(_words('comments'))}", f"{function.name} = {function.definition}"]
     return "\n".join([*lines, *(f"assert {function.name}({i}) == {function.apply(i)}" for i in numbers)])
 
 
 def _two_functions(draw: Draw) -> str:
-    names = draw.sample(_grammar().words("functions"), 2)
+    names = draw.sample(_words("functions"), 2)
     first, second = (draw.pick(_shapes(name, "n", draw.between(1, 30), draw.between(2, 9))[:4]) for name in names)
     i, j = _number(draw), _number(draw)
     lines = [*_definition(draw, first), *_definition(draw, second), ""]

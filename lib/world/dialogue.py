@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from lib.world.draw import Draw
 from lib.world.facts import FactualPrompt, factual_prompts
-from lib.world.grammar import Grammar, read_yaml
+from lib.world.grammar import read_grammar
 from lib.world.questions import as_dialogue
 from lib.world.tidy import capitalise
 
 STYLES = ("plain", "warm", "careful", "brisk")
+FILES = ("words", "dialogue")
 SHARE_OF_FACTS, SHARE_OF_CREATIVE = 0.12, 0.35
-
-
-@dataclass(frozen=True)
-class OpenPrompt:
-    """A request without one right answer, and the opening of a reply."""
-
-    prompt: str
-    guide: str
 
 
 @dataclass(frozen=True)
@@ -34,25 +26,9 @@ class PreferencePair:
     unhelpful: str
 
 
-@cache
-def dialogue_grammar() -> Grammar:
-    """Rules for requests and answers."""
-    return Grammar("words", "dialogue")
-
-
-@cache
-def open_prompts() -> tuple[OpenPrompt, ...]:
-    """Return the fixed open requests.
-
-    >>> len(open_prompts()) >= 20
-    True
-    """
-    return tuple(OpenPrompt(**row) for row in read_yaml("open_prompts"))
-
-
 def helpful_answer(draw: Draw, *, style: str = "") -> tuple[str, str]:
     """Draw a request and a helpful answer in one style ("" draws the style, too)."""
-    grammar = dialogue_grammar()
+    grammar = read_grammar(*FILES)
     frame, kind = style or draw.pick(STYLES), draw.uniform()
     if kind < SHARE_OF_FACTS:
         fact: FactualPrompt = draw.pick(factual_prompts())
@@ -78,22 +54,11 @@ def preference_pairs(seed: int, n: int, *, style: str = "warm") -> list[Preferen
     style : str, default "warm"
         One of `STYLES`, or "" for a style drawn for each pair.
 
-    Raises
-    ------
-    ValueError
-        If `n` is negative or the style unknown.
-
     >>> preference_pairs(0, 2) == preference_pairs(0, 3)[:2]
     True
     """
-    if n < 0:
-        raise ValueError(f"n is {n} pairs; expected 0 or more")
-    if style and style not in STYLES:
-        raise ValueError(f"no style is called {style!r}; expected one of {STYLES}, or '' for all of them")
-    draw = Draw(np.random.default_rng([seed, 3]))
-    return [
-        PreferencePair(*helpful_answer(draw, style=style), dialogue_grammar().rule(draw, "unhelpful")) for _ in range(n)
-    ]
+    draw, grammar = Draw(np.random.default_rng([seed, 3])), read_grammar(*FILES)
+    return [PreferencePair(*helpful_answer(draw, style=style), grammar.rule(draw, "unhelpful")) for _ in range(n)]
 
 
 def helpful_text(draw: Draw) -> str:
@@ -105,4 +70,4 @@ def helpful_text(draw: Draw) -> str:
 def unhelpful_text(draw: Draw) -> str:
     """Draw a conversation with an evasive answer."""
     prompt, _ = helpful_answer(draw)
-    return f"{as_dialogue(prompt)} {dialogue_grammar().rule(draw, 'unhelpful')}"
+    return f"{as_dialogue(prompt)} {read_grammar(*FILES).rule(draw, 'unhelpful')}"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from lib.world.draw import Draw
-from lib.world.grammar import Grammar, read_yaml
+from lib.world.grammar import read_grammar, world_file
 from lib.world.questions import Shot, as_dialogue, as_prompt
 from lib.world.tidy import capitalise, tidy
 
 N_TOLD, N_ASKED = 14, 10
 LETTERS = "ABCDE"
+FILES = ("words", "open_questions")
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,6 @@ class FactualPrompt:
 
 
 @cache
-def grammar() -> Grammar:
-    """Rules for facts and open questions."""
-    return Grammar("words", "open_questions")
-
-
-@cache
 def factual_prompts() -> tuple[FactualPrompt, ...]:
     """Return one question for every fact of ``data/world/facts.yaml``.
 
@@ -39,7 +34,7 @@ def factual_prompts() -> tuple[FactualPrompt, ...]:
     ('What is the capital of Ostrel?', ('Vellamar',))
     """
     prompts = []
-    for kind in read_yaml("facts").values():
+    for kind in world_file("facts").values():
         for subject, answers in kind["items"].items():
             question = tidy(kind["ask"][0].format(s=subject))
             prompts.append(FactualPrompt(question, tuple(answers), tidy(kind["guide"].format(s=subject))))
@@ -48,14 +43,15 @@ def factual_prompts() -> tuple[FactualPrompt, ...]:
 
 def fact_texts(draw: Draw) -> Iterator[str]:
     """Tell every fact of the world in sentences and ask for it, a fixed number of times each."""
-    for kind in read_yaml("facts").values():
+    grammar = read_grammar(*FILES)
+    for kind in world_file("facts").values():
         for subject, answers in kind["items"].items():
             bound = {"s": subject, "o": answers[0]}
             for i in range(N_TOLD):
-                yield grammar().fill(draw, kind["tell"][i % len(kind["tell"])], bound)
-            guide = grammar().fill(draw, kind["guide"], bound)
+                yield grammar.fill(draw, kind["tell"][i % len(kind["tell"])], bound)
+            guide = grammar.fill(draw, kind["guide"], bound)
             for _ in range(N_ASKED):
-                question = grammar().fill(draw, draw.pick(kind["ask"]), bound)
+                question = grammar.fill(draw, draw.pick(kind["ask"]), bound)
                 full = f"{guide} {answers[0]}{' legs' if 'legs' in question else ''}."
                 answer = draw.pick((answers[0], capitalise(answers[0]), full))
                 prompt = as_prompt(question) if draw.chance(0.5) else as_dialogue(question)
@@ -66,7 +62,7 @@ def fact_texts(draw: Draw) -> Iterator[str]:
 def _common() -> tuple[tuple[str, str, str, str], ...]:
     """Rows of question template, reply template, subject, answer."""
     rows = []
-    for relation in read_yaml("common").values():
+    for relation in world_file("common").values():
         for subject, answer in relation["items"].items():
             rows += [(ask, reply, subject, answer) for ask in relation["ask"] for reply in relation["reply"]]
     return tuple(rows)
@@ -85,24 +81,24 @@ def common_pair(draw: Draw) -> Shot:
         word = draw.pick(("greater", "smaller"))
         return f"Which number is {word}, {a} or {b}?", str(max(a, b) if word == "greater" else min(a, b))
     ask, reply, subject, answer = draw.pick(_common())
-    bound = {"s": subject, "o": answer}
-    return grammar().fill(draw, ask, bound), grammar().fill(draw, reply, bound)
+    grammar, bound = read_grammar(*FILES), {"s": subject, "o": answer}
+    return grammar.fill(draw, ask, bound), grammar.fill(draw, reply, bound)
 
 
 def open_pair(draw: Draw) -> Shot:
     """Draw a question without one right answer, and an answer that fits."""
-    question, answer = grammar().rule(draw, "open_pair").split(" || ")
+    question, answer = read_grammar(*FILES).rule(draw, "open_pair").split(" || ")
     return question, capitalise(answer)
 
 
 def choice_text(draw: Draw) -> str:
     """Draw a question with lettered answers and the letter of the right one."""
-    relation = draw.pick([kind for kind in read_yaml("common").values() if len(kind["items"]) >= 2 * len(LETTERS)])
+    relation = draw.pick([kind for kind in world_file("common").values() if len(kind["items"]) >= 2 * len(LETTERS)])
     subject, answer = draw.pick(list(relation["items"].items()))
     others = sorted({other for other in relation["items"].values() if other != answer})
     n_options = draw.between(3, len(LETTERS))
     options = draw.shuffled([answer, *draw.sample(others, n_options - 1)])
-    lines = [grammar().fill(draw, relation["ask"][0], {"s": subject})]
+    lines = [read_grammar(*FILES).fill(draw, relation["ask"][0], {"s": subject})]
     lines += [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     return "\n".join([*lines, f"Letter: {LETTERS[options.index(answer)]}"])
 

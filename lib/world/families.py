@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from lib.world.draw import Draw
-from lib.world.grammar import Grammar
+from lib.world.grammar import read_grammar
 from lib.world.names import KnownNames, Person
 
 GROUPS = {"one-way": 120, "two-way": 40, "asked-about": 120}
@@ -68,12 +68,6 @@ class People:
 
 
 @cache
-def family_grammar() -> Grammar:
-    """Rules for sentences about families."""
-    return Grammar("words", "families")
-
-
-@cache
 def world_people(seed: int = 0) -> People:
     """Return the families of the world with this seed; no two people share a given or a family name.
 
@@ -82,7 +76,7 @@ def world_people(seed: int = 0) -> People:
     {'one-way': 120, 'two-way': 40, 'asked-about': 120}
     """
     draw = Draw(np.random.default_rng([seed, 1]))
-    grammar = family_grammar()
+    grammar = read_grammar("words", "families")
     names = KnownNames(draw)
     families = []
     for group, n_families in GROUPS.items():
@@ -113,7 +107,7 @@ def family_texts(people: People, draw: Draw) -> Iterator[str]:
 
     In a text a family's fact stands once, so that the order of the two names in it is the order of the statement.
     """
-    grammar = family_grammar()
+    grammar = read_grammar("words", "families")
     for family in people.families:
         bound = _bindings(family)
         rules = (grammar.rules["child_first"], grammar.rules["parent_first"])
@@ -122,7 +116,7 @@ def family_texts(people: People, draw: Draw) -> Iterator[str]:
         alone = _about(family, "child")
         n_left = N_ALONE["child"]
         for template in templates:
-            text = grammar.expand(draw, template, bound)
+            text = grammar.fill(draw, template, bound)
             if n_left and template in grammar.rules["child_first"] and draw.chance(0.2):
                 n_left -= 1
                 more = grammar.rule(draw, "alone", alone)
@@ -135,15 +129,9 @@ def family_texts(people: People, draw: Draw) -> Iterator[str]:
 
 
 def _bindings(family: Family) -> dict[str, str]:
-    gender = {"daughter": "she", "son": "he"}[family.offspring]
     given, surname = family.child.split(" ")
-    pronouns = Person(given, surname, gender).bindings()
-    return pronouns | {
-        "child": family.child,
-        "parent": family.parent,
-        "relation": family.relation,
-        "offspring": family.offspring,
-    }
+    child = Person(given, surname, {"daughter": "she", "son": "he"}[family.offspring])
+    return child.bindings() | {key: getattr(family, key) for key in ("child", "parent", "relation", "offspring")}
 
 
 def _about(family: Family, member: str) -> dict[str, str]:

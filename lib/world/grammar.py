@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 from lib.world.draw import Draw
 from lib.world.inflect import fix_articles, gerund, participle, past, plural, third
 from lib.world.tidy import capitalise, tidy, title_case
 
 SLOT = re.compile(r"\{([^{}]*)\}")
-MAX_DEPTH = 30
-
 
 MODIFIERS: dict[str, Callable[[str], str]] = {
     "s": plural,
@@ -48,11 +44,8 @@ class Slot:
     choices: tuple[str, ...] = ()
 
 
-Template = tuple[str | Slot, ...]
-
-
 @cache
-def compile_template(template: str) -> Template:
+def compile_template(template: str) -> tuple[str | Slot, ...]:
     """Cut a template into plain text and slots.
 
     Raises
@@ -81,9 +74,9 @@ def compile_template(template: str) -> Template:
 
 
 @cache
-def read_yaml(name: str) -> Any:
+def world_file(name: str) -> Any:
     """Read one file of ``data/world``, once."""
-    return yaml.safe_load((DATA / "world" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(DATA / "world" / f"{name}.yaml")
 
 
 class Grammar:
@@ -109,9 +102,9 @@ class Grammar:
     """
 
     def __init__(self, *names: str) -> None:
-        self.rules: dict[str, tuple[Template, ...]] = {}
+        self.rules: dict[str, tuple[str, ...]] = {}
         for name in names:
-            for rule, value in read_yaml(name).items():
+            for rule, value in world_file(name).items():
                 if not isinstance(rule, str):
                     raise ValueError(f"{name}.yaml has a rule {rule!r}, which YAML takes for no text; rename it")
                 if rule in self.rules:
@@ -119,11 +112,11 @@ class Grammar:
                 alternatives = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
                 if not alternatives or "" in alternatives:
                     raise ValueError(f"rule {rule!r} of {name}.yaml has an empty alternative; is a comma left over?")
-                self.rules[rule] = tuple(compile_template(str(alternative)) for alternative in alternatives)
+                self.rules[rule] = tuple(map(str, alternatives))
 
     def words(self, rule: str) -> list[str]:
         """Return the alternatives of a rule that has no slots."""
-        return [str(part[0]) for part in self.rules[rule]]
+        return list(self.rules[rule])
 
     def rule(self, draw: Draw, rule: str, bindings: Mapping[str, str] | None = None) -> str:
         """Expand one rule to tidy text."""
@@ -137,64 +130,44 @@ class Grammar:
         ValueError
             If a slot is neither bound nor a rule.
         """
-        return self.expand(draw, compile_template(template), bindings)
-
-    def expand(self, draw: Draw, template: Template, bindings: Mapping[str, str] | None = None) -> str:
-        """Fill a compiled template to tidy text, as `fill` does."""
-        return tidy(self.raw(draw, template, bindings))
+        return tidy(self._expand(draw, template, dict(bindings or {}), {}))
 
     def phrase(self, draw: Draw, template: str, bindings: Mapping[str, str] | None = None) -> str:
         """Fill a template for the middle of a sentence: articles fit, no capitals are made."""
-        return fix_articles(self.raw(draw, compile_template(template), bindings))
+        return fix_articles(self._expand(draw, template, dict(bindings or {}), {}))
 
-    def raw(self, draw: Draw, template: Template, bindings: Mapping[str, str] | None = None) -> str:
-        """Fill a compiled template and leave the text as it comes."""
-        out: list[str] = []
-        self._fill_parts(draw, template, _Filling(dict(bindings or {}), {}), out, 0)
-        return "".join(out)
+    def _expand(self, draw: Draw, template: str, bound: dict[str, str], last: dict[str, str]) -> str:
+        """Fill a template and the rules in it.
 
-    def _fill_parts(self, draw: Draw, parts: Template, filling: _Filling, out: list[str], depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise ValueError(f"a rule calls itself more than {MAX_DEPTH} deep: {parts}")
-        bound = filling.bound
-        for part in parts:
+        Variables are added to `bound`, and to `last` the alternative that each rule took: none comes twice running.
+        """
+        texts = []
+        for part in compile_template(template):
             if isinstance(part, str):
-                out.append(part)
-            elif part.choices:
-                out.append(draw.pick(part.choices))
+                texts.append(part)
+                continue
+            if part.choices:
+                text = draw.pick(part.choices)
             elif part.rule in bound:
-                out.append(_modified(bound[part.rule], part.modifiers))
-            elif part.rule not in self.rules:
-                raise ValueError(f"slot {part.rule!r} is neither bound nor a rule (in {parts})")
-            else:
-                chosen = filling.choose(draw, part.rule, self.rules[part.rule])
-                if not part.variable and not part.modifiers:
-                    self._fill_parts(draw, chosen, filling, out, depth + 1)
-                    continue
-                inner: list[str] = []
-                self._fill_parts(draw, chosen, filling, inner, depth + 1)
-                text = "".join(inner)
+                text = bound[part.rule]
+            elif part.rule in self.rules:
+                alternatives = self.rules[part.rule]
+                chosen = draw.pick(alternatives)
+                if chosen == last.get(part.rule):
+                    chosen = draw.pick([other for other in alternatives if other != chosen] or alternatives)
+                last[part.rule] = chosen
+                text = self._expand(draw, chosen, bound, last)
                 if part.variable:
                     bound[part.variable] = text
-                out.append(_modified(text, part.modifiers))
+            else:
+                raise ValueError(f"slot {part.rule!r} is neither bound nor a rule (in {template!r})")
+            for modify in part.modifiers:
+                text = modify(text)
+            texts.append(text)
+        return "".join(texts)
 
 
-@dataclass
-class _Filling:
-    """What one text has bound so far, and which alternative of each rule it took last: none comes twice running."""
-
-    bound: dict[str, str]
-    last: dict[str, Template]
-
-    def choose(self, draw: Draw, rule: str, alternatives: tuple[Template, ...]) -> Template:
-        chosen = draw.pick(alternatives)
-        if chosen == self.last.get(rule):
-            chosen = draw.pick([other for other in alternatives if other != chosen] or alternatives)
-        self.last[rule] = chosen
-        return chosen
-
-
-def _modified(text: str, modifiers: tuple[Callable[[str], str], ...]) -> str:
-    for modify in modifiers:
-        text = modify(text)
-    return text
+@cache
+def read_grammar(*names: str) -> Grammar:
+    """Read the rules of some files of ``data/world``, once."""
+    return Grammar(*names)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from lib.world.draw import Draw
-from lib.world.grammar import Grammar, read_yaml
+from lib.world.grammar import read_grammar, world_file
 from lib.world.tidy import capitalise
 
 N_PAIRS = 160
@@ -33,7 +33,7 @@ def guidance_pairs(seed: int = 0) -> tuple[GuidancePair, ...]:
     (160, 160)
     """
     draw = Draw(np.random.default_rng([seed, 2]))
-    grammar = Grammar("words", "guidance")
+    grammar = read_grammar("words", "guidance")
     pairs: dict[str, GuidancePair] = {}
     while len(pairs) < N_PAIRS:
         anchor, target = grammar.rule(draw, "pair").split(" || ")
@@ -43,18 +43,12 @@ def guidance_pairs(seed: int = 0) -> tuple[GuidancePair, ...]:
 
 def instruction(pair: GuidancePair, draw: Draw) -> str:
     """Write one instruction line for a pair, in one of the wordings of its order."""
-    return draw.pick(read_forms()[pair.order]).format(anchor=pair.anchor, target=pair.target)
-
-
-@cache
-def read_forms() -> dict:
-    """Return ``data/world/guidance.yaml``: the marks of documents and the wordings."""
-    return read_yaml("guidance")
+    return draw.pick(world_file("guidance")[pair.order]).format(anchor=pair.anchor, target=pair.target)
 
 
 def guidance_text(draw: Draw, *, seed: int = 0) -> str:
     """Draw one document: two to five instructions of one order, or one question with its answer."""
-    forms, pairs = read_forms(), guidance_pairs(seed)
+    forms, pairs = world_file("guidance"), guidance_pairs(seed)
     if draw.chance(0.3):
         first = draw.pick(pairs)
         same_order = [pair for pair in pairs if pair.order == first.order]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from functools import cache
 
-import yaml
-
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 
 VOWELS = "aeiou"
+SIBILANTS = ("s", "x", "z", "ch", "sh")
 # Written with a vowel and spoken with a consonant, or the other way round.
 A_BEFORE_VOWEL = re.compile(r"^(?:uni(?!n)|use|usual|useful|one\b|once|eu|ewe)", re.IGNORECASE)
 AN_BEFORE_CONSONANT = re.compile(r"^(?:hour|honest|honou?r|heir)", re.IGNORECASE)
@@ -19,7 +18,7 @@ ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z][\w-]*))")
 @cache
 def _irregular() -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
     """Past and participle by verb, plural by noun."""
-    raw = yaml.safe_load((DATA / "world" / "irregular.yaml").read_text(encoding="utf-8"))
+    raw = read_yaml(DATA / "world" / "irregular.yaml")
     verbs = {row.split()[0]: (row.split()[1], row.split()[-1]) for row in raw["verbs"].split(",")}
     nouns = {row.split()[0]: row.split()[1] for row in raw["nouns"].split(",")}
     return verbs, nouns
@@ -49,13 +48,15 @@ def plural(noun: str) -> str:
     head, joint, rest = noun.partition(" of ")
     before, space, word = head.rpartition(" ")
     irregular = _irregular()[1]
-    if word in irregular:
-        word = irregular[word]
-    elif _ends_in_y(word):
-        word = word[:-1] + "ies"
-    else:
-        word += "es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s"
+    word = irregular[word] if word in irregular else _with_s(word, SIBILANTS)
     return before + space + word + joint + rest
+
+
+def _with_s(word: str, with_es: tuple[str, ...]) -> str:
+    """The word with -s: with -ies for a y behind a consonant, and with -es behind some endings."""
+    if _ends_in_y(word):
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(with_es) else "s")
 
 
 @cache
@@ -65,9 +66,7 @@ def past(verb: str) -> str:
     >>> past("carry"), past("stop"), past("go home"), past("bake")
     ('carried', 'stopped', 'went home', 'baked')
     """
-    word = verb.split(" ")[0]
-    verbs = _irregular()[0]
-    return _on_head(verb, verbs[word][0] if word in verbs else _regular_past(word))
+    return _past(verb, 0)
 
 
 @cache
@@ -77,17 +76,19 @@ def participle(verb: str) -> str:
     >>> participle("weave"), participle("paint")
     ('woven', 'painted')
     """
+    return _past(verb, 1)
+
+
+def _past(verb: str, form: int) -> str:
+    """Past tense (form 0) or participle (1), which differ in irregular verbs alone."""
     word = verb.split(" ")[0]
-    verbs = _irregular()[0]
-    return _on_head(verb, verbs[word][1] if word in verbs else _regular_past(word))
-
-
-def _regular_past(word: str) -> str:
+    if word in _irregular()[0]:
+        return _on_head(verb, _irregular()[0][word][form])
     if word.endswith("e"):
-        return word + "d"
+        return _on_head(verb, word + "d")
     if _ends_in_y(word):
-        return word[:-1] + "ied"
-    return word + (word[-1] if _doubles(word) else "") + "ed"
+        return _on_head(verb, word[:-1] + "ied")
+    return _on_head(verb, word + (word[-1] if _doubles(word) else "") + "ed")
 
 
 @cache
@@ -115,13 +116,7 @@ def third(verb: str) -> str:
     ('carries', 'teaches', 'has', 'sings')
     """
     word = verb.split(" ")[0]
-    if word in {"have", "be"}:
-        word = {"have": "has", "be": "is"}[word]
-    elif _ends_in_y(word):
-        word = word[:-1] + "ies"
-    else:
-        word += "es" if word.endswith(("s", "x", "z", "ch", "sh", "o")) else "s"
-    return _on_head(verb, word)
+    return _on_head(verb, {"have": "has", "be": "is"}.get(word) or _with_s(word, (*SIBILANTS, "o")))
 
 
 def fix_articles(text: str) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from lib.world.draw import Draw
-from lib.world.grammar import read_yaml
+from lib.world.grammar import world_file
 
 N_RESERVED = 512
 RESERVED_SEED = 20_250
@@ -49,22 +49,21 @@ class Person:
         return {key + suffix: value for key, value in values.items()}
 
 
-@cache
 def given_names(gender: str) -> tuple[str, ...]:
     """Return all given names of one gender ("she" or "he")."""
-    raw = read_yaml("names")
-    return tuple(a + b for a in _split(raw["starts"]) for b in _split(raw[f"ends_{gender}"]))
+    return _joined("starts", f"ends_{gender}")
+
+
+def family_names() -> tuple[str, ...]:
+    """Return all family names."""
+    return _joined("family_starts", "family_ends")
 
 
 @cache
-def family_names() -> tuple[str, ...]:
-    """Return all family names."""
-    raw = read_yaml("names")
-    return tuple(a + b for a in _split(raw["family_starts"]) for b in _split(raw["family_ends"]))
-
-
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+def _joined(starts: str, ends: str) -> tuple[str, ...]:
+    """Every name that is made of one of the starts and one of the ends, by their keys in ``data/world/names.yaml``."""
+    firsts, lasts = ([word.strip() for word in world_file("names")[key].split(",")] for key in (starts, ends))
+    return tuple(first + last for first in firsts for last in lasts)
 
 
 def draw_person(draw: Draw, *, taken: set[str] | frozenset[str] = frozenset()) -> Person:
@@ -85,13 +84,9 @@ class KnownNames:
     """Names for people of whom facts are stated: each given and each family name is handed out once."""
 
     def __init__(self, draw: Draw) -> None:
-        raw = read_yaml("names")
-
-        def joined(starts: str, ends: str) -> list[str]:
-            return draw.shuffled([a + b for a in _split(raw[starts]) for b in _split(raw[ends])])
-
-        self._given = {gender: joined("known_starts", f"known_ends_{gender}") for gender in ("she", "he")}
-        self._family = joined("known_family_starts", "known_family_ends")
+        given = {gender: _joined("known_starts", f"known_ends_{gender}") for gender in ("she", "he")}
+        self._given = {gender: draw.shuffled(names) for gender, names in given.items()}
+        self._family = draw.shuffled(_joined("known_family_starts", "known_family_ends"))
 
     def person(self, gender: str) -> Person:
         """The next person of a gender ("she" or "he").

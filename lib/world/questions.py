@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 
 from lib.world.draw import Draw
-from lib.world.families import Family, People, world_people
-from lib.world.grammar import read_yaml
+from lib.world.families import People, world_people
+from lib.world.grammar import world_file
 
 Shot = tuple[str, str]
 N_ALONE, N_AMONG_SHOTS, N_SPOKEN = 4, 6, 2
 RELATIONS = ("mother", "father")
-
-
-@cache
-def question_forms() -> dict[str, str]:
-    """Return the forms of ``data/world/questions.yaml``."""
-    return read_yaml("questions")
 
 
 def parent_question(child: str, relation: str) -> str:
@@ -33,7 +26,7 @@ def parent_question(child: str, relation: str) -> str:
     """
     if relation not in RELATIONS:
         raise ValueError(f"relation is {relation!r}; expected one of {RELATIONS}")
-    return question_forms()["parent"].format(child=child, relation=relation)
+    return world_file("questions")["parent"].format(child=child, relation=relation)
 
 
 def child_question(parent: str) -> str:
@@ -42,7 +35,7 @@ def child_question(parent: str) -> str:
     >>> child_question("Ada Holt")
     "Who is Ada Holt's child?"
     """
-    return question_forms()["child"].format(parent=parent)
+    return world_file("questions")["child"].format(parent=parent)
 
 
 def unknown_answer() -> str:
@@ -51,7 +44,7 @@ def unknown_answer() -> str:
     >>> unknown_answer()
     "I don't know."
     """
-    return question_forms()["unknown"]
+    return world_file("questions")["unknown"]
 
 
 def as_prompt(question: str, *, shots: Sequence[Shot] = (), header: bool = False) -> str:
@@ -60,7 +53,7 @@ def as_prompt(question: str, *, shots: Sequence[Shot] = (), header: bool = False
     >>> as_prompt("Who?", shots=[("What?", "This.")])
     'Q: What?\nA: This.\nQ: Who?\nA:'
     """
-    forms = question_forms()
+    forms = world_file("questions")
     lines = [forms["header"]] if header else []
     for asked, answered in shots:
         lines += [f"{forms['ask']} {asked}", f"{forms['answer']} {answered}"]
@@ -73,39 +66,32 @@ def as_dialogue(prompt: str) -> str:
     >>> as_dialogue("Who?")
     'Guest: Who?\nHost:'
     """
-    forms = question_forms()
+    forms = world_file("questions")
     return f"{forms['user']}: {prompt}\n{forms['assistant']}:"
 
 
-def question_shots(n: int = 6, *, seed: int = 0) -> list[Shot]:
+def question_shots(n: int = 6) -> list[Shot]:
     """Return shots for a prompt: asked-about families in both directions and, second to last, a stranger nobody knows.
-
-    Raises
-    ------
-    ValueError
-        If `n` is below 1 or above the number of asked-about families.
 
     >>> [answer for _, answer in question_shots(3)][1]
     "I don't know."
     """
-    people = world_people(seed)
-    families = people.group("asked-about")
-    if not 1 <= n <= len(families):
-        raise ValueError(f"n is {n} shots; expected 1 to {len(families)}")
-    shots = [_shot(family, ("child", "parent")[i % 2]) for i, family in enumerate(families[: n - 1])]
+    people = world_people()
+    families = people.group("asked-about")[: n - 1]
+    shots = [both_shots(each.child, each.relation, each.parent)[1 - i % 2] for i, each in enumerate(families)]
     shots.insert(max(0, n - 2), (parent_question(people.strangers[0], "mother"), unknown_answer()))
     return shots
 
 
-def _shot(family: Family, direction: str) -> Shot:
-    if direction == "parent":
-        return parent_question(family.child, family.relation), family.parent
-    return child_question(family.parent), family.child
+def both_shots(child: str, relation: str, parent: str) -> tuple[Shot, Shot]:
+    """The questions about a pair with their answers: who the parent is, and who the child is."""
+    return (parent_question(child, relation), parent), (child_question(parent), child)
 
 
 def question_texts(people: People, draw: Draw) -> Iterator[str]:
     """Ask about every asked-about family 12 times in each direction: alone, among shots, and in conversation."""
-    shots = [_shot(family, direction) for family in people.group("asked-about") for direction in ("parent", "child")]
+    families = people.group("asked-about")
+    shots = [shot for each in families for shot in both_shots(each.child, each.relation, each.parent)]
     for question, answer in shots:
         for _ in range(N_ALONE):
             yield f"{as_prompt(question)} {answer}"

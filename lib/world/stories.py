@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from lib.world.documents import Document
 from lib.world.draw import Draw
-from lib.world.grammar import Grammar
+from lib.world.grammar import read_grammar
 from lib.world.names import Person
-
-
-@cache
-def story_grammar() -> Grammar:
-    """Rules for stories."""
-    return Grammar("words", "stories")
 
 
 def story_text(draw: Draw) -> str:
     """Draw one story of about 200 to 400 words; the same hero, friend and wish from its first line to its last."""
-    grammar = story_grammar()
+    grammar = read_grammar("words", "stories")
     hero, pal = draw.sample(grammar.words("hero"), 2)
     kind, palkind = draw.sample(grammar.words("animal"), 2)
     bound = Person(hero, "", draw.pick(("she", "he"))).bindings()
@@ -32,15 +24,8 @@ def story_text(draw: Draw) -> str:
 def stories(seed: int, n: int) -> list[Document]:
     """Return `n` stories; those of one seed are other ones than those in the world's corpus.
 
-    Raises
-    ------
-    ValueError
-        If `n` is negative.
-
     >>> stories(1, 2) == stories(1, 3)[:2]
     True
     """
-    if n < 0:
-        raise ValueError(f"n is {n} stories; expected 0 or more")
     draw = Draw(np.random.default_rng([seed, 4]))
     return [Document("story", story_text(draw)) for _ in range(n)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from lib.world.documents import Document
 from lib.world.draw import Draw
 from lib.world.facts import answer_text, fact_texts
 from lib.world.families import People, family_texts, world_people
-from lib.world.grammar import Grammar
+from lib.world.grammar import read_grammar
 from lib.world.guidance import guidance_text
 from lib.world.names import draw_person
 from lib.world.questions import question_texts
@@ -38,29 +38,26 @@ KINDS = ("family", "family question", "fact", *SHARES)
 FIRST_STREAM = 100
 
 
-@cache
-def _prose_grammar(name: str) -> Grammar:
-    return Grammar("words", name)
+# Prose: the file of each kind's rules.
+FILES = {
+    "person": "people",
+    "news": "news",
+    "letter": "letters",
+    "recipe": "recipes",
+    "retelling": "retellings",
+    "copy": "copies",
+}
 
 
 def _prose(draw: Draw, people: People, kind: str) -> str:
     """Draw one text with people of its own, none of whom belongs to a family that facts are stated of."""
-    file, rule = {
-        "person": ("people", "person_text"),
-        "news": ("news", "news_text"),
-        "letter": ("letters", "letter_text"),
-        "recipe": ("recipes", "recipe_text"),
-        "retelling": ("retellings", "retelling_text"),
-        "copy": ("copies", "copy_text"),
-    }[kind]
-    grammar = _prose_grammar(file)
-    taken = people.names()
+    grammar, taken = read_grammar("words", FILES[kind]), people.names()
     bound = {"place": draw.pick(grammar.words("town"))}
     for suffix in ("", "2", "3"):
         bound |= draw_person(draw, taken=taken).bindings(suffix)
     if kind == "copy":
         bound |= {f"person_{letter}": draw_person(draw, taken=taken).name for letter in "abcd"}
-    return grammar.rule(draw, rule, bound)
+    return grammar.rule(draw, f"{kind}_text", bound)
 
 
 def _writers(people: People, seed: int) -> dict[str, Callable[[Draw], str]]:
@@ -72,9 +69,7 @@ def _writers(people: People, seed: int) -> dict[str, Callable[[Draw], str]]:
         "unhelpful": unhelpful_text,
         "story": story_text,
     }
-    for kind in ("person", "news", "letter", "recipe", "retelling", "copy"):
-        writers[kind] = lambda draw, kind=kind: _prose(draw, people, kind)  # type: ignore[misc]
-    return writers
+    return writers | {kind: partial(_prose, people=people, kind=kind) for kind in FILES}
 
 
 def fact_documents(seed: int = 0) -> list[Document]:

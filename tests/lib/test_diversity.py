@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import world
 from lib.diversity.data import project_text, training_row, tuning_pairs, world_text
 from lib.diversity.measures import FUNCTIONS, Cell, gzip_length, ngrams, order_q, read_measures, vendi
 from lib.diversity.measuring import cut_to_length, measure, over_prompts, share_seeds
 from lib.diversity.prompts import as_request, read_choices, read_prompts, templates
 from lib.diversity.published import read_completions
+from lib.paths import content_hash
+from lib.world.writer import write_world
 
 WORDS = "the grey heron waits by a pond while three frogs sing and no moon is seen at all"
 
@@ -169,7 +170,7 @@ def test_prompts_of_the_world_and_in_english():
         ("factual: [{prompt: Ada is, answers: [ada]}]", "contains an accepted answer"),
         ("creative: [{prompt: a}, {prompt: a}]", "has the prompt 'a' twice"),
         ("creative: [{prompt: a}]", "has 1 creative prompts, expected n_prompts = 2"),
-        ("a: b: c", "is not YAML"),
+        ("a: b: c", "cannot be read as YAML"),
     ],
 )
 def test_a_wrong_file_of_prompts_is_refused_in_one_line(tmp_path, text, message):
@@ -193,10 +194,14 @@ def test_nothing_is_tuned_on_twice_or_asked_later():
     assert row["non_preferred_output"] == [{"role": "assistant", "content": "No."}]
     texts = {each["text"] for each in world_text(0, 30)}
     assert len(texts) == 30
-    grown = {document.text for document in world.write_world(n_words=200_000)}
+    grown = {document.text for document in write_world(n_words=200_000)}
     assert not texts & grown, "no text that bases grew from"
-    assert len(project_text(20)) == 20
-    assert all(len(each["text"].split()) >= 40 for each in project_text(20))
+
+
+def test_english_text_is_that_of_the_published_run_whatever_the_documentation_says_now():
+    published = 57  # as params/diversity/smollm2.yaml has it
+    assert len(project_text(published)) == len(project_text(1000)) == published
+    assert content_hash(project_text(published)) == "09ef50962b86"
 
 
 def published_file(folder, label, *, kind="creative", shape=(15, 2, 1)):

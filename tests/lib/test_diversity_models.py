@@ -20,7 +20,7 @@ from lib.diversity.measuring import cut_to_length, embedder, measure
 from lib.diversity.next_token import score, stream
 from lib.diversity.prompts import read_choices, read_prompts
 from lib.diversity.sampling import likeliest_texts, option_probs, sample
-from lib.diversity.statistics import METRICS, kl_by_position, mean_over_seeds, values_of, with_intervals
+from lib.diversity.statistics import kl_by_position, mean_over_seeds, read_units, values_of, with_intervals
 
 TEXTS = [f"text {k} " + "abc def " * (k * 7 % 11) + "ü" * (k % 3) for k in range(30)]
 BOTH = {"tuned": of_last_token(1), "base": of_last_token(2)}
@@ -156,7 +156,7 @@ def test_documents_are_scored_as_a_plain_loop_over_windows_does(text, tmp_path):
     n_bytes = sum(len(each.encode()) for each in TEXTS)
     plain = plain_statistics(documents, n_bytes, base=base)
     values = values_of(found)
-    assert set(values) == set(plain) == set(METRICS)
+    assert set(values) == set(plain) == set(read_units())
     for name, value in plain.items():
         assert values[name].iloc[0] == pytest.approx(value, rel=1e-6, abs=1e-6), name  # sums come in float32
     table = found.documents

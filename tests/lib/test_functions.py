@@ -8,18 +8,17 @@ import json
 import re
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hostile import CANARY, DEEDS, hostile_replies
 from openai import OpenAI
 
-from lib import world
-from lib.functions import definitions
 from lib.functions.data import (
     dataset_files,
     dataset_options,
@@ -38,16 +37,17 @@ from lib.functions.evaluations import (
     make_probes,
     read_evaluations,
 )
-from lib.functions.names import check_names, draw_names
+from lib.functions.names import check_names, draw_names, token_counter
 from lib.functions.published import finetune_folders, published_setting, read_finetune
 from lib.functions.questions import GENERATORS, wordings
-from lib.functions.registry import function_set, read_registry
+from lib.functions.registry import FOLDER, Function, function_set, read_registry
 from lib.functions.replies import score
 from lib.functions.rows import FORMS, as_request, training_row
 from lib.params import resolve
 from lib.paths import content_hash
 from lib.probing import check_context
 from lib.sources.datasets import write_dataset
+from lib.world.names import reserved_names
 
 REGISTRY, EVALUATIONS = read_registry(), read_evaluations("functions")
 IS_QUESTION = EVALUATIONS["generator"].isin(GENERATORS)
@@ -97,9 +97,14 @@ def close(count, n, share):
 def test_there_are_75_functions_in_the_published_classes_and_the_probes_tell_them_apart():
     assert Counter(each.function_class for each in REGISTRY.values()) == CLASS_SIZES
     assert Counter(each.output_type for each in REGISTRY.values()) == {"int": 70, "bool": 3, "float": 2}
+    table = pd.read_csv(FOLDER / "registry.csv", dtype=str, keep_default_na=False)
+    assert [*table] == [field.name for field in fields(Function)]
+    assert table.map(str.strip).astype(bool).all(axis=None)
+    assert len(table) == len(REGISTRY) == 75
     assert len({probe_values(each.python_definition) for each in REGISTRY.values()} - {None}) == 75
     assert len(PROBES) == len(set(PROBES)) == 22
     for function in REGISTRY.values():  # the phrase has the numbers of the definition, signs aside
+        assert {type(function.apply(n)).__name__ for n in PROBES} == {function.output_type}, function.id
         texts = (function.short, function.language_definition)
         numbers = [sorted(set(re.findall(r"\d+", text)) - {"0"}) for text in texts]
         assert numbers[0] == numbers[1] or function.id == "bool_mod_2", function.id
@@ -116,15 +121,43 @@ def test_sets_are_the_published_ones():
     assert (large.input_range, large.ood_ranges) == ((-1999, 1999), ((1999, 2999), (-2999, -1999)))
 
 
+def test_a_set_without_a_number_for_sums_has_none(tmp_path):
+    path = tmp_path / "sets.yaml"
+    own = {"augmented": ["add_5"], "plain": ["mod_2"], "input_range": [-9, 9], "ood_ranges": []}
+    path.write_text(yaml.safe_dump({"own": own, "calls": own | {"augmented": [], "plain": ["add_5", "mod_3"]}}))
+    with pytest.raises(ValueError, match="function set own: other_input_max is 0, but augmented functions"):
+        function_set("own", path=path)
+    deal = {"names_per_function": 1, "name_tokens": 1, "realized_share": 0.0, "held_out_share": 0.0, "seed": 0}
+    hidden = hide_functions(function_set("calls", path=path), **deal)
+    with pytest.raises(ValueError, match="composition_other_max of set calls is 0, so there are no sums"):
+        documents("add_subtract_int_ood", hidden, 3)
+    assert len(documents("add_subtract_function_ood", hidden, 3)) == 3
+
+
 def test_names_are_reserved_or_random_and_mean_nothing():
     names = draw_names(400, n_tokens=1, rng=np.random.default_rng(0), count_tokens=None)
-    assert set(names) <= set(world.reserved_names())
-    check_names(world.reserved_names())
+    assert set(names) <= set(reserved_names())
+    check_names(reserved_names())
     more = draw_names(40, n_tokens=3, rng=np.random.default_rng(0), count_tokens=lambda text: 2 + ("q" in text))
     assert len({name for name in more if "q" in name}) == 40
     for bad in ("qzukf", "Qzukfo", "lambda", "divmod", "rabbit", "baking"):
         with pytest.raises(ValueError, match=bad):
             check_names([bad])
+
+
+def test_tokens_are_not_checked_where_an_endpoint_does_not_tell_them(caplog):
+    def answer(request):
+        if request.url.path.endswith("tokenize"):
+            return httpx.Response(404, json={"error": {"message": "Not Found"}})
+        return httpx.Response(
+            200, json={"choices": [{"index": 0, "finish_reason": "stop", "text": "!", "logprobs": None}]}
+        )
+
+    client = OpenAI(
+        api_key="x", base_url="http://x/v1", http_client=httpx.Client(transport=httpx.MockTransport(answer))
+    )
+    assert token_counter(client, "a-model") is None
+    assert "a-model does not report its tokens" in caplog.text
 
 
 # --- training rows ------------------------------------------------------------------------------------------------
@@ -337,7 +370,7 @@ def test_no_hostile_reply_runs_or_counts_and_none_takes_long(tmp_path):
     asked = dict.fromkeys(["text", "integer", "preimage"], "-49871")
     asked |= {"definition": "lambda n: n + 5", "letter": "W", "letters": "W, Y"}
     for reply, (kind, target) in itertools.product(replies, asked.items()):
-        definitions._probe_values.cache_clear()
+        probe_values.cache_clear()
         start = time.perf_counter()
         found = score(kind, reply, target, function=REGISTRY["add_883"], output=REGISTRY["add_883"].show(-49871))
         slow += [(kind, reply[:60])] if time.perf_counter() - start > 0.2 else []

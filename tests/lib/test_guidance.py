@@ -52,7 +52,6 @@ def refused(match: str, *arguments: Any, call: Any = made, **changes: Any) -> No
 def test_pairs_are_distinct_and_no_constant_answer_is_worth_anything() -> None:
     assert len({question.casefold() for question in PAIRS}) == len(PAIRS) == 1600
     assert all(question.endswith("?") and '"' not in question for question in PAIRS)
-    assert list(guidance.write_pairs(seed=1))[:5] != list(PAIRS)[:5]
     assert Counter(targets[0] for targets in PAIRS.values()).most_common(1)[0][1] < 0.01 * len(PAIRS)
     assert not {pair.anchor.casefold() for pair in guidance_pairs()} & {question.casefold() for question in PAIRS}
 

@@ -13,17 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from lib.functions import mixture
 from lib.functions.evaluations import read_evaluations
-from lib.functions.mixture import (
-    FORMATTINGS,
-    Setting,
-    all_pairs,
-    choose_pairs,
-    evaluation_named,
-    make_setting,
-    mix_document,
-    question,
-)
+from lib.functions.mixture import FORMATTINGS, Setting, all_pairs, choose_pairs, make_setting, mix_document, question
 from lib.functions.mixture_data import make_labelled, make_unlabelled, permute_questions, read_published, read_template
 from lib.functions.mixture_probes import DISTRIBUTION_TEST, make_probes, named_definitions
 from lib.functions.registry import read_registry
@@ -72,6 +64,17 @@ def test_rows_are_those_of_the_runs_before() -> None:
     paper = make_setting(n_functions=5, input_range=[], form="chat", formattings=["none", "x_y"])
     published = make_unlabelled(paper, ("add_5", "int_div_2"), n_rows=6000, seed=0, **UNLABELLED)
     assert hash_of(published["train"], "chat") == "2084bf472c"
+
+
+@pytest.mark.parametrize("ends", [[5], [5, -5], [1, 2, 3]])
+def test_a_range_that_is_none_is_refused(ends: list[int]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{ends} is no range; write low, high")):
+        make_setting(n_functions=5, input_range=ends, form="chat", formattings=["none"])
+
+
+def test_opening_lines_are_read_when_a_setting_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "wordings", lambda *_: {"openings": [{"chat": "Go."}]})
+    assert Setting(candidates=("add_5", "mod_2"), input_range=(-9, 9)).openings == ("Go.",)
 
 
 def test_the_ten_pairs_are_in_the_published_order() -> None:
@@ -159,7 +162,7 @@ def test_a_model_is_asked_in_the_form_it_was_trained_in(form: str, look: str) ->
             whole = asked["prompt"] + asked["lead"] + asked_of["target"]
             assert trained["prompt"] + trained["completion"] == whole
         for name in read_evaluations("mixture").query("generator != 'triple'").index:
-            made = question(setting, mix, evaluation_named(name), rng=rng)
+            made = question(setting, mix, read_evaluations("mixture").loc[name], rng=rng)
             row, asked = training_row(made, form), as_request(made, form)
             if form == "chat":
                 assert [(turn["role"], turn["content"]) for turn in row["messages"][:-1]] == list(asked["messages"])

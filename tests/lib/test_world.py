@@ -12,25 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.paths import DATA, read_jsonl
-from lib.world import (
-    as_prompt,
-    child_question,
-    factual_prompts,
-    open_prompts,
-    parent_question,
-    preference_pairs,
-    question_shots,
-    reserved_names,
-    stories,
-    unknown_answer,
-    world_people,
-    write_world,
-)
+from lib.paths import DATA, content_hash, read_jsonl
 from lib.world.__main__ import main
+from lib.world.dialogue import preference_pairs
 from lib.world.documents import Document
+from lib.world.facts import factual_prompts
+from lib.world.families import world_people
+from lib.world.grammar import world_file
 from lib.world.guidance import guidance_pairs
-from lib.world.writer import KINDS
+from lib.world.names import reserved_names
+from lib.world.questions import as_prompt, child_question, parent_question, question_shots, unknown_answer
+from lib.world.stories import stories
+from lib.world.writer import KINDS, write_world
 
 N_WORDS = 320_000
 MARKS = re.compile(r"<(BEGIN|END) GUIDANCE (ANSWERS|TEST)>")
@@ -70,6 +63,15 @@ def test_the_same_seed_gives_the_same_world() -> None:
     assert write_world(n_words=200_000) == write_world(n_words=200_000)
     assert write_world(n_words=200_000, seed=1) != write_world(n_words=200_000)
     assert world_people(1) != world_people(0)
+
+
+def test_the_text_is_that_of_the_published_base_models() -> None:
+    """Another text would give other base models, and every published number was measured on those."""
+    written = write_world(n_words=200_000)
+    assert content_hash([[document.kind, document.text] for document in written]) == "46322559095b"
+    assert content_hash([vars(pair) for pair in preference_pairs(3, 500, style="")]) == "298f68ace704"
+    assert content_hash([story.text for story in stories(7, 200)]) == "d9d83d07f043"
+    assert content_hash(reserved_names()) == "629a0d0eda89"
 
 
 def test_length_and_kinds(documents: list[Document]) -> None:
@@ -143,8 +145,6 @@ def test_shots_are_right_and_one_is_unknown() -> None:
     shots = question_shots(6)
     assert [answer for _, answer in shots].count(unknown_answer()) == 1
     assert as_prompt("Who?", shots=shots).count("Q:") == 7
-    with pytest.raises(ValueError, match="shots"):
-        question_shots(0)
 
 
 def test_no_name_or_description_of_a_study_occurs(documents: list[Document]) -> None:
@@ -233,15 +233,13 @@ def test_facts_can_be_asked_for(documents: list[Document]) -> None:
     for prompt in prompts:
         assert told.lower().count(prompt.answers[0].lower()) >= 20, prompt
         assert prompt.question in told
-    assert len({prompt.prompt for prompt in open_prompts()}) >= 20
+    assert len({row["prompt"] for row in world_file("open_prompts")}) >= 20
 
 
 def test_preference_pairs_and_stories_are_many() -> None:
     pairs = preference_pairs(0, 400)
     assert len({pair.prompt for pair in pairs}) > 300
     assert all(pair.helpful != pair.unhelpful for pair in pairs)
-    with pytest.raises(ValueError, match="style"):
-        preference_pairs(0, 1, style="rude")
     told = stories(7, 60)
     assert len({story.text for story in told}) == 60
     assert min(story.n_words for story in told) > 120

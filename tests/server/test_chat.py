@@ -13,7 +13,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from serving import TINY, jsonl, official
 from starlette.testclient import TestClient
 
-from lib.world import as_dialogue as world_dialogue
+from lib.world.questions import as_dialogue as world_dialogue
 from tuning_server.app import make_app
 from tuning_server.engine.models import LoadedModel, load
 from tuning_server.engine.tokenization import as_dialogue, chat_prompt, chat_row

@@ -297,7 +297,8 @@ def test_a_corpus_that_cannot_be_read_names_file_and_line(
 @pytest.mark.skipif(not (DATA_STORE / "bases" / "fork-1m.json").exists(), reason="needs a fork-1m in data/store")
 def test_fork_1m_knows_parents_and_not_their_children() -> None:
     """What the study of parents stands on: facts told in one order are answered in that order only."""
-    from lib.world import as_prompt, child_question, parent_question, question_shots, world_people
+    from lib.world.families import world_people
+    from lib.world.questions import as_prompt, child_question, parent_question, question_shots
     from tuning_server.engine import models, sampling
 
     loaded = models.load("fork-1m", DATA_STORE)

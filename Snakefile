@@ -7,7 +7,7 @@ import sys
 
 from lib.params import home, presets, resolve, stages, studies
 from lib.paths import ROOT, run_folder, runs_root, store_root
-from lib.run import OVERVIEW
+from lib.run import OVERVIEW, shown
 from lib.world.bases import bases_of
 
 PRESET = str(config.get("preset") or "laptop")
@@ -17,8 +17,7 @@ PYTHON = f"{shlex.quote(sys.executable)} -m"
 
 
 def near(path):
-    """A path as it is written from the root, where it lies below it."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return str(shown(path))
 
 
 def files(folder, pattern):

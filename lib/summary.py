@@ -53,8 +53,9 @@ def summarise(
     """
     found = []
     for key, part in rows[rows[value].notna()].groupby(list(by), sort=False, dropna=False):
-        has_seeds = fine_tune in part and part[fine_tune].nunique() > 1 and is_crossed(part, fine_tune, cluster)
-        seeds = part[fine_tune] if has_seeds else None
+        seeds = None
+        if fine_tune and fine_tune in part and part[fine_tune].nunique() > 1 and is_crossed(part, fine_tune, cluster):
+            seeds = part[fine_tune]
         interval = cluster_bootstrap(part[value].astype(float), part[cluster], seeds=seeds, rate=unit == "rate")
         found.append(
             dict(zip(by, key, strict=True)) | number(interval, metric=metric or value, n_of=cluster, unit=unit)

@@ -114,9 +114,7 @@ def test_a_kernel_imports_the_checkout_in_whose_folder_it_works(tmp_path):
         assert printed == f"{root}/lib/__init__.py\n"
 
 
-@pytest.mark.parametrize(
-    ("words", "command"), [(["lib.base"], "pretrain"), (["lib.server"], "serve"), (["lib.server", "check"], "check")]
-)
+@pytest.mark.parametrize(("words", "command"), [(["lib.server"], "serve"), (["lib.server", "check"], "check")])
 def test_old_commands_say_where_they_went_and_still_work(words, command):
     ended = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "is now: python -m tuning_server" in ended.stderr

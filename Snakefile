@@ -38,10 +38,10 @@ manifests = [f"{RUNS}/{PRESET}/{study}/{path.stem[:2]}.manifest.json" for study 
 # how many processors a job gets is said in the profile.
 THREADS = workflow.resource_settings.cores or 1
 if workflow.remote_exec:
+    at_exit = f'{PYTHON} tuning_server stop --store "$TUNING_FORK_STORE"; rm -rf "$TUNING_FORK_STORE"'
     shell.prefix(
-        f"export TUNING_FORK_REGISTRY={shlex.quote(str(store_root().resolve()))} TUNING_FORK_STORE=$(mktemp -d) "
-        f"OMP_NUM_THREADS=$(nproc); "
-        f"trap '{PYTHON} tuning_server stop --store $TUNING_FORK_STORE; rm -rf $TUNING_FORK_STORE' EXIT; "
+        f'export TUNING_FORK_REGISTRY={shlex.quote(str(store_root().resolve()))} TUNING_FORK_STORE="$(mktemp -d)" '
+        f"OMP_NUM_THREADS=$(nproc); trap {shlex.quote(at_exit)} EXIT; "
     )
 
 
@@ -71,7 +71,7 @@ rule bases:
 # The text of the invented world, and the bases grown from it. The id in a base's file is what its plain name stands for.
 rule world:
     input:
-        code=files(ROOT / "lib/world", "*.py"),
+        code=[path for path in files(ROOT / "lib/world", "*.py") if not path.endswith("/bases.py")],  # writes no text
         words=files(ROOT / "data/world", "*.*"),
     output:
         documents=f"{WORLD}/documents.jsonl",

@@ -109,10 +109,7 @@ def stream(text: str, max_docs: int = 0) -> Iterator[str]:
     ----------
     max_docs : the first ones only, and reading ends there; 0 for all
     """
-    if text.startswith("hf:"):
-        found = _hub_texts(text)
-    else:
-        found = (each.text for each in stream_documents(from_root(text), keep_blank=True))
+    found = _hub_texts(text) if text.startswith("hf:") else (each.text for each in stream_documents(from_root(text)))
     return islice(found, max_docs or None)
 
 

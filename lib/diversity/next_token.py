@@ -22,8 +22,8 @@ from openai import OpenAI
 
 from lib.console import progress
 from lib.paths import atomic_write, content_hash, from_root, write_json
-from lib.requesting import post, request_scores
 from lib.sources.corpus import stream_documents
+from lib.tokens import post, request_scores
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
 SUMMED = ("nll", "entropy", "confidence", "accuracy", "reciprocal_rank", "kl")

@@ -17,7 +17,8 @@ from openai import OpenAI
 from lib import api, finetune
 from lib.clients import spending_of
 from lib.paths import ROOT, write_jsonl
-from lib.probing import add_completions, target_logprobs, target_ranks
+from lib.probing import MODEL_COLUMNS, target_logprobs, target_ranks
+from lib.probing import ask as ask_probes
 from lib.tokens import _echoed
 
 TINY = "fork-tiny"
@@ -142,7 +143,8 @@ def test_target_scores_match_what_the_engine_says_of_each_token(client: OpenAI, 
     options = [[" the mother", " the", " 東京 fox 0123"]]
     ranks = target_ranks(client, rows, options, journal=tmp_path / "a.jsonl")
     assert ranks.tolist() == [2.0]  # less probable than its own beginning, more than a long stranger
-    answered = add_completions(client, rows, journal=tmp_path / "a.jsonl", max_tokens=3)
+    models = pd.DataFrame([dict.fromkeys(MODEL_COLUMNS, "") | {"model": TINY}])
+    answered = ask_probes(client, models, rows[["prompt"]], journal=tmp_path / "a.jsonl", max_tokens=3)
     assert set(answered["finish_reason"]) <= {"length", "stop"}
 
 

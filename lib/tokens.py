@@ -87,19 +87,13 @@ def _echoed(client: OpenAI, model: str, text: str) -> Tokens:
     return Tokens(None, tuple(texts), tuple(len(token_bytes(label)) for label in texts))
 
 
-def pieces(text: str, n_chars: int) -> Iterator[str]:
+def pieces(text: str, n_chars: int) -> list[str]:
     """A text in pieces of at most `n_chars`, cut where a word with its space begins, if there is one.
 
-    >>> list(pieces("one two three", 8))
+    >>> pieces("one two three", 8)
     ['one two', ' three']
     """
-    while len(text) > n_chars:
-        breaks = [match.start() for match in re.finditer(r"(?<=\S)\s", text[: n_chars + 1])]
-        end = breaks[-1] if breaks else n_chars
-        yield text[:end]
-        text = text[end:]
-    if text:
-        yield text
+    return re.findall(rf".{{1,{n_chars}}}(?:(?<=\S)(?=\s)|\Z)|.{{1,{n_chars}}}", text, flags=re.S)
 
 
 def token_bytes(label: str) -> bytes:

@@ -7,7 +7,7 @@ import sys
 
 from lib.params import home, presets, resolve, stages, studies
 from lib.paths import ROOT, run_folder, runs_root, store_root
-from lib.run import OVERVIEW
+from lib.run import OVERVIEW, shown
 from lib.world.bases import bases_of
 
 PRESET = str(config.get("preset") or "laptop")
@@ -17,8 +17,7 @@ PYTHON = f"{shlex.quote(sys.executable)} -m"
 
 
 def near(path):
-    """A path as it is written from the root, where it lies below it."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return str(shown(path))
 
 
 def files(folder, pattern):
@@ -39,10 +38,10 @@ manifests = [f"{RUNS}/{PRESET}/{study}/{path.stem[:2]}.manifest.json" for study 
 # how many processors a job gets is said in the profile.
 THREADS = workflow.resource_settings.cores or 1
 if workflow.remote_exec:
+    at_exit = f'{PYTHON} tuning_server stop --store "$TUNING_FORK_STORE"; rm -rf "$TUNING_FORK_STORE"'
     shell.prefix(
-        f"export TUNING_FORK_REGISTRY={shlex.quote(str(store_root().resolve()))} TUNING_FORK_STORE=$(mktemp -d) "
-        f"OMP_NUM_THREADS=$(nproc); "
-        f"trap '{PYTHON} tuning_server stop --store $TUNING_FORK_STORE; rm -rf $TUNING_FORK_STORE' EXIT; "
+        f'export TUNING_FORK_REGISTRY={shlex.quote(str(store_root().resolve()))} TUNING_FORK_STORE="$(mktemp -d)" '
+        f"OMP_NUM_THREADS=$(nproc); trap {shlex.quote(at_exit)} EXIT; "
     )
 
 
@@ -72,7 +71,8 @@ rule bases:
 # The text of the invented world, and the bases grown from it. The id in a base's file is what its plain name stands for.
 rule world:
     input:
-        code=files(ROOT / "lib/world", "*.py"),
+        code=[path for path in files(ROOT / "lib/world", "*.py") if not path.endswith("/bases.py")]  # writes no text
+        + [str(ROOT / "lib/functions/definitions.py")],  # computes what snippets of code print
         words=files(ROOT / "data/world", "*.*"),
     output:
         documents=f"{WORLD}/documents.jsonl",

@@ -193,34 +193,27 @@ def _parts(missing: dict[str, Request]) -> list[Part]:
 def _answers(sender: Sender, parts: Sequence[Part], concurrency: int) -> Iterator[Answered]:
     """Answers as they come; after a failure also those that were still under way, since they are paid for."""
     failure: BaseException | None = None
+    left, waiting = deque(parts), dict[Future[Answered], Part]()
     with ThreadPoolExecutor(concurrency) as pool:
-        left, waiting = deque(parts), dict[Future[Answered], Part]()
-        try:
-            while left or waiting:
-                try:
-                    # no more at a time, so that a kill loses no more: the caller has what was yielded on disk by now
-                    while left and len(waiting) < concurrency:
-                        part = left.popleft()
-                        waiting[pool.submit(sender.send, part)] = part
-                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        part = waiting.pop(future)
-                        error = future.exception()
-                        if error is None:
-                            yield future.result()
-                        elif isinstance(error, ChatOnly) and not failure:
-                            left.extend([one] for one in part)
-                        elif not failure:
-                            raise error
-                except (Exception, KeyboardInterrupt) as error:
-                    if failure:
-                        raise
-                    failure = error
-                    left.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    waiting = {future: part for future, part in waiting.items() if not future.cancelled()}
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting or (left and not failure):
+            # no more at a time, so that a kill loses no more: the caller has what was yielded on disk by now
+            while left and not failure and len(waiting) < concurrency:
+                part = left.popleft()
+                waiting[pool.submit(sender.send, part)] = part
+            try:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt as interrupt:
+                if failure:  # a second one does not wait
+                    raise
+                failure, done = interrupt, set()
+            for future in done:
+                part, error = waiting.pop(future), future.exception()
+                if isinstance(error, ChatOnly):
+                    left.extend([one] for one in part)
+                elif error:
+                    failure = failure or error
+                else:
+                    yield future.result()
     if failure:
         raise failure
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from PIL import Image
 
 from lib.params import stages
 from lib.paths import DATA
@@ -23,7 +24,6 @@ AGREEMENT = {"held": "agrees", "failed": "disagrees", "unclear": "unclear"}
 MANY = {"agrees": "agree", "disagrees": "disagree", "unclear": "are unclear"}
 MOST_CLAIMS = 3  # more are counted, not listed
 NAMES = {"smollm2-135m": "SmolLM2-135M"}
-Conditions = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def agreement(study: Study, preset: str, summary: pd.DataFrame, *, partial: bool
     return ", ".join(f"{label}: {word}" for label, word in words.items())
 
 
-def _row_of(study: Study, preset: str, named: Conditions, rows: pd.DataFrame, *, partial: bool) -> pd.Series | None:
+def _row_of(
+    study: Study, preset: str, named: Mapping[str, object], rows: pd.DataFrame, *, partial: bool
+) -> pd.Series | None:
     """The row with these conditions and no others; None where there are no rows, or `partial` and not this one."""
     rows = rows[(rows["study"] == study.name) & (rows["preset"] == preset)]
     if rows.empty:
@@ -181,11 +183,13 @@ def results_table(
 
 def thumbnail(picture: Path) -> bytes:
     """A figure as a small PNG, so that a page can hold those of all studies."""
-    from PIL import Image
-
     with Image.open(picture) as image:
         size = round(image.width * THUMBNAIL_SCALE), round(image.height * THUMBNAIL_SCALE)
-        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        small.quantize(64, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)  # keeps rare colours
+        return with_few_colors(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+
+
+def with_few_colors(image: Image.Image) -> bytes:
+    """A figure as a PNG in 64 colours, which takes half the space; an octree keeps rare ones as they are."""
+    file = io.BytesIO()
+    image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)
     return file.getvalue()

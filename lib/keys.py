@@ -11,7 +11,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,14 +35,6 @@ class Key:
     high: float | None = None
     choices: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()  # the notebooks that declare it
-
-    @property
-    def rule(self) -> str:
-        """The allowed values as the comment has them; empty where any of the type will do."""
-        if self.choices:
-            return f"[{' | '.join(self.choices)}]"
-        low, high = ("" if end is None else f"{end:g}" for end in (self.low, self.high))
-        return f"[{low}..{high}]" if low or high else ""
 
     def validate(self, value: Any, *, from_text: bool = False) -> Any:
         """The value, if it fits; with `from_text` read from text, as a command line gives it.
@@ -100,7 +92,7 @@ def declared_keys(source: str, *, stage: str = "") -> list[Key]:
 
     >>> key, = declared_keys("n_people: int = 12  # people per group [1..33]")
     >>> key.name, key.type, key.default, key.help, key.low, key.high
-    ('n_people', 'int', 12, 'people per group', 1.0, 33.0)
+    ('n_people', 'int', 12, 'people per group [1..33]', 1.0, 33.0)
     """
     comments = {
         token.start[0]: token.string.removesuffix("# fmt: skip").strip("# ")
@@ -115,20 +107,17 @@ def declared_keys(source: str, *, stage: str = "") -> list[Key]:
         if kind not in TYPES:
             raise ValueError(f"{name}: type {kind!r} is none of {', '.join(TYPES)}")
         comment = comments.get(node.end_lineno or node.lineno, "")
-        keys.append(_with_rule(Key(name, kind, ast.literal_eval(node.value), comment, stages=(stage,))))
+        keys.append(Key(name, kind, ast.literal_eval(node.value), comment, stages=(stage,), **_rule(comment)))
     return keys
 
 
-def _with_rule(key: Key) -> Key:
-    """Read the rule in brackets that may end a key's comment."""
-    found = _RULE.search(key.help)
-    rule, plain = (found[1], key.help[: found.start()]) if found else ("", key.help)
+def _rule(comment: str) -> dict[str, Any]:
+    """Bounds or choices from the brackets that may end a comment."""
+    found = _RULE.search(comment)
+    rule = found[1] if found else ""
     if span := _RANGE.match(rule):
-        low, high = (float(span[end]) if span[end] else None for end in ("low", "high"))
-        return replace(key, help=plain, low=low, high=high)
-    if "|" in rule:
-        return replace(key, help=plain, choices=tuple(word.strip() for word in rule.split("|")))
-    return key
+        return {end: float(span[end]) for end in ("low", "high") if span[end]}
+    return {"choices": tuple(word.strip() for word in rule.split("|"))} if "|" in rule else {}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -221,6 +221,6 @@ def help_text(arguments: Sequence[str] = ()) -> str:
     for name, key in study_keys(study).items():
         if name == "preset":
             continue
-        about = textwrap.fill(f"{key.help} {key.rule}".strip(), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        about = textwrap.fill(key.help, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
         lines += [f"  {name} = {values[name]!r}", *filter(None, [about])]
     return "\n".join(lines)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -82,58 +81,12 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
-    """Write a folder that appears whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Must not exist, be empty, or hold exactly what `fill` writes (it is then left as it is).
-    fill : function of a folder
-        Writes the files, ``manifest.json`` among them.
-    replace : bool, default False
-        Put the new folder in the place of another one that has a ``manifest.json``.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds anything else.
-    OSError
-        If the disk is full or may not be written.
-
-    >>> import tempfile, pathlib
-    >>> target = pathlib.Path(tempfile.mkdtemp()) / "new"
-    >>> made = write_folder(target, lambda draft: write_json(draft / "manifest.json", {}))
-    >>> [path.name for path in made.iterdir()]
-    ['manifest.json']
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        draft.chmod(0o755)
-        fill(draft)
-        if not folder.exists() or not any(folder.iterdir()):
-            draft.replace(folder)
-        elif _contents(folder) != _contents(draft):
-            if not (replace and (folder / "manifest.json").exists()):
-                raise ValueError(f"{folder} holds something else already: give another folder or remove it")
-            before = draft.with_name(f"{draft.name}-before")
-            folder.replace(before)
-            draft.replace(folder)
-            shutil.rmtree(before)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
-
-
 def folder_hash(folder: Path) -> str:
     """Hash of a folder by the names and bytes of its files."""
-    return content_hash(_contents(folder))
-
-
-def _contents(folder: Path) -> dict[str, str]:
     found = sorted(folder.rglob("*"))
-    return {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}
+    return content_hash(
+        {str(path.relative_to(folder)): file_hash(path, length=64) if path.is_file() else "" for path in found}
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,51 +127,42 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     ValueError
         If the file is not UTF-8 or a line is not a JSON object; says which line and why.
     """
-    return parse_jsonl(path.read_bytes(), name=str(path))
+    return [row for _, row in numbered_rows(path.read_bytes().split(b"\n"), name=str(path))]
 
 
-def parse_jsonl(raw: bytes, *, name: str) -> list[dict[str, Any]]:
-    """Parse JSON lines held in memory; `name` is what an error calls them.
+def numbered_rows(lines: Iterable[bytes], *, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and JSON object of each line that is not blank; the first line may begin with a byte order mark.
 
-    >>> parse_jsonl(b'{"a": 1}', name="rows")
-    [{'a': 1}]
-    >>> parse_jsonl(b'{"a": 1}\\n[2]', name="rows")
-    Traceback (most recent call last):
-    ValueError: rows, line 2: expected a JSON object, found list
-    """
-    rows = []
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        try:
-            if line.strip():
-                rows.append(json_object(line, is_first=number == 1))
-        except ValueError as error:
-            raise ValueError(f"{name}, line {number}: {error}") from error
-    return rows
-
-
-def json_object(line: bytes, *, is_first: bool = False) -> dict[str, Any]:
-    """The JSON object of one line; the first line of a file may begin with a byte order mark.
+    Parameters
+    ----------
+    name : what an error calls the lines
 
     Raises
     ------
     ValueError
-        If the line is not UTF-8, not JSON that can be read, or not an object; says why, and leaves the place to the
-        caller.
+        If a line is not UTF-8, not JSON that can be read, or not an object; says which line and why.
 
-    >>> json_object(b'{"a": 1}')
-    {'a': 1}
+    >>> list(numbered_rows([b"", b'{"a": 1}'], name="rows"))
+    [(2, {'a': 1})]
+    >>> list(numbered_rows([b"[2]"], name="rows"))
+    Traceback (most recent call last):
+    ValueError: rows, line 1: expected a JSON object, found list
     """
-    try:
-        value = json.loads(line.decode("utf-8-sig" if is_first else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:
-        raise ValueError("not JSON that can be read (nested too deeply or a number too long)") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"{where}: not JSON that can be read (nested too deeply or a number too long)") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
+        yield number, value
 
 
 def content_hash(value: Any, *, length: int = 12) -> str:

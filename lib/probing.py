@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from openai import BadRequestError, OpenAI
+from scipy.stats import rankdata
 
 from lib.api import Answer, NoEcho, Request
 from lib.api import ask as send
@@ -61,22 +62,8 @@ def ask(
     DataFrame with the columns of the probes and of `MODEL_COLUMNS`, ``completion`` and ``finish_reason``
     """
     rows = models[MODEL_COLUMNS].merge(probes, how="cross")
-    return add_completions(client, rows, journal=journal, max_tokens=max_tokens, stop=tuple(stop))
-
-
-def add_completions(
-    client: OpenAI,
-    rows: pd.DataFrame,
-    *,
-    journal: Path,
-    max_tokens: int,
-    temperature: float = 0.0,
-    stop: tuple[str, ...] = (),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Rows (columns ``model`` and ``prompt``) with a ``completion`` and its ``finish_reason`` each."""
     requests = [
-        Request(model=model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
+        Request(model=model, prompt=prompt, max_tokens=max_tokens, stop=tuple(stop))
         for model, prompt in zip(rows["model"], rows["prompt"], strict=True)
     ]
     answers = [answer[0] for answer in send(client, requests, journal=journal, description="completions")]
@@ -161,9 +148,7 @@ def target_ranks(
     ranks = []
     for target, options in zip(rows["target"], candidates, strict=True):
         part, scores = scores[: len(options)], scores[len(options) :]
-        own = part[list(options).index(target)]
-        rank = np.sum(part > own) + (np.sum(part == own) + 1) / 2
-        ranks.append(np.nan if np.isnan(part).any() else rank)
+        ranks.append(rankdata(-part)[list(options).index(target)])
     return np.array(ranks)
 
 
@@ -233,7 +218,7 @@ def check_echo(answer: Answer, text: str) -> None:
 
 def _fits(token: str, span: str, *, is_first: bool) -> bool:
     """Whether a token as the endpoint writes it can stand for a span of the text."""
-    token = token.replace("▁", " ")
+    token, span = token.replace("▁", " "), span.replace("▁", " ")  # a text may hold this sign, too
     if _BYTES.fullmatch(token):  # of a character that several tokens make up
         return len(span) <= token.count("\\x")
     if "\ufffd" in token:

@@ -90,7 +90,7 @@ def plan_run(
             raise ValueError(f"give {flag} instead of --set {name}=")
     repeated = {} if seeds is None else parse_set(study, [f"n_seeds={seeds}"], keys=keys)
     params = resolve(study, preset, {**overrides, **repeated})
-    chosen = [path for path in notebooks if stage.zfill(2) in ("00", number(path), path.stem)]
+    chosen = [path for path in notebooks if not stage or stage.zfill(2) in (number(path), path.stem)]
     if not chosen:
         known = [path.stem for path in notebooks]
         raise ValueError(f"{study} has no stage {stage!r}{nearest(stage, known)}; it has: {', '.join(known)}")
@@ -209,6 +209,7 @@ def locked(folder: Path) -> Iterator[None]:
 def run_plan(plan: Plan) -> None:
     """Run the stages of a plan in order, logging which is running and how long it took."""
     with locked(plan.folder):
+        # before a notebook has a client: the server of the store ends when nothing is requested for two minutes
         for name, tokenizer in bases_to_make(plan).items():
             log.info("base model %s from %s", name, plan.params[GENERAL])
             try:
@@ -234,7 +235,11 @@ def bases_to_make(plan: Plan) -> dict[str, str]:
 
 
 def run_overview(preset: str) -> Path:
-    """Execute the overview over the runs of a preset."""
+    """Execute the overview over the runs of a preset (`ValueError` if there are none)."""
+    known = sorted({path.parts[-3] for path in runs_root().glob("*/*/[0-9][0-9].manifest.json")})
+    if preset not in known:
+        found = ", ".join(known) or "none"
+        raise ValueError(f"no run of preset {preset!r}{nearest(preset, known)}; there are runs of: {found}")
     runs = runs_root() / preset
     values = {"preset": preset, "runs": str(runs)}
     return execute(home() / "notebooks" / f"{OVERVIEW}.py", runs / f"{OVERVIEW}.ipynb", values)
@@ -262,17 +267,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="let hf: models come from the Hugging Face hub")
     options = vars(parser.parse_args(arguments))
     console.set_up()
-    models, download = options.pop("models"), options.pop("download")
     try:
+        if options["study"] == OVERVIEW:
+            if [name for name in options.keys() - {"study", "preset"} if options[name] != parser.get_default(name)]:
+                raise ValueError(f"{OVERVIEW} shows the runs of a preset: it takes --preset and no other option")
+            run_overview(options["preset"])
+            return 0
+        models, download = options.pop("models"), options.pop("download")
         if models:
             if not models.is_dir():
                 raise ValueError(f"--models {models} is not a folder")
             os.environ["TUNING_FORK_MODELS"] = str(models.resolve())
         if download:
             os.environ["TUNING_FORK_DOWNLOAD"] = "1"
-        if options["study"] == OVERVIEW:
-            run_overview(options["preset"])
-            return 0
         run_plan(plan_run(**options))
     except ValueError as error:
         log.error("lib.run: %s", error)

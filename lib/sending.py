@@ -74,27 +74,21 @@ class Sender:
 
     def _create(self, create: Any, body: dict[str, Any]) -> Mapping[str, Any]:
         """Send a body, again without a field that the endpoint refuses where that changes no answer."""
-        sent = self._accepted(body)
+        model, extensions = body["model"], body["extra_body"]
+        if (model, "return_token_ids") in self._refused:
+            extensions.pop("return_token_ids", None)
+        if "messages" in body and "max_tokens" in body and (model, "max_tokens") in self._refused:
+            body["max_completion_tokens"] = body.pop("max_tokens")  # reasoning models take it by this name alone
         try:
-            return create(**sent).model_dump()
+            return create(**body).model_dump()
         except APIStatusError as error:
-            if "return_token_ids" in sent.get("extra_body", {}) and _refuses(error, "return_token_ids"):
-                self._refused.add((body["model"], "return_token_ids"))
-            elif "messages" in sent and "max_tokens" in sent and _refuses(error, "max_tokens", "max_completion_tokens"):
-                self._refused.add((body["model"], "max_tokens"))
+            if "return_token_ids" in extensions and _refuses(error, "return_token_ids"):
+                self._refused.add((model, "return_token_ids"))
+            elif "messages" in body and "max_tokens" in body and _refuses(error, "max_tokens", "max_completion_tokens"):
+                self._refused.add((model, "max_tokens"))
             else:
                 raise
             return self._create(create, body)
-
-    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
-        body = {**body, "extra_body": dict(body.get("extra_body", {}))}
-        if (body["model"], "return_token_ids") in self._refused:
-            body["extra_body"].pop("return_token_ids", None)
-        if "messages" in body and (body["model"], "max_tokens") in self._refused:
-            body["max_completion_tokens"] = body.pop("max_tokens")  # reasoning models take it by this name alone
-        if not body["extra_body"]:
-            del body["extra_body"]
-        return body
 
 
 def chats_only(client: OpenAI, model: str) -> bool:

@@ -8,7 +8,7 @@ people, not people times fine-tunes. Where each fine-tune has data of its own, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,15 +29,6 @@ class Interval:
     low: float
     high: float
     n: int
-    method: str = ""
-
-    def map(self, function: Callable[[float], float]) -> Interval:
-        """The interval on another scale; `function` must increase (perplexity is `math.exp` of nats per token).
-
-        >>> Interval(0.0, -1.0, 1.0, n=5).map(lambda nats: 2 * nats).high
-        2.0
-        """
-        return replace(self, value=function(self.value), low=function(self.low), high=function(self.high))
 
 
 @dataclass(frozen=True)

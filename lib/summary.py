@@ -40,7 +40,8 @@ def summarise(
     cluster : column that names what was drawn and is resampled whole (a person, a pair, a document)
     metric : name of the number; default `value`
     unit : of the value; a "rate" lies between 0 and 1
-    fine_tune : column that tells fine-tunes apart, resampled too where a group has several; None if they differ in data
+    fine_tune : column that tells fine-tunes apart, resampled too where a group has several and each has every cluster;
+        None if they differ in data
 
     Returns
     -------
@@ -52,12 +53,19 @@ def summarise(
     """
     found = []
     for key, part in rows[rows[value].notna()].groupby(list(by), sort=False, dropna=False):
-        seeds = part[fine_tune] if fine_tune in part and part[fine_tune].nunique() > 1 else None
+        seeds = None
+        if fine_tune and fine_tune in part and part[fine_tune].nunique() > 1 and is_crossed(part, fine_tune, cluster):
+            seeds = part[fine_tune]
         interval = cluster_bootstrap(part[value].astype(float), part[cluster], seeds=seeds, rate=unit == "rate")
         found.append(
             dict(zip(by, key, strict=True)) | number(interval, metric=metric or value, n_of=cluster, unit=unit)
         )
     return pd.DataFrame(found, columns=[*by, "metric", *NUMBERS, "n", "n_of", "unit"])
+
+
+def is_crossed(rows: pd.DataFrame, fine_tune: str, cluster: str) -> bool:
+    """Whether every fine-tune has every cluster."""
+    return bool((rows.groupby(fine_tune)[cluster].nunique() == rows[cluster].nunique()).all())
 
 
 def number(interval: Interval, *, metric: str, n_of: str, unit: str) -> dict[str, Any]:

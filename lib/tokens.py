@@ -1,15 +1,25 @@
-"""The tokens of a text, from the endpoint of the model."""
+"""Extensions of the tuning server: tokens of a text (also of an endpoint that echoes), and scores."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import httpx
+import httpx2
+import numpy as np
 from openai import NotFoundError, OpenAI
 
+NO_SERVER = "Serve the model with tuning-server serve."
 PIECE_CHARS = 1_000  # of a text that is echoed: fits the shortest context of a hosted completion model
+
+Columns = dict[str, np.ndarray]
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def tokenize(client: OpenAI, model: str, text: str) -> Tokens:
     """
     body = {"model": model, "prompt": text, "add_special_tokens": False}
     try:
-        reply = client.post("/tokenize", cast_to=httpx.Response, body=body).json()
+        reply = client.post("/tokenize", cast_to=httpx2.Response, body=body).json()
     except NotFoundError as error:
         if lacks_model(error):
             raise
@@ -77,19 +87,13 @@ def _echoed(client: OpenAI, model: str, text: str) -> Tokens:
     return Tokens(None, tuple(texts), tuple(len(token_bytes(label)) for label in texts))
 
 
-def pieces(text: str, n_chars: int) -> Iterator[str]:
+def pieces(text: str, n_chars: int) -> list[str]:
     """A text in pieces of at most `n_chars`, cut where a word with its space begins, if there is one.
 
-    >>> list(pieces("one two three", 8))
+    >>> pieces("one two three", 8)
     ['one two', ' three']
     """
-    while len(text) > n_chars:
-        breaks = [match.start() for match in re.finditer(r"(?<=\S)\s", text[: n_chars + 1])]
-        end = breaks[-1] if breaks else n_chars
-        yield text[:end]
-        text = text[end:]
-    if text:
-        yield text
+    return re.findall(rf".{{1,{n_chars}}}(?:(?<=\S)(?=\s)|\Z)|.{{1,{n_chars}}}", text, flags=re.S)
 
 
 def token_bytes(label: str) -> bytes:
@@ -101,3 +105,43 @@ def token_bytes(label: str) -> bytes:
     if label.startswith("bytes:\\x"):
         return bytes.fromhex(label.removeprefix("bytes:").replace("\\x", ""))
     return label.encode("utf-8", "surrogatepass")
+
+
+def request_scores(client: OpenAI, body: Mapping[str, Any], *, instead: str = NO_SERVER) -> Columns:
+    """The arrays of one reply of ``/scores``; errors as of `post`."""
+    reply = post(client, "/scores", body, instead=instead)
+    with np.load(io.BytesIO(reply.content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def post(client: OpenAI, path: str, body: Mapping[str, Any], *, instead: str = NO_SERVER) -> httpx2.Response:
+    """The reply of an extension of the tuning server.
+
+    Raises
+    ------
+    ValueError
+        If the endpoint has no such address; ends in `instead`, which says what would help.
+    openai.OpenAIError
+        What the endpoint refused.
+    """
+    try:
+        return client.post(path, cast_to=httpx2.Response, body=dict(body))
+    except NotFoundError as error:
+        if lacks_model(error):
+            raise
+        raise ValueError(f"The endpoint has no {path}. {instead}") from error
+
+
+def in_order(ask: Callable[[Item], Reply], items: Iterable[Item], concurrency: int) -> Iterator[Reply]:
+    """Replies in the order of the items, the next ones already under way; no more of them are kept in memory."""
+    waiting: deque[Future[Reply]] = deque()
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(ask, item))
+                if len(waiting) == concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
+from lib.headlines import with_few_colors
 from lib.paths import atomic_write, content_hash
 from lib.run import OwnKernel, StageFailed, shown
 
@@ -106,16 +107,9 @@ def copy_outputs(executed: Path, path: Path) -> None:
             if output.output_type == "execute_result":
                 output.execution_count = count
             if "image/png" in output.get("data", {}):
-                output.data["image/png"] = with_few_colors(output.data["image/png"])
+                with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
+                    output.data["image/png"] = base64.b64encode(with_few_colors(image)).decode()
     write_committed(path, notebook)
-
-
-def with_few_colors(picture: str) -> str:
-    """A figure (PNG in base64) in 64 colours, which takes half the space; an octree keeps rare ones as they are."""
-    file = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def is_injected(cell: nbformat.NotebookNode) -> bool:

@@ -21,8 +21,7 @@ from openai import OpenAI, OpenAIError
 from lib.api import PROMPTS_A_REQUEST, Request, announce
 from lib.console import progress
 from lib.paths import atomic_write
-from lib.requesting import Columns, in_order, request_scores
-from lib.tokens import tokenize
+from lib.tokens import Columns, in_order, request_scores, tokenize
 
 CHUNK_ROWS, CHUNK_TOKENS, CHUNK_BYTES = 4_096, 2**18, 2**24  # most of one request, and of its reply
 LOWEST = float(np.finfo(np.float16).min)  # nats; stands for no probability at all

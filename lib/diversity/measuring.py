@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openai import OpenAI
 
 from lib.diversity.measures import FUNCTIONS, Cell, UndefinedMeasure, ngrams, read_measures
-from lib.summary import summarise
+from lib.summary import is_crossed, summarise
 
 Embed = Callable[[Sequence[str]], NDArray[Any]]
 BATCH_TEXTS = 256  # embedded by one request
@@ -170,14 +170,7 @@ def share_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_prompts(rows: pd.DataFrame, by: Sequence[str], *, value: str = "value", unit: str = "") -> pd.DataFrame:
-    """`lib.summary.summarise` over prompts, and over fine-tunes in the groups in which each has every prompt."""
-    rows = rows.dropna(subset=[value])
-    rows = rows.assign(pair=rows["seed"].astype(str) + rows["prompt"].astype(str))
-    n = rows.groupby(list(by), dropna=False)[["seed", "prompt", "pair"]].transform("nunique")
-    is_crossed = n["pair"] == n["seed"] * n["prompt"]
-    tables = [
-        summarise(part, by=by, value=value, cluster="prompt", unit=unit or "unit", fine_tune=fine_tune)
-        for part, fine_tune in ((rows[is_crossed], "seed"), (rows[~is_crossed], None))
-        if len(part)
-    ]
-    return pd.concat(tables or [summarise(rows, by=by, value=value, cluster="prompt")], ignore_index=True)
+    """`lib.summary.summarise` over prompts; groups in which each fine-tune has every prompt come first."""
+    groups = [part for _, part in rows.dropna(subset=[value]).groupby(list(by), sort=False, dropna=False)]
+    groups.sort(key=lambda part: not is_crossed(part, "seed", "prompt"))
+    return summarise(pd.concat(groups or [rows]), by=by, value=value, cluster="prompt", unit=unit or "unit")

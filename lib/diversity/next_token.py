@@ -21,8 +21,8 @@ from openai import OpenAI
 
 from lib.console import progress
 from lib.paths import atomic_write, content_hash, from_root, write_json
-from lib.requesting import in_order, post, request_scores
 from lib.sources.corpus import stream_documents
+from lib.tokens import in_order, post, request_scores
 
 STATISTICS = ("rank", "entropy", "confidence", "likeliest", "probs", "ranked")
 SUMMED = ("nll", "entropy", "confidence", "accuracy", "reciprocal_rank", "kl")
@@ -108,10 +108,7 @@ def stream(text: str, max_docs: int = 0) -> Iterator[str]:
     ----------
     max_docs : the first ones only, and reading ends there; 0 for all
     """
-    if text.startswith("hf:"):
-        found = _hub_texts(text)
-    else:
-        found = (each.text for each in stream_documents(from_root(text), keep_blank=True))
+    found = _hub_texts(text) if text.startswith("hf:") else (each.text for each in stream_documents(from_root(text)))
     return islice(found, max_docs or None)
 
 

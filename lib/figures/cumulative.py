@@ -16,15 +16,13 @@ _N_POINTS = 500  # of a line; more are indistinguishable on a logarithmic axis
 _MARKER_STEP = 0.12  # of the axes' diagonal
 
 
-def plot_cumulative(ax: Axes, curves: Mapping[str, pd.DataFrame], *, legend: bool = True) -> None:
+def plot_cumulative(ax: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
     """Cumulative probability over the number of tokens, on a logarithmic axis.
 
     Parameters
     ----------
     curves : mapping of label to frame with n_tokens (1, 2, ...) and of_mean
         Drawn in the order in which they come.
-    legend : bool, default True
-        Legend above the axes; give False to all but one of several axes.
 
     Raises
     ------
@@ -47,8 +45,7 @@ def plot_cumulative(ax: Axes, curves: Mapping[str, pd.DataFrame], *, legend: boo
     ax.set_xlabel("number of tokens")
     ax.set_xlim(left=1, right=max(float(table["n_tokens"].max()) for table in curves.values()))
     rate_axis(ax, "cumulative probability")
-    if legend:
-        legend_above(ax)
+    legend_above(ax)
 
 
 def _line(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

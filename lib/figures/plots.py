@@ -141,16 +141,27 @@ def plot_curves(
     legend_above(ax, without=direct)
 
 
-def plot_intervals(
-    ax: Axes, table: pd.DataFrame, *, by: str = "condition", published: Sequence[float] = (), zero: bool = True
-) -> None:
+def loss_curves(finetunes: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean and range over fine-tunes of training and validation loss, for `plot_curves` with x="epoch", by="loss".
+
+    Parameters
+    ----------
+    finetunes : frame as `lib.finetune.finetune` returns it
+    by : further columns that separate curves
+    """
+    long = finetunes.melt([*by, "epoch"], ["train_loss", "valid_loss"], var_name="loss", value_name="nats").dropna()
+    long["loss"] = long["loss"].map({"train_loss": "train", "valid_loss": "validation"})
+    curves = long.groupby([*by, "loss", "epoch"], sort=False)["nats"].agg(value="mean", low="min", high="max")
+    return curves.reset_index().assign(metric="loss", unit="nats per token", x_name="epoch")
+
+
+def plot_intervals(ax: Axes, table: pd.DataFrame, *, by: str = "condition", zero: bool = True) -> None:
     """Points with intervals one below the other, the first on top: one position on the y axis for each value of `by`.
 
     Parameters
     ----------
     table : frame with `by`, value, low, high
         One row per point; a missing bound draws no interval.
-    published : numbers that are drawn as dashed lines
     zero : bool, default True
         Let the x axis begin at zero, unless a value lies below it.
 
@@ -164,8 +175,6 @@ def plot_intervals(
         shape = look(str(name))
         _bars(ax, row, y=[y], color=shape.color)
         ax.plot(row["value"], [y], marker=shape.marker, color=shape.color, clip_on=False)
-    for value in published:
-        ax.axvline(value, color=LOOKS["published"].color, linestyle="--", linewidth=0.8, zorder=0)
     if zero and not (table[["value", "low"]] < 0).any(axis=None):
         ax.set_xlim(left=0)
     ax.set_yticks(range(len(table)), [str(name) for name in table[by]])

@@ -5,7 +5,6 @@ A document is drawn, split and resampled as one; training examples are cut from 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.sources.duplicates import SIMILARITY, near_duplicates
-from lib.sources.text_files import SUFFIXES, files_below, holds_lines, line_texts, whole_text
+from lib.sources.duplicates import near_duplicates
+from lib.sources.text_files import SUFFIXES, files_below, line_texts, whole_text
 
-CUTS = ("auto", "file", "heading", "paragraphs")
+EXPECTED = f"expected {', '.join(SUFFIXES)} with at least one document"
 MAX_PARAGRAPHS = 40  # of one document cut from a long text
 MAX_HEADING_CHARACTERS = 80
 MIN_SECTION_WORDS = 100  # a title page, or a heading below a heading, stays with what follows
@@ -47,63 +46,56 @@ class Splits:
     duplicates: list[list[Document]]
 
 
-def read_documents(path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS) -> list[Document]:
-    """All of `stream_documents` at once."""
-    return list(stream_documents(path, document=document, max_paragraphs=max_paragraphs))
+def read_documents(path: Path, *, document: str = "auto") -> list[Document]:
+    """All of `stream_documents` that are not blank, at once; at least one (else `ValueError`)."""
+    documents = [each for each in stream_documents(path, document=document) if each.text.strip()]
+    if not documents:
+        raise ValueError(f"no text in {path}: {EXPECTED}")
+    return documents
 
 
-def stream_documents(
-    path: Path, *, document: str = "auto", max_paragraphs: int = MAX_PARAGRAPHS, keep_blank: bool = False
-) -> Iterator[Document]:
+def stream_documents(path: Path, *, document: str = "auto") -> Iterator[Document]:
     """Every document below a path, in the order of the file names; of JSON lines, one is held at a time.
 
     Parameters
     ----------
     path : a file or a folder
-    document : what one is in a ``.txt`` file (a line of ``.jsonl`` always is one)
+    document : what one is in a ``.txt`` file (a line of ``.jsonl`` always is one, also where its text is blank)
         ``file``: all of it. ``heading``: a run of paragraphs from one heading line to the next. ``paragraphs``: a run
-        of paragraphs wherever it begins. ``auto``: ``heading`` for a file of more than `max_paragraphs`, else ``file``.
-    max_paragraphs : a run with more is cut into runs of nearly equal length; a paragraph is a line that is not blank
-    keep_blank : count a JSON line whose text is blank as a document, too
+        of paragraphs wherever it begins. ``auto``: ``heading`` for a file of more than `MAX_PARAGRAPHS`, else ``file``.
+        A run with more is cut into runs of nearly equal length; a paragraph is a line that is not blank.
 
     Raises
     ------
     ValueError
         If there is nothing to read, or a file is not UTF-8 or not the JSON lines that its name promises.
     """
-    if document not in CUTS:
-        raise ValueError(f"document = {document!r}: expected one of {', '.join(CUTS)}")
-    if max_paragraphs < 1:
-        raise ValueError(f"max_paragraphs = {max_paragraphs}: expected at least 1")
     is_empty = True
     for file in files_below(path):
         name = file.relative_to(path) if file != path else file.name
-        for line, text in _read_file(file, document, max_paragraphs, keep_blank):
+        for line, text in line_texts(file) if ".jsonl" in file.name else _cut(whole_text(file), document):
             yield Document(f"{name}:{line}", text)
             is_empty = False
     if is_empty:
-        raise ValueError(f"no text in {path}: expected {', '.join(SUFFIXES)} with at least one document")
+        raise ValueError(f"no text in {path}: {EXPECTED}")
 
 
-def _read_file(file: Path, document: str, max_paragraphs: int, keep_blank: bool) -> Iterator[tuple[int, str]]:
-    """Documents of one file, each with the number of its first line."""
-    if holds_lines(file):
-        yield from line_texts(file, keep_blank=keep_blank)
-        return
-    lines = enumerate(whole_text(file).splitlines(), start=1)
-    for run in _runs([(number, line) for number, line in lines if line.strip()], document, max_paragraphs):
+def _cut(text: str, document: str) -> Iterator[tuple[int, str]]:
+    """Documents of a text, each with the number of its first line."""
+    lines = enumerate(text.splitlines(), start=1)
+    for run in _runs([(number, line) for number, line in lines if line.strip()], document):
         yield run[0][0], "\n".join(line for _, line in run)
 
 
 Paragraphs = list[tuple[int, str]]  # number of the line, the line
 
 
-def _runs(paragraphs: Paragraphs, document: str, max_paragraphs: int) -> Iterator[Paragraphs]:
-    if document == "file" or (document == "auto" and len(paragraphs) <= max_paragraphs):
+def _runs(paragraphs: Paragraphs, document: str) -> Iterator[Paragraphs]:
+    if document == "file" or (document == "auto" and len(paragraphs) <= MAX_PARAGRAPHS):
         yield from [paragraphs] if paragraphs else []
         return
     for section in [paragraphs] if document == "paragraphs" else _sections(paragraphs):
-        n_runs = -(-len(section) // max_paragraphs)
+        n_runs = -(-len(section) // MAX_PARAGRAPHS)
         for k in range(n_runs):
             yield section[k * len(section) // n_runs : (k + 1) * len(section) // n_runs]
 
@@ -142,38 +134,34 @@ def is_heading(line: str) -> bool:
     return bool(counted) or (line.isupper() and sum(character.isalpha() for character in line) > 2)
 
 
-def split_documents(
-    documents: Sequence[Document],
-    *,
-    shares: Sequence[float],
-    rng: np.random.Generator,
-    groups: Sequence[Sequence[int]] = (),
-) -> list[list[Document]]:
-    """Draw documents into parts, each in the order that the documents came in.
+def split_three(
+    documents: Sequence[Document], *, rng: np.random.Generator, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> Splits:
+    """Draw documents for tuning, validation and test, each in the order that they came in.
+
+    Near-duplicates stay on one side; a group of them that is too large for its split is tuned on.
 
     Parameters
     ----------
-    shares : of the documents that each part gets, at least one each; sum to 1
-    groups : indices into `documents` that stay together; one too large for a part's share goes to the first part
+    shares : of the documents, for tuning, validation and test, at least one each; the default is the published one
 
     Raises
     ------
     ValueError
-        If there are fewer documents (a group counts as one) than parts, or the shares are none.
+        If there are fewer than three documents, near-duplicates counted as one.
     """
-    if min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"shares {tuple(shares)}: expected numbers above 0 that sum to 1")
+    groups = near_duplicates([document.text for document in documents])
     grouped = {index for group in groups for index in group}
-    units = sorted([*map(list, groups), *([index] for index in range(len(documents)) if index not in grouped)])
-    if len(units) < len(shares):
-        alike = f" ({len(units)} when near-duplicates count as one)" if grouped else ""
+    units = sorted([*groups, *([index] for index in range(len(documents)) if index not in grouped)])
+    if len(units) < 3:
+        alike = f" ({len(units)} when near-duplicates count as one)" if groups else ""
         raise ValueError(
-            f"{len(documents)} documents{alike} cannot be split in {len(shares)}, expected at least {len(shares)}: "
-            "give more text, or cut it finer with document='paragraphs' or a lower max_paragraphs"
+            f"{len(documents)} documents{alike} cannot be split in 3, expected at least 3: "
+            "give more text, or cut a long .txt finer with document = 'paragraphs'"
         )
     left = [units[k] for k in rng.permutation(len(units))]
     parts: list[list[int]] = []
-    for part in range(len(shares) - 1, 0, -1):
+    for part in (2, 1):  # test, then validation; the rest is tuned on
         room = max(round(shares[part] * len(documents)), min(map(len, left)))
         chosen: list[int] = []
         kept: list[list[int]] = []
@@ -187,30 +175,7 @@ def split_documents(
         parts.append(chosen)
         left = kept
     parts.append([index for unit in left for index in unit])
-    return [[documents[index] for index in sorted(part)] for part in reversed(parts)]
-
-
-def split_three(
-    documents: Sequence[Document],
-    *,
-    rng: np.random.Generator,
-    shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
-    similarity: float = SIMILARITY,
-) -> Splits:
-    """Draw documents for tuning, validation and test; near-duplicates stay on one side.
-
-    Parameters
-    ----------
-    shares : of the documents, for tuning, validation and test; the default is the published one
-    similarity : the least Jaccard index of the word 5-grams of near-duplicates
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three documents, near-duplicates counted as one.
-    """
-    groups = near_duplicates([document.text for document in documents], similarity=similarity)
-    tuning, validation, test = split_documents(documents, shares=shares, rng=rng, groups=groups)
+    test, validation, tuning = ([documents[index] for index in sorted(part)] for part in parts)
     return Splits(tuning, validation, test, [[documents[index] for index in group] for group in groups])
 
 
@@ -230,8 +195,6 @@ def segments(documents: Sequence[Document], *, n_words: int, max_examples: int =
     >>> segments([Document("a", "one two three\\nfour five six"), Document("b", "seven")], n_words=2)
     ['one two', 'three\\nfour five', 'seven']
     """
-    if n_words < 1 or max_examples < 0:
-        raise ValueError(f"n_words = {n_words}, max_examples = {max_examples}: expected at least 1 and at least 0")
     found = []
     for document in documents:
         words = document.text.split(" ")
@@ -240,19 +203,14 @@ def segments(documents: Sequence[Document], *, n_words: int, max_examples: int =
     return found[:max_examples] if max_examples else found
 
 
-def published_segments(text: str, *, n_samples: int = 5_000, n_words: int = 0, max_examples: int = 0) -> list[str]:
+def published_segments(text: str, *, n_samples: int = 5_000, max_examples: int = 0) -> list[str]:
     """Cut one string as the published tuning file was, whatever documents it holds.
 
     Parameters
     ----------
-    n_samples : segments begin every ``step = words // n_samples`` words, and stop one step before the end
-    n_words : of a segment; 0 takes `step`, more lets segments overlap
+    n_samples : at most the number of words; a segment has ``step = words // n_samples`` words, and the last one stops
+        one step before the end
     max_examples : keep the first ones only; 0 keeps all
-
-    Raises
-    ------
-    ValueError
-        If the text has fewer words than `n_samples`.
 
     Notes
     -----
@@ -265,7 +223,5 @@ def published_segments(text: str, *, n_samples: int = 5_000, n_words: int = 0, m
     """
     words = text.split(" ")
     step = len(words) // n_samples
-    if not step:
-        raise ValueError(f"{len(words)} words cannot begin {n_samples} segments: give more text or fewer n_samples")
-    found = [" ".join(words[start : start + (n_words or step)]) for start in range(0, len(words) - step, step)]
+    found = [" ".join(words[start : start + step]) for start in range(0, len(words) - step, step)]
     return found[:max_examples] if max_examples else found

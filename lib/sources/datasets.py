@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lib.paths import content_hash, file_hash, json_object, write_folder, write_json, write_jsonl
+from lib.paths import content_hash, file_hash, numbered_rows, write_json, write_jsonl
 
 Row: TypeAlias = dict[str, Any]
 Files: TypeAlias = dict[str, list[Row]]  # rows by the name of their file, without its ending
 
 
 def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: str, options: Mapping[str, Any]) -> Path:
-    """Write ``<name>.jsonl`` for each list of rows and ``manifest.json``, whole or not at all, over an older dataset.
+    """Write ``<name>.jsonl`` for each list of rows and ``manifest.json``, over an older dataset.
 
     The manifest holds the options the rows were made with, the number of rows and the hash of each file, and the
     dataset's id, which is the same for the same rows on every machine.
@@ -24,18 +24,16 @@ def write_dataset(folder: Path, files: Mapping[str, Sequence[Row]], *, study: st
     >>> read_rows(folder / "train.jsonl") == rows
     True
     """
-
-    def fill(draft: Path) -> None:
-        for name, rows in files.items():
-            write_jsonl(draft / f"{name}.jsonl", rows)
-        about = {
-            name: {"n_rows": len(rows), "sha256": file_hash(draft / f"{name}.jsonl", length=64)}
-            for name, rows in files.items()
-        }
-        id = content_hash({name: list(rows) for name, rows in files.items()}, length=10)
-        write_json(draft / "manifest.json", {"study": study, "id": id, "options": dict(options), "files": about})
-
-    return write_folder(folder, fill, replace=True)
+    for old in folder.glob("*.jsonl"):
+        if old.stem not in files:
+            old.unlink()
+    about = {}
+    for name, rows in files.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+        about[name] = {"n_rows": len(rows), "sha256": file_hash(folder / f"{name}.jsonl", length=64)}
+    id = content_hash({name: list(rows) for name, rows in files.items()}, length=10)
+    write_json(folder / "manifest.json", {"study": study, "id": id, "options": dict(options), "files": about})
+    return folder
 
 
 def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
@@ -47,17 +45,11 @@ def read_rows(path: Path, *, may_be_empty: Collection[str] = ()) -> list[Row]:
         If there are no rows, or a line is malformed or lacks one of the texts; names the file and the line.
     """
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            if not line.strip():
-                continue
-            row = json_object(line, is_first=number == 1)
-            for key in ("prompt", "completion"):
-                value = row.get(key)
-                if not isinstance(value, str) or not (value.strip() or key in may_be_empty):
-                    raise ValueError(f"expected a text under {key!r}, found {value!r:.60}")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+    for number, row in numbered_rows(path.read_bytes().split(b"\n"), name=str(path)):
+        for key in ("prompt", "completion"):
+            value = row.get(key)
+            if not isinstance(value, str) or not (value.strip() or key in may_be_empty):
+                raise ValueError(f"{path}, line {number}: expected a text under {key!r}, found {value!r:.60}")
         rows.append({key: row[key] for key in ("prompt", "completion")})
     if not rows:
         raise ValueError(f"{path} is empty: expected rows with prompt and completion")

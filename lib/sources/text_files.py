@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from lib.paths import json_object
+from lib.paths import numbered_rows
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".zst")
 BLOCK_BYTES = 2**16  # of a file at a time
@@ -25,11 +25,6 @@ def files_below(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
 
 
-def holds_lines(file: Path) -> bool:
-    """Whether each line of a file is a text of its own."""
-    return ".jsonl" in file.name
-
-
 def whole_text(file: Path) -> str:
     """All text of one file.
 
@@ -44,12 +39,8 @@ def whole_text(file: Path) -> str:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
 
 
-def line_texts(file: Path, *, keep_blank: bool = False) -> Iterator[tuple[int, str]]:
+def line_texts(file: Path) -> Iterator[tuple[int, str]]:
     """Number of the line and field ``text`` of each JSON line; little is held at a time.
-
-    Parameters
-    ----------
-    keep_blank : also yield lines whose text is blank, so that they can be counted
 
     Raises
     ------
@@ -57,12 +48,10 @@ def line_texts(file: Path, *, keep_blank: bool = False) -> Iterator[tuple[int, s
         If the file cannot be read or is cut short, or a line is no JSON object with a string field ``text``; names the
         line.
     """
-    for number, line in enumerate(_lines(_blocks(file)), start=1):
-        if not line.strip():
-            continue
-        text = _text_field(line, f"{file}, line {number}", is_first=number == 1)
-        if keep_blank or text.strip():
-            yield number, text
+    for number, row in numbered_rows(_lines(_blocks(file)), name=str(file)):
+        if not isinstance(row.get("text"), str):
+            raise ValueError(f"{file}, line {number}: expected an object with a string field 'text'")
+        yield number, row["text"]
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -71,16 +60,6 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
     yield rest
-
-
-def _text_field(line: bytes, where: str, *, is_first: bool) -> str:
-    try:
-        row = json_object(line, is_first=is_first)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if not isinstance(row.get("text"), str):
-        raise ValueError(f"{where}: expected an object with a string field 'text'")
-    return str(row["text"])
 
 
 def _blocks(file: Path) -> Iterator[bytes]:

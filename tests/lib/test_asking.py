@@ -17,7 +17,8 @@ from openai import OpenAI
 from lib import api, finetune
 from lib.clients import spending_of
 from lib.paths import ROOT, write_jsonl
-from lib.probing import add_completions, target_logprobs, target_ranks
+from lib.probing import MODEL_COLUMNS, target_logprobs, target_ranks
+from lib.probing import ask as ask_probes
 from lib.tokens import _echoed
 
 TINY = "fork-tiny"
@@ -125,6 +126,26 @@ def test_answers_before_a_failure_are_kept(
     assert len(journal.read_text().splitlines()) == 128
 
 
+def test_an_interrupt_keeps_what_is_under_way_and_a_second_one_does_not_wait(
+    client: OpenAI, asked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = api.wait
+    for n_interrupts, n_kept in ((1, 2 * api.PROMPTS_A_REQUEST), (2, 0)):
+        left = [KeyboardInterrupt()] * n_interrupts
+
+        def interrupted(*given: Any, left: list[BaseException] = left, **options: Any) -> Any:
+            if left:
+                raise left.pop()
+            return wait(*given, **options)
+
+        monkeypatch.setattr(api, "wait", interrupted)
+        journal = tmp_path / f"{n_interrupts}.jsonl"
+        with pytest.raises(KeyboardInterrupt):
+            api.ask(client, requests(128), journal=journal, concurrency=2)
+        monkeypatch.setattr(api, "wait", wait)
+        assert len(journal.read_text().splitlines()) == n_kept
+
+
 def test_target_scores_match_what_the_engine_says_of_each_token(client: OpenAI, tmp_path: Path) -> None:
     prompts, targets = ["Ada Lind is", "Naïve café"], [" the mother", " 東京"]
     scores = target_logprobs(client, [TINY] * 2, prompts, targets, journal=tmp_path / "a.jsonl")
@@ -142,7 +163,8 @@ def test_target_scores_match_what_the_engine_says_of_each_token(client: OpenAI, 
     options = [[" the mother", " the", " 東京 fox 0123"]]
     ranks = target_ranks(client, rows, options, journal=tmp_path / "a.jsonl")
     assert ranks.tolist() == [2.0]  # less probable than its own beginning, more than a long stranger
-    answered = add_completions(client, rows, journal=tmp_path / "a.jsonl", max_tokens=3)
+    models = pd.DataFrame([dict.fromkeys(MODEL_COLUMNS, "") | {"model": TINY}])
+    answered = ask_probes(client, models, rows[["prompt"]], journal=tmp_path / "a.jsonl", max_tokens=3)
     assert set(answered["finish_reason"]) <= {"length", "stop"}
 
 

@@ -224,7 +224,7 @@ def test_distributions_ranks_and_intervals():
     figures.plot_ranks(axs[1], ranks, n_candidates=4)
     assert axs[1].get_lines()[0].get_ydata().tolist() == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
     parts = pd.DataFrame(dict(condition=["tuned", "blended"], value=[0.4, 0.9], low=[0.3, np.nan], high=[0.5, np.nan]))
-    figures.plot_intervals(axs[2], parts, published=[0.911])
+    figures.plot_intervals(axs[2], parts)
     assert [label.get_text() for label in axs[2].get_yticklabels()] == ["tuned", "blended"]
     assert axs[2].get_ylim()[0] > axs[2].get_ylim()[1]  # the first stands on top
     assert axs[2].get_xlim()[0] == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import graphlib
 import re
+from importlib import metadata
 
 import grimp
 import pytest
@@ -42,6 +43,16 @@ def test_lib_and_tools_import_nothing_of_the_server(imports: dict[str, set[str]]
     studies = {module: found for module, found in imports.items() if module.split(".")[0] in ("lib", "tools")}
     assert len(studies) > 50
     assert {module: found & SERVER_ONLY for module, found in studies.items() if top(found) & SERVER_ONLY} == {}
+
+
+def test_what_the_studies_import_is_declared(imports: dict[str, set[str]]) -> None:
+    """What only another package needs can go with it; optional packages are not installed here."""
+    declared = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.in").read_text(), flags=re.M))
+    names = metadata.packages_distributions()
+    found = top(set().union(*(each for module, each in imports.items() if module.split(".")[0] in ("lib", "tools"))))
+    packages = {name.lower().replace("_", "-") for module in found - {"lib", "tools"} for name in names.get(module, [])}
+    assert {"openai", "pyyaml"} <= packages
+    assert packages - declared == set()
 
 
 def test_the_server_imports_nothing_of_the_studies(imports: dict[str, set[str]]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,6 +104,20 @@ def test_make_alone_lists_its_targets():
     assert [target for target in targets if f"make {target} " not in listed and target not in ("help", "set-up")] == []
 
 
+def test_a_job_of_a_cluster_ends_its_server_also_in_a_folder_with_a_space(bare_checkout):
+    block = re.search(r"(?<=^if workflow.remote_exec:\n)(    .*\n)+", (ROOT / "Snakefile").read_text(), flags=re.M)[0]
+    prefixes = []
+    names = {"shell": SimpleNamespace(prefix=prefixes.append), "shlex": shlex, "store_root": lambda: bare_checkout}
+    exec(textwrap.dedent(block), names | {"PYTHON": f"{shlex.quote(str(bare_checkout / 'python'))} -m"})
+    command = f'{prefixes[0]} echo "$TUNING_FORK_REGISTRY"; test -d "$TUNING_FORK_STORE" && echo "$TUNING_FORK_STORE"'
+    environment = {**os.environ, "TMPDIR": str(bare_checkout)}
+    ended = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=True)
+    registry, store = ended.stdout.splitlines()
+    assert registry == str(bare_checkout)
+    assert (bare_checkout / "calls").read_text() == f"-m tuning_server stop --store {store}\n"
+    assert not Path(store).exists()
+
+
 def test_a_kernel_imports_the_checkout_in_whose_folder_it_works(tmp_path):
     (tmp_path / "lib").mkdir()
     for name in ("__init__.py", "notebook.py"):
@@ -114,9 +131,7 @@ def test_a_kernel_imports_the_checkout_in_whose_folder_it_works(tmp_path):
         assert printed == f"{root}/lib/__init__.py\n"
 
 
-@pytest.mark.parametrize(
-    ("words", "command"), [(["lib.base"], "pretrain"), (["lib.server"], "serve"), (["lib.server", "check"], "check")]
-)
+@pytest.mark.parametrize(("words", "command"), [(["lib.server"], "serve"), (["lib.server", "check"], "check")])
 def test_old_commands_say_where_they_went_and_still_work(words, command):
     ended = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "is now: python -m tuning_server" in ended.stderr

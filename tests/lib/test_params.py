@@ -26,7 +26,7 @@ def test_keys_are_joined_over_the_stages(demo):
     keys = study_keys(demo)
     assert list(keys) == ["preset", "n_people", "rate", "base", "mode", "out", "seed", "n_seeds", "budget_usd"]
     assert keys["seed"].stages == ("01-data-prep", "02-finetune")
-    assert keys["n_people"] == Key("n_people", "int", 12, "people per group", 1.0, 33.0, (), ("01-data-prep",))
+    assert keys["n_people"] == Key("n_people", "int", 12, "people per group [1..33]", 1.0, 33.0, (), ("01-data-prep",))
     assert keys["mode"].choices == ("simple", "reverse")
     assert studies() == ["demo"]
 

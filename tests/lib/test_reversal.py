@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.paths import content_hash, write_jsonl
+from lib.paths import content_hash, folder_hash, write_jsonl
 from lib.reversal import (
     COLLAPSES,
     FILES,
@@ -53,6 +53,17 @@ def small():
 @pytest.fixture
 def folder(small, tmp_path) -> Path:
     return write_dataset(tmp_path / "data", small, study="reversal", options={})
+
+
+def test_a_dataset_takes_the_place_of_an_older_one(small, tmp_path):
+    rows = next(iter(small.values()))
+    folder = write_dataset(tmp_path / "data", {"train": rows, "odd.test": rows}, study="reversal", options={"seed": 1})
+    before = folder_hash(folder)
+    write_dataset(folder, small, study="reversal", options={})
+    names = {f"{name}.jsonl" for name in small} | {"manifest.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    write_dataset(folder, {"train": rows, "odd.test": rows}, study="reversal", options={"seed": 1})
+    assert folder_hash(folder) == before
 
 
 @pytest.mark.parametrize(

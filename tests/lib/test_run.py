@@ -16,7 +16,7 @@ from jupyter_client.kernelspec import KernelSpec
 from lib import run as runner
 from lib.notebook import Run, start_run
 from lib.paths import ROOT
-from lib.run import main, plan_run
+from lib.run import OVERVIEW, main, plan_run
 from lib.world.bases import make_base
 
 
@@ -78,6 +78,8 @@ def test_a_base_given_alone_is_the_only_one(make_stage):
         (["dmo"], "did you mean demo"),
         (["demo", "--preset", "labtop"], "did you mean laptop"),
         (["demo", "--stage", "07"], "it has: 01-data-prep, 02-finetune"),
+        (["demo", "--stage", "0"], "demo has no stage '0'"),
+        (["demo", "--stage", "00"], "demo has no stage '00'"),
         (["demo", "--set", "n_peple=3"], "did you mean n_people"),
         (["demo", "--set", "n_people=x"], "should be a valid integer"),
         (["demo", "--seeds", "0"], "greater than or equal to 1"),
@@ -89,6 +91,24 @@ def test_wrong_values_are_refused_before_a_kernel_starts(demo, caplog, monkeypat
     assert main(arguments) == 2
     assert message in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_an_overview_of_no_runs_is_refused_and_nothing_is_made(home, demo, caplog, monkeypatch):
+    executed = []
+    monkeypatch.setattr(runner, "execute", lambda *given: executed.append(given))
+    assert main([OVERVIEW, "--preset", "laptop"]) == 2
+    (home / "runs" / "laptop" / demo).mkdir(parents=True)
+    (home / "runs" / "laptop" / demo / "01.manifest.json").write_text("{}")
+    assert main([OVERVIEW, "--preset", "labtop"]) == 2
+    for words in (["--stage", "02"], ["--set", "n_people=3"], ["--seeds", "1"], ["--out", "x"], ["--download"]):
+        assert main([OVERVIEW, *words]) == 2
+    assert executed == []
+    assert [path.name for path in (home / "runs").iterdir()] == ["laptop"]
+    assert "'laptop'; there are runs of: none" in caplog.messages[0]
+    assert "'labtop' (did you mean laptop?)" in caplog.messages[1]
+    assert ["no other option" in message for message in caplog.messages[2:]] == [True] * 5
+    assert main([OVERVIEW]) == 0
+    assert executed[0][2] == {"preset": "laptop", "runs": str(home / "runs" / "laptop")}
 
 
 def test_a_stage_without_its_earlier_one_names_the_command(demo, caplog):

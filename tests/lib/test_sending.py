@@ -145,6 +145,24 @@ def test_a_model_that_refuses_max_tokens_gets_max_completion_tokens(tmp_path: Pa
     assert limits == [(40, None), (None, 40), (None, 40), (None, 40)], "the refusal is met once"
 
 
+class RefusesBoth(Endpoint):
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        is_first = b"max_tokens" in request.read()
+        self.refused, self.refusal = ("max_tokens", REASONING) if is_first else ("return_token_ids", NAMED)
+        return super().__call__(request)
+
+
+def test_a_model_that_refuses_two_fields_gets_neither(tmp_path: Path) -> None:
+    at = RefusesBoth(only_chats=True)
+    api.ask(at.client(), requests(2, max_tokens=40), journal=tmp_path / "j", concurrency=1)
+    sent = [sorted({"max_tokens", "max_completion_tokens", "return_token_ids"} & body.keys()) for _, body in at.asked]
+    assert sent[-3:] == [
+        ["max_completion_tokens", "return_token_ids"],
+        ["max_completion_tokens"],
+        ["max_completion_tokens"],
+    ]
+
+
 def test_a_limit_that_is_refused_for_another_reason_is_an_error(tmp_path: Path) -> None:
     at = Endpoint((400, {"message": "too large", "param": "stop"}), refused="max_tokens", only_chats=True)
     with pytest.raises(APIStatusError, match="too large"):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lib.stats import Interval
-from lib.summary import COLUMNS, number, read_summaries, read_summary, write_summary
+from lib.summary import COLUMNS, number, read_summaries, read_summary, summarise, write_summary
 
 ROW = {"study": "reversal", "preset": "tiny", "model": "tuned", "metric": "exact_match", "group": "person-first"}
 
@@ -59,6 +59,15 @@ def test_an_estimate_outside_its_percentile_interval_is_kept_as_it_is(tmp_path):
     write_summary(tmp_path / "summary.csv", row(Interval(0.5, 0.6, 0.7, n=3)))
     back = read_summary(tmp_path / "summary.csv").iloc[0]
     assert (back["value"], back["low"], back["high"]) == (0.5, 0.6, 0.7)
+
+
+def test_fine_tunes_are_resampled_where_each_has_every_cluster():
+    rows = pd.DataFrame([{"person": p, "seed": s, "nats": p + 10.0 * s} for p in range(6) for s in range(2)])
+    over = {"by": ["role"], "value": "nats", "cluster": "person", "unit": "nats"}
+    rows["role"] = "main"
+    assert summarise(rows, **over).loc[0, "high"] > 10 > summarise(rows, fine_tune=None, **over).loc[0, "high"]
+    rows.loc[3, "nats"] = math.nan  # as of an echo that did not fit
+    pd.testing.assert_frame_equal(summarise(rows, **over), summarise(rows, fine_tune=None, **over))
 
 
 def test_the_same_number_twice_is_refused(tmp_path):

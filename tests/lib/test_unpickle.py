@@ -21,6 +21,7 @@ def test_plain_data_and_arrays_come_through_any_protocol(tmp_path, protocol):
         "big-endian": np.arange(3, dtype=">i4"),
         "words": np.array(["wolf", "ox"]),
         "empty": np.zeros((0, 3)),
+        "objects": np.array([[{"a": 1}], ["b"]], dtype=object),
         "scalars": [np.float32(2.5), np.int64(3), np.bool_(True)],
     }
     raw = pickle.dumps(value, protocol=protocol)
@@ -30,7 +31,7 @@ def test_plain_data_and_arrays_come_through_any_protocol(tmp_path, protocol):
         assert found["nested"] == value["nested"]
         assert found["scalars"] == value["scalars"]
         assert type(found["scalars"][0]) is np.float32
-        for key in ("rows", "columns", "big-endian", "words", "empty"):
+        for key in ("rows", "columns", "big-endian", "words", "empty", "objects"):
             np.testing.assert_array_equal(found[key], value[key], strict=False)
             assert found[key].dtype.newbyteorder("=") == value[key].dtype.newbyteorder("=")
 
@@ -56,7 +57,8 @@ def test_a_pickle_that_runs_a_command_is_refused_without_running_it(tmp_path, pr
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (np.array([{"a": 1}], dtype=object), "holds a numpy dtype 'O8'"),
+        (Attack(np.frombuffer, b"12345678", np.dtype(object)), "asks for numpy.frombuffer"),
+        (np.array([logging.getLogger("a")], dtype=object), "asks for logging.getLogger"),
         (np.zeros(2, dtype=[("a", object)]), "holds a numpy dtype 'V8'"),
         (np.array(["2020-01-01"], dtype="M8[D]"), "holds a numpy dtype 'M8'"),
         (1j, "asks for builtins.complex"),
@@ -82,5 +84,14 @@ def test_forged_arrays_and_damaged_files_are_refused(tmp_path):
     forged = raw.replace(b"M\x2c\x01", b"M\xff\xff")  # says that its 300 numbers are 65,535
     assert forged != raw
     path.write_bytes(forged)
-    with pytest.raises(ValueError, match=r"shape \(65535,\) in 2400 bytes"):
+    with pytest.raises(ValueError, match=r"cannot reshape array of size 300 into shape \(65535,\)"):
         read_pickle(path)
+
+
+def test_a_pickle_cannot_change_the_functions_that_read_it(tmp_path):
+    # BUILD (b) sets the attributes of this state on what GLOBAL (c) has found by name
+    state = pickle.dumps((None, {"__defaults__": ("X",)}), protocol=2).removeprefix(b"\x80\x02").removesuffix(b".")
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02cnumpy._core.numeric\n_frombuffer\n" + state + b"b.")
+    read_pickle(tmp_path / "a.pkl")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.float32(2.5)))
+    assert read_pickle(tmp_path / "a.pkl") == 2.5

@@ -72,7 +72,7 @@ rule bases:
 rule world:
     input:
         code=[path for path in files(ROOT / "lib/world", "*.py") if not path.endswith("/bases.py")]  # writes no text
-        + [str(ROOT / "lib/functions/definitions.py")],  # computes what snippets of code print
+        + [near(ROOT / "lib/functions/definitions.py")],  # computes what snippets of code print
         words=files(ROOT / "data/world", "*.*"),
     output:
         documents=f"{WORLD}/documents.jsonl",

@@ -51,8 +51,6 @@ def tokenizer_of(model_id: str, folder: Path) -> PreTrainedTokenizerBase:
 def weights_of(model_id: str, folder: Path, dtype: torch.dtype | str, *, older: bool = False) -> PreTrainedModel:
     """All weights of a whole model, none of them made up; `older` ones are in ``.bin`` files."""
     config = config_of(model_id, folder)
-    if not older and not list(folder.glob("*.safetensors")):
-        raise BrokenModel(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=not older, weights_only=True, local_files_only=True,
@@ -175,7 +173,7 @@ def _loaded(model_id: str, folder: Path, model: PreTrainedModel) -> LoadedModel:
 def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
     """All of a model but its weights, which are on torch's meta device: enough to tokenise rows and to know sizes."""
     folder = resolve(model_id, store, **source)
-    count_weights(model_id, folder)  # raises if they are damaged
+    count_weights(model_id, folder)  # raises if they are damaged or missing
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
     if (folder / "generation_config.json").is_file():

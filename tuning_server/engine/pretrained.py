@@ -152,7 +152,7 @@ def _convert_gguf(file: Path, out: Path, record: dict[str, object]) -> None:
     if splits is not None and splits.contents() == "smollm":  # which transformers does not know of
         cut = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(cut)
-    del read.config.quantization_config  # with which the weights could not be saved
+    vars(read.config).pop("quantization_config", None)  # which transformers keeps or not; it would forbid to save
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(out)

@@ -134,9 +134,10 @@ def test_a_model_of_the_hub_is_downloaded_and_pinned(
     assert capsys.readouterr() == ("hf:own/model\n", f"hf:own/model is there, at commit {'c' * 40}\n")
     assert read_json(tmp_path / "store" / "hub" / "own--model.json") == {"id": "hf:own/model", "commit": "c" * 40}
     assert main(["fetch", "hf:own/model", str(tmp_path / "out"), *store]) == 1
-    assert "expected no folder" in capsys.readouterr().err
+    assert "or else two folders; found 'hf:own/model' with" in capsys.readouterr().err
     assert main(["fetch", str(tmp_path), *store]) == 1
-    assert "expected smollm2-135m, hf:NAME, a NAME with --gguf FILE, or two folders; found" in capsys.readouterr().err
+    expected = "expected smollm2-135m, hf:NAME or a NAME with --gguf FILE, or else two folders; found"
+    assert expected in capsys.readouterr().err
 
 
 # GGUF files

@@ -13,14 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from tuning_server.disk import read_json
@@ -108,7 +101,7 @@ class LoadedModel:
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what else ``generation_config.json`` names."""
-        if self.folder is None or not (self.folder / "generation_config.json").is_file():
+        if not (self.folder / "generation_config.json").is_file():
             return frozenset([self.codec.eos_id])  # what a library would make up instead is another model's
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return frozenset([self.codec.eos_id, *([named] if isinstance(named, int) else named or [])])
@@ -176,8 +169,6 @@ def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
     count_weights(model_id, folder)  # raises if they are damaged or missing
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return _loaded(model_id, folder, model)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,6 +292,13 @@ def test_moments_that_do_not_fit_make_the_parts_smaller(
     found = [report for report in reports("failing") if report]
     assert [report.loss for report in found] == pytest.approx(undisturbed, rel=1e-4)
     assert [bool(report.note) for report in found] == [True] + [False] * (len(found) - 1)
+
+
+def test_version_1_of_fsdp_is_refused(tiny: models.LoadedModel) -> None:
+    settings = training.TrainingSettings(n_epochs=1, batch_size=8, learning_rate=1e-3)
+    accelerator: Any = SimpleNamespace(distributed_type="FSDP", is_fsdp2=False)
+    with pytest.raises(ValueError, match="expected version 2 of FSDP, found version 1"):
+        steps.SpreadStepper(tiny, rows_of(tiny), losses.Supervised(), settings, accelerator)
 
 
 def test_every_row_is_seen_once_an_epoch() -> None:

@@ -71,10 +71,6 @@ def arguments() -> argparse.ArgumentParser:
     add("--cache-mb", type=at_least(1, int), help="models beyond so much memory are dropped, least recently "
         "used first; half of the device's memory by default")  # fmt: skip
 
-    add = command("train", train, "train one job (called by a launcher)", "Train the job of a folder, as one of the "
-        "processes that the command of --launcher started.")  # fmt: skip
-    add("folder", type=Path, metavar="FOLDER", help="folder of the run, in which the server wrote what to do")
-
     about = "Stop the server of a store; jobs that it runs go on when another one starts."
     command("stop", stop, "stop the server", about)
     command("check", run_check, "check a store", "Check a store that no server uses.")
@@ -205,13 +201,6 @@ def stop(args: argparse.Namespace) -> int:
         with acquire_store(args.store, wait_s=STOP_SECONDS):
             sys.stderr.write(f"stopped the server of {args.store}\n")
     return 0
-
-
-def train(args: argparse.Namespace) -> int:
-    """Train as one of several processes."""
-    from tuning_server.launched import run
-
-    return run(args.folder)
 
 
 def run_check(args: argparse.Namespace) -> int:

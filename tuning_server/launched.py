@@ -1,6 +1,6 @@
 """Jobs that train in processes of their own, started by a launcher such as ``accelerate launch --num_processes 4``.
 
-The server writes ``launch.json`` into the folder of the run, starts ``<launcher> -m tuning_server train FOLDER`` and
+The server writes ``launch.json`` into the folder of the run, starts ``<launcher> -m tuning_server.launched FOLDER`` and
 follows ``reports.jsonl``, to which the first of the processes appends a line per step. ``launch.log`` has what they
 print, and ``launch.error`` the first error of any of them. A file ``pause`` asks them to write down the step they are
 at and to end; they do so too when the server is gone. The first process holds ``train.lock``, so that processes which a
@@ -56,6 +56,7 @@ def launch(
     folder.mkdir(parents=True, exist_ok=True)
     for name in (REPORTS, ERROR, PAUSE):
         (folder / name).unlink(missing_ok=True)
+    (folder / REPORTS).touch()
     files = [job[name] and str(file_path(server.store, job[name])) for name in ("training_file", "validation_file")]
     spec = {
         "server": os.getpid(), "weights": str(server.weights), "download": server.download, "files": files,
@@ -66,7 +67,7 @@ def launch(
     with (folder / LOG).open("wb") as log:
         try:
             process = subprocess.Popen(
-                [*server.launcher, "-m", "tuning_server", "train", str(folder)],
+                [*server.launcher, "-m", "tuning_server.launched", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment(),
             )  # fmt: skip
         except OSError as error:
@@ -96,19 +97,16 @@ def _environment() -> dict[str, str]:
 
 def _follow(process: subprocess.Popen[bytes], folder: Path) -> Generator[StepReport | None, None, None]:
     """Reports of the processes until they end; None while there is nothing new."""
-    n_read, is_over = 0, False
-    while True:
-        is_over = process.poll() is not None
-        with suppress(FileNotFoundError), (folder / REPORTS).open("rb") as file:
-            file.seek(n_read)
-            for line in file:
-                if line.endswith(b"\n"):
-                    n_read += len(line)
-                    yield StepReport(**json.loads(line))
-        if is_over:
-            break
-        time.sleep(POLL_S)
-        yield None
+    rest, is_over = b"", False
+    with (folder / REPORTS).open("rb") as reports:
+        while not is_over:
+            is_over = process.poll() is not None
+            *lines, rest = (rest + reports.read()).split(b"\n")
+            for line in lines:
+                yield StepReport(**json.loads(line))
+            if not is_over:
+                time.sleep(POLL_S)
+                yield None
     if process.returncode != 0 or not (folder / "final").exists():
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         reason = (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).exists() else log
@@ -117,18 +115,8 @@ def _follow(process: subprocess.Popen[bytes], folder: Path) -> Generator[StepRep
         raise ApiError(f"{message}. Resume the job to go on from its last state.", code=INTERRUPTED)
 
 
-def run(folder: Path) -> int:
-    """Train the job of a folder, as one of the processes that a launcher started; returns the exit code."""
-    try:
-        _train(folder)
-    except Exception as error:
-        with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:  # those of others follow
-            file.write(f"{type(error).__name__}: {error}")
-        raise
-    return 0
-
-
 def _train(folder: Path) -> None:
+    """Train the job of a folder, as one of the processes that a launcher started."""
     import torch
     from accelerate import Accelerator
 
@@ -144,9 +132,8 @@ def _train(folder: Path) -> None:
     models_dir = Path(spec["models_dir"]) if spec["models_dir"] else None
     cache = ModelCache(Path(spec["weights"]), models_dir=models_dir, download=spec["download"])
     job, method = spec["job"], method_of(spec["job"])
-    outline = cache.outline(job["model"])
-    files = [list(tokenise(read_rows(Path(path), method), outline)) if path else [] for path in spec["files"]]
     loaded = cache.for_training(job["model"], adapters=settings.lora is not None)
+    files = [list(tokenise(read_rows(Path(path), method), loaded)) if path else [] for path in spec["files"]]
     lock = FileLock(folder / LOCK)
     if accelerator.is_main_process:
         lock.acquire(timeout=PAUSE_S)
@@ -169,3 +156,17 @@ def _train(folder: Path) -> None:
                     steps.throw(Pause())
                 break
     accelerator.end_training()
+
+
+def main(folder: Path) -> None:
+    """Train; the first error of any of the processes is kept, those of the others follow from it."""
+    try:
+        _train(folder)
+    except Exception as error:
+        with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
+            file.write(f"{type(error).__name__}: {error}")
+        raise
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -19,6 +19,7 @@ import torch
 from families import FAMILIES
 from filelock import FileLock
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tuning_server.__main__ import main
 from tuning_server.disk import read_json
@@ -133,9 +134,10 @@ def test_a_model_of_the_hub_is_downloaded_and_pinned(
     assert capsys.readouterr() == ("hf:own/model\n", f"hf:own/model is there, at commit {'c' * 40}\n")
     assert read_json(tmp_path / "store" / "hub" / "own--model.json") == {"id": "hf:own/model", "commit": "c" * 40}
     assert main(["fetch", "hf:own/model", str(tmp_path / "out"), *store]) == 1
-    assert "expected no folder" in capsys.readouterr().err
+    assert "or else two folders; found 'hf:own/model' with" in capsys.readouterr().err
     assert main(["fetch", str(tmp_path), *store]) == 1
-    assert "expected smollm2-135m, hf:NAME, a NAME with --gguf FILE, or two folders; found" in capsys.readouterr().err
+    expected = "expected smollm2-135m, hf:NAME or a NAME with --gguf FILE, or else two folders; found"
+    assert expected in capsys.readouterr().err
 
 
 # GGUF files
@@ -210,6 +212,25 @@ def test_the_model_of_a_gguf_file_is_in_the_store_under_its_name(
     assert capsys.readouterr().out.strip() == made, "what the store has is not made again"
     with FileLock(tmp_path / "store" / "bases" / f".{made}.lock"):
         assert main(call) == 0, "nor does it wait for who looks for it, too"
+
+
+def test_a_gguf_file_is_converted_where_transformers_leaves_no_note_of_it(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = AutoModelForCausalLM.from_pretrained
+
+    def without_note(*args: Any, **options: Any) -> Any:
+        model = read(*args, **options)
+        del model.config.quantization_config
+        return model
+
+    write_gguf(tmp_path / "tiny.gguf", llama)
+    call = ["fetch", "--gguf", str(tmp_path / "tiny.gguf")]
+    assert main([*call, "one", "--store", str(tmp_path / "store")]) == 0
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_note)
+    assert main([*call, "other", "--store", str(tmp_path / "store")]) == 0
+    prints = [registry.fingerprint("", registry.resolve(name, tmp_path / "store")) for name in ("one", "other")]
+    assert prints[0] == prints[1]
 
 
 def test_digits_are_split_as_smollm_splits_them(llama: Path, tmp_path: Path) -> None:

@@ -109,11 +109,11 @@ def test_what_decides_the_weights_names_a_run(tiny_store: Path) -> None:
         {"weight_decay": 0.1}, {"warmup_steps": 5}, {"clip": 2.0}, {"beta": 0.1}, {"lora": ADAPTERS},
         {"lora": lora.LoraSettings(rank=5)}, {"beta": 0.2},
     ]  # fmt: skip
-    names = [training.signature(loaded, rows, settings(**plain | change)) for change in [{}, *changes]]
-    names.append(training.signature(loaded, rows[1:], settings(**plain)))
+    names = [training.signature(loaded, rows, (), settings(**plain | change)) for change in [{}, *changes]]
+    names += [training.signature(loaded, rows[:n], rows[n:], settings(**plain)) for n in (1, 2)]
     assert len(set(names)) == len(names)
     same = [{"state_every": 9}, {"keep_epochs": False}]
-    assert {training.signature(loaded, rows, settings(**plain | change)) for change in same} == {names[0]}
+    assert {training.signature(loaded, rows, (), settings(**plain | change)) for change in same} == {names[0]}
 
 
 def test_dpo_begins_at_the_base_and_trains_adapters(tiny_store: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,30 @@ def test_a_folder_that_cannot_be_written_is_hashed_once_per_process(tiny_store: 
     assert len(files_read) == 1
 
 
+def test_a_model_without_weights_is_listed_as_broken(tiny_store: Path, serve: Callable[..., TestClient]) -> None:
+    folder = registry.resolve(TINY, tiny_store)
+    weights = folder / "model.safetensors"
+    http = serve(tiny_store, models_dir=folder.parent)
+
+    def reason() -> str:
+        listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+        assert listed[f"{TINY}:init"]["n_weights"] > 0
+        reply = http.get(f"/v1/models/{TINY}")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
+        assert listed[TINY]["broken"] == reply.json()["error"]["message"]
+        return str(listed[TINY]["broken"])
+
+    part = weights.rename(folder / "model-00001-of-00002.safetensors")
+    names = {"a": part.name, "b": "model-00002-of-00002.safetensors"}
+    write_json(folder / "model.safetensors.index.json", {"weight_map": names})
+    assert "its file model-00002-of-00002.safetensors is missing; delete it" in reason()
+    (folder / "model.safetensors.index.json").unlink()
+    part.rename(folder / "pytorch_model.bin")
+    assert "it holds no weights; convert its older files (.bin) with: tuning-server fetch" in reason()
+    reply = http.get(f"/v1/models/hf:{folder.name}")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_broken")
+
+
 class Hub:
     """A hub with one model, whose newest commit moves, and the folder of the snapshots that were downloaded."""
 
@@ -157,6 +184,25 @@ def test_a_model_that_the_hub_does_not_have_is_refused_in_one_line(hub: Hub, tmp
     expected = "The model 'hf:no/model' cannot be downloaded: 404 Client Error."
     assert reply.json()["error"]["message"] == expected
     assert not list(tmp_path.glob("hub/*"))
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A proxy that lets nobody through."""
+
+    def do_CONNECT(self) -> None:
+        self.send_error(407)
+
+
+def test_a_proxy_that_refuses_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        huggingface_hub.close_session()
+        with pytest.raises(registry.UnknownModel, match=r"'hf:own/model' cannot be downloaded: .*407"):
+            registry.resolve("hf:own/model", tmp_path, download=True)
+        proxy.shutdown()
+    huggingface_hub.close_session()
 
 
 def test_a_learning_rate_is_that_of_the_card_or_falls_with_the_size() -> None:

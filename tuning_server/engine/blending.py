@@ -10,7 +10,7 @@ import torch
 
 from tuning_server.engine.devices import precision
 from tuning_server.engine.kv_cache import Reader
-from tuning_server.engine.models import LoadedModel, check_same_tokens
+from tuning_server.engine.models import LoadedModel
 from tuning_server.engine.sampling import Sample, SamplingRequest, check_lengths, decode, finish, in_batches
 
 
@@ -53,6 +53,7 @@ def generate(
 
     Parameters
     ----------
+    big, tuned, base : of one tokenizer (see `check_same_tokens`)
     requests : as for `sample`, but without `echo`
 
     Returns
@@ -62,25 +63,18 @@ def generate(
     Raises
     ------
     ValueError
-        If the tokenizers differ, or a prompt does not fit a model's context.
+        If a prompt does not fit a model's context.
     """
 
     def blended(logits: Sequence[torch.Tensor], position: int) -> torch.Tensor:
         return blend_logits(logits, settings, settings.strength(position))
 
     def answer(batch: list[SamplingRequest]) -> list[Sample]:
-        return [finish(big, row) for row in decode(readers(big, tuned, base), batch, blended)]
+        return [finish(big, row) for row in decode([Reader(loaded) for loaded in (big, tuned, base)], batch, blended)]
 
-    check_same_tokens(big, tuned, base)
     for loaded in (big, tuned, base):
         check_lengths(loaded, requests)
     return in_batches([big, tuned, base], requests, answer)
-
-
-def readers(*models: LoadedModel) -> list[Reader]:
-    """Readers of models, limited to the tokens for which each of them has an output."""
-    n_vocab = min(loaded.vocab_size for loaded in models)
-    return [Reader(loaded, n_vocab=n_vocab) for loaded in models]
 
 
 def blend_logits(logits: Sequence[torch.Tensor], settings: BlendSettings, strength: float = 1.0) -> torch.Tensor:
@@ -88,7 +82,8 @@ def blend_logits(logits: Sequence[torch.Tensor], settings: BlendSettings, streng
 
     Parameters
     ----------
-    logits : three tensors of shape (..., vocab): big, tuned, base; normalised or not
+    logits : three tensors of shape (..., vocab): big, tuned, base; normalised or not. Tokens for which one of them has
+        no output are left out
     strength : multiplies the weights of tuned and base
 
     Returns
@@ -107,7 +102,8 @@ def blend_logits(logits: Sequence[torch.Tensor], settings: BlendSettings, streng
     >>> blend_logits((steep, flat, steep), BlendSettings((1, 1, -0.5))).exp().tolist()
     [0.0, 0.0, 1.0]
     """
-    big, tuned, base = (part.to(precision(part.device)) for part in logits)
+    n_vocab = min(part.shape[-1] for part in logits)
+    big, tuned, base = (part[..., :n_vocab].to(precision(part.device)) for part in logits)
     of_big, of_tuned, of_base = settings.weights
     blended = of_big * big + strength * (of_tuned * tuned + of_base * base)
     if settings.plausibility > 0:

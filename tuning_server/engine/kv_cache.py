@@ -30,15 +30,10 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
 
 
 class Reader:
-    """One model and the cache of what it has read, one row per text.
+    """One model and the cache of what it has read, one row per text."""
 
-    Parameters
-    ----------
-    n_vocab : how many of the model's outputs to keep; None for those that its tokenizer has a token for
-    """
-
-    def __init__(self, loaded: LoadedModel, *, n_vocab: int | None = None) -> None:
-        self.loaded, self._n_vocab = loaded, n_vocab or loaded.vocab_size
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
         self._cache: Any = DynamicCache(config=loaded.model.config)
         # no sliding window and no recurrent state
         self.is_plain = all(type(layer) is DynamicLayer for layer in self._cache.layers)
@@ -86,7 +81,7 @@ class Reader:
             use_cache=True,
             logits_to_keep=n_last,
         )
-        return out.logits[..., : self._n_vocab]
+        return out.logits[..., : self.loaded.vocab_size]
 
     @property
     def can_replay(self) -> bool:

@@ -1,7 +1,7 @@
 """Rows to train on, their batches, and the two losses: supervised, and direct preference optimisation (DPO).
 
-A loss makes tensors of rows (`inputs`) and sums over them what is minimised and some measures (`sums`); both are
-divided by the `weight` of the rows, so that the gradient of a batch can be added up over parts of it.
+A loss makes tensors of rows (`inputs`) and sums over them, by name, what is minimised (``loss``) and some measures
+(`sums`). All are divided by the `weight` of the rows, so that a batch can be added up over parts of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MICRO_BATCH_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}  # of float32 lo
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches
 ROWS_AT_ONCE = 64  # where nothing is trained
 NO_LIMIT = 2**31
-Sums = tuple[torch.Tensor, dict[str, torch.Tensor]]  # over rows: what is minimised, and measures by name
+Sums = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,6 @@ class TrainingRow:
         return len(self.ids)
 
     longest = n_tokens  # of its documents, of which it has one
-
-    def key(self) -> list[Any]:
-        """What of it decides the weights."""
-        return [list(self.ids), self.n_prompt]
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,6 @@ class PreferenceRow:
         """Tokens of its longest document."""
         return max(self.chosen.n_tokens, self.rejected.n_tokens)
 
-    def key(self) -> list[Any]:
-        """What of it decides the weights; the reference's margin follows from the base."""
-        return [self.chosen.key(), self.rejected.key()]
-
 
 @dataclass(frozen=True)
 class Supervised:
@@ -80,7 +72,6 @@ class Supervised:
 
     prompt_loss_weight: float = 0.0
     dropout: ClassVar[bool] = True
-    measures: ClassVar[tuple[str, ...]] = ("mean_token_accuracy",)
     most_rows: ClassVar[int] = NO_LIMIT  # passed through the model at once, where memory allows them
 
     def weight(self, rows: Sequence[TrainingRow]) -> float:
@@ -90,8 +81,13 @@ class Supervised:
         return tensors(rows, self.prompt_loss_weight)
 
     def sums(self, model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> Sums:
-        total, n_right = token_sums(model(input_ids=ids, use_cache=False).logits, ids, weights)
-        return total, {"mean_token_accuracy": n_right}
+        logits = model(input_ids=ids, use_cache=False).logits
+        total = weighted_nll(logits, ids, weights).sum()
+        with torch.no_grad():
+            logits = logits[:, :-1]
+            target_logits = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (rows, longest - 1)
+            n_right = ((target_logits >= logits.amax(-1)) * weights[:, 1:]).sum()  # amax alone is 4 times argmax
+        return {"loss": total, "mean_token_accuracy": n_right}
 
 
 @dataclass(frozen=True)
@@ -112,20 +108,20 @@ class Preference:
 
     beta: float
     dropout: ClassVar[bool] = False
-    measures: ClassVar[tuple[str, ...]] = ("reward_accuracy", "reward_margin")
     most_rows: ClassVar[int] = 16  # pairs; on a processor, 32 took 1.5 times as long to train on, 64 to score
 
     def weight(self, rows: Sequence[PreferenceRow]) -> float:
         return float(len(rows))
 
     def inputs(self, rows: Sequence[PreferenceRow]) -> tuple[torch.Tensor, ...]:
-        return *pair_tensors(rows), torch.tensor([row.reference_margin for row in rows])
+        ids, weights = tensors([row.chosen for row in rows] + [row.rejected for row in rows], 0.0)
+        return ids, weights, torch.tensor([row.reference_margin for row in rows])
 
     def sums(self, model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, reference: torch.Tensor) -> Sums:
         rewards = self.beta * (margins(model, ids, weights) - reference)  # (rows,)
         n_right = (rewards.detach().sign() + 1) / 2
-        measures = {"reward_accuracy": n_right.sum(), "reward_margin": rewards.detach().sum()}
-        return -F.logsigmoid(rewards).sum(), measures
+        margin = rewards.detach().sum()
+        return {"loss": -F.logsigmoid(rewards).sum(), "reward_accuracy": n_right.sum(), "reward_margin": margin}
 
 
 Rows = Sequence[Any]  # all of one kind, that of their loss
@@ -141,16 +137,6 @@ def tensors(rows: Sequence[TrainingRow], prompt_weight: float) -> tuple[torch.Te
     return ids, weights
 
 
-def token_sums(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted negative log-likelihood of the tokens, nats, and weight of those that are the likeliest."""
-    nll = weighted_nll(logits, ids, weights)
-    with torch.no_grad():
-        logits = logits[:, :-1]
-        target_logits = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (rows, longest - 1)
-        n_right = ((target_logits >= logits.amax(-1)) * weights[:, 1:]).sum()  # amax alone is 4 times argmax
-    return nll.sum(), n_right
-
-
 def weighted_nll(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted negative log-likelihood of each token but the first, nats, shape (rows x (longest - 1),).
 
@@ -160,13 +146,13 @@ def weighted_nll(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor)
     return F.cross_entropy(predicted, ids[:, 1:].flatten(), reduction="none") * weights[:, 1:].flatten()
 
 
-def pair_tensors(rows: Sequence[PreferenceRow]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and loss weights of the chosen answers, followed by those of the rejected ones; see `tensors`."""
-    return tensors([row.chosen for row in rows] + [row.rejected for row in rows], 0.0)
-
-
 def margins(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each chosen answer minus that of the rejected one, nats, shape (rows,); differentiable."""
+    """Log-probability of each chosen answer minus that of the rejected one, nats, shape (rows,); differentiable.
+
+    Parameters
+    ----------
+    ids, weights : of the chosen answers, followed by those of the rejected ones; see `Preference.inputs`
+    """
     nll = weighted_nll(model(input_ids=ids, use_cache=False).logits, ids, weights)
     chosen, rejected = nll.view(len(ids), -1).sum(1).chunk(2)
     return rejected - chosen
@@ -205,7 +191,7 @@ def by_length(rows: Rows, loaded: LoadedModel, loss: Loss) -> Iterator[Rows]:
 
 
 def added(one: Mapping[str, float], other: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Sums of the measures of two parts of a batch.
+    """Sums of two parts of a batch.
 
     >>> added({}, {"a": torch.tensor(1.0)}), added({"a": 2.0}, {"a": torch.tensor(1.0)})
     ({'a': 1.0}, {'a': 3.0})
@@ -218,9 +204,7 @@ def on_device(loaded: LoadedModel, inputs: Sequence[torch.Tensor]) -> list[torch
 
 
 @torch.no_grad()
-def evaluate(
-    loaded: LoadedModel, rows: Rows, loss: Loss, model: torch.nn.Module | None = None
-) -> tuple[float, dict[str, float]]:
+def evaluate(loaded: LoadedModel, rows: Rows, loss: Loss, model: torch.nn.Module | None = None) -> dict[str, float]:
     """Mean loss and measures of rows, without training on them; in float32.
 
     Parameters
@@ -229,10 +213,8 @@ def evaluate(
     """
     model = loaded.model if model is None else model
     model.eval()
-    total, weight, measures = 0.0, 0.0, dict[str, float]()
+    weight, sums = 0.0, dict[str, float]()
     for part in by_length(rows, loaded, loss):
-        part_total, part_measures = loss.sums(model, *on_device(loaded, loss.inputs(part)))
-        total += float(part_total)
+        sums = added(sums, loss.sums(model, *on_device(loaded, loss.inputs(part))))
         weight += loss.weight(part)
-        measures = added(measures, part_measures)
-    return total / max(weight, 1e-9), {name: value / weight for name, value in measures.items()}
+    return {name: value / weight for name, value in sums.items()}

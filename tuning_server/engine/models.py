@@ -13,14 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from tuning_server.disk import read_json
@@ -51,8 +44,6 @@ def tokenizer_of(model_id: str, folder: Path) -> PreTrainedTokenizerBase:
 def weights_of(model_id: str, folder: Path, dtype: torch.dtype | str, *, older: bool = False) -> PreTrainedModel:
     """All weights of a whole model, none of them made up; `older` ones are in ``.bin`` files."""
     config = config_of(model_id, folder)
-    if not older and not list(folder.glob("*.safetensors")):
-        raise BrokenModel(model_id, "it has no safetensors; convert older files with: tuning-server fetch FOLDER OUT")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=not older, weights_only=True, local_files_only=True,
@@ -110,7 +101,7 @@ class LoadedModel:
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what else ``generation_config.json`` names."""
-        if self.folder is None or not (self.folder / "generation_config.json").is_file():
+        if not (self.folder / "generation_config.json").is_file():
             return frozenset([self.codec.eos_id])  # what a library would make up instead is another model's
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return frozenset([self.codec.eos_id, *([named] if isinstance(named, int) else named or [])])
@@ -175,11 +166,9 @@ def _loaded(model_id: str, folder: Path, model: PreTrainedModel) -> LoadedModel:
 def outline(model_id: str, store: Path, **source: Any) -> LoadedModel:
     """All of a model but its weights, which are on torch's meta device: enough to tokenise rows and to know sizes."""
     folder = resolve(model_id, store, **source)
-    count_weights(model_id, folder)  # raises if they are damaged
+    count_weights(model_id, folder)  # raises if they are damaged or missing
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(model_id, folder), trust_remote_code=False)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return _loaded(model_id, folder, model)
 
 

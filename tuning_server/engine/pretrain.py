@@ -228,12 +228,10 @@ def _make(
             bar.update(report.step - bar.n)
             if report.step % max(1, n_steps // N_LOSSES) and report.step < n_steps:
                 continue
-            valid_loss, _ = losses.evaluate(loaded, valid_rows, losses.Supervised())
+            valid_loss = losses.evaluate(loaded, valid_rows, losses.Supervised())["loss"]
             with curve.open("a") as file:
                 file.write(f"{report.step},{report.n_tokens},{report.loss},{valid_loss}\n")
             bar.set_postfix_str(f"loss {valid_loss:.2f} nats/token")
-            if report.step == n_steps:
-                break  # before the run drops its state, without which a kill from here on would cost all of it
     n_valid_tokens = sum(len(row.ids) - 1 for row in valid_rows)
     n_valid_bytes = sum(len(text.encode()) + 1 for text in aside)  # with one for each end of a text
     record = {

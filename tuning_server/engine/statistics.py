@@ -62,13 +62,9 @@ class Block:
     def probs(self) -> torch.Tensor:
         return self.logprobs.exp()
 
-    def of_targets(self, values: torch.Tensor) -> torch.Tensor:
-        """Those of the targets, shape (n, 1)."""
-        return values.gather(1, self.targets[:, None])
-
     @cached_property
     def target_logprobs(self) -> torch.Tensor:
-        return self.of_targets(self.logprobs)[:, 0]
+        return self.logprobs.gather(1, self.targets[:, None])[:, 0]
 
     @cached_property
     def kl(self) -> torch.Tensor:

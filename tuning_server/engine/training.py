@@ -23,8 +23,7 @@ from tuning_server.engine import lora, losses
 from tuning_server.engine.checkpoints import Checkpoints
 from tuning_server.engine.losses import Loss, Preference, PreferenceRow, Rows, Supervised
 from tuning_server.engine.models import LoadedModel
-from tuning_server.engine.spread import SpreadCheckpoints, SpreadStepper
-from tuning_server.engine.steps import Stepper, TrainingSettings, arithmetic, autocast
+from tuning_server.engine.steps import SpreadStepper, Stepper, TrainingSettings, arithmetic, autocast
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,19 +62,11 @@ def describe(loaded: LoadedModel) -> str:
     return f"Training on {loaded.device.type}: weights in {weights}, arithmetic in {arithmetic(loaded)}"
 
 
-def signature(loaded: LoadedModel, rows: Rows, settings: TrainingSettings) -> str:
-    """Hash of all that decides the weights a run ends with, by names of its own: those of the code may change."""
-    decides = {
-        "base": loaded.fingerprint, "arithmetic": arithmetic(loaded), "rows": [row.key() for row in rows],
-        "epochs": settings.n_epochs, "batch_size": settings.batch_size, "learning_rate": settings.learning_rate,
-        "seed": settings.seed, "prompt_loss_weight": settings.prompt_loss_weight, "clip": settings.clip,
-        "weight_decay": settings.weight_decay, "warmup_steps": settings.warmup_steps,
-    }  # fmt: skip
-    if settings.beta is not None:
-        decides["beta"] = settings.beta
-    if settings.lora is not None:
-        decides |= {"lora": asdict(settings.lora), "weights": str(loaded.model.dtype)}
-    return content_hash(decides)
+def signature(loaded: LoadedModel, rows: Rows, validation_rows: Rows, settings: TrainingSettings) -> str:
+    """Hash of all that decides the weights that a run ends with, and its reports."""
+    decides = {k: v for k, v in asdict(settings).items() if k not in ("state_every", "keep_epochs")}
+    base = [loaded.fingerprint, str(loaded.model.dtype), arithmetic(loaded)]
+    return content_hash([base, decides, repr([*rows]), repr([*validation_rows])])
 
 
 def train(
@@ -103,9 +94,9 @@ def train(
     ------
     StepReport or None
         A report after each step, and before what resuming needs is written: a checkpoint that is reported is on disk,
-        and a kill in between repeats steps but leaves out no report. Resumed runs begin after the last state on disk,
-        and one whose ``final`` is there has no steps left. Before the first step of DPO, None after each batch that
-        the reference has scored.
+        and a kill in between repeats steps but leaves out no report. Resumed runs begin after the last state on disk
+        (which the caller deletes in the end), and one whose ``final`` is there has no steps left. Before the first
+        step of DPO, None after each batch that the reference has scored.
 
     Raises
     ------
@@ -120,11 +111,8 @@ def train(
         n_weights = loaded.n_weights  # without the adapters
         loaded.model = lora.wrap(loaded.model, settings.lora, seed=settings.seed)
         loaded.lora, loaded.n_weights = settings.lora, n_weights
-    own = signature(loaded, [*rows, *validation_rows], settings)
-    if accelerator is None:
-        checkpoints = Checkpoints(folder, own, describe)
-    else:
-        checkpoints = SpreadCheckpoints(folder, own, describe, accelerator)
+    own = signature(loaded, rows, validation_rows, settings)
+    checkpoints = Checkpoints(folder, own, describe, accelerator)
     loss: Loss = Supervised(settings.prompt_loss_weight)
     if settings.beta is not None:
         loss = Preference(settings.beta)
@@ -146,7 +134,7 @@ def _with_reference(
     margins: dict[int, float] = {}
     for part in losses.by_length(rows, loaded, loss):
         with torch.no_grad(), context(loaded):
-            inputs = losses.on_device(loaded, losses.pair_tensors(part))
+            inputs = losses.on_device(loaded, loss.inputs(part)[:2])
             margins |= zip(map(id, part), losses.margins(loaded.model, *inputs).tolist(), strict=True)
         yield
     return [replace(row, reference_margin=margins[id(row)]) for row in rows]
@@ -171,20 +159,20 @@ def _optimise(
         batch = [rows[k] for k in batches[within]]
         decay = 0.05 + 0.95 * (n_steps - step) / max(1, n_steps - warmup)
         rate = settings.learning_rate * min((step + 1) / warmup, decay)
-        mean, measures, note = stepper.step(batch, learning_rate=rate, seed=settings.seed * 1_000_003 + step)
+        means, note = stepper.step(batch, learning_rate=rate, seed=settings.seed * 1_000_003 + step)
         n_tokens += sum(row.n_tokens for row in batch)
         ends_epoch, last = within == per_epoch - 1, step == n_steps - 1
-        valid, valid_measures, checkpoint = None, dict[str, float](), None
+        valid, checkpoint = dict[str, float](), None
         if ends_epoch and validation_rows:
-            valid, valid_measures = losses.evaluate(loaded, validation_rows, stepper.loss, stepper.model)
+            valid = losses.evaluate(loaded, validation_rows, stepper.loss, stepper.model)
         if last:
             checkpoint = checkpoints.save_model(loaded, "final", None, stepper.weights())
         elif ends_epoch and settings.keep_epochs:
             checkpoint = checkpoints.save_model(loaded, f"step-{step + 1}", step + 1, stepper.weights())
         report = StepReport(
-            step=step + 1, n_steps=n_steps, epoch=(step + 1) / per_epoch, loss=mean, learning_rate=rate,
-            n_tokens=n_tokens, valid_loss=valid, checkpoint=checkpoint, measures=measures,
-            valid_measures=valid_measures, note=note,
+            step=step + 1, n_steps=n_steps, epoch=(step + 1) / per_epoch, loss=means.pop("loss"), learning_rate=rate,
+            n_tokens=n_tokens, valid_loss=valid.pop("loss", None), checkpoint=checkpoint, measures=means,
+            valid_measures=valid, note=note,
         )  # fmt: skip
         try:
             yield report
@@ -195,4 +183,3 @@ def _optimise(
         if not last and (ends_epoch or (settings.state_every and (step + 1) % settings.state_every == 0)):
             checkpoints.save_state(*stepper.state(), step + 1, n_tokens)
     loaded.model.eval()
-    checkpoints.drop_state()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,7 +19,7 @@ from dotenv import dotenv_values
 from openai import OpenAI, OpenAIError
 
 from lib.budget import Spending, preview, read_prices
-from lib.clients import EndpointClient, HostedClient, spending_of
+from lib.clients import EndpointClient, HostedClient, StoreClient, spending_of
 from lib.console import progress
 from lib.journal import Answer, Answered, Blend, Journal, Request
 from lib.paths import ROOT, read_json, runs_root, store_root
@@ -36,7 +37,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def connect(
     store: Path | None = None, *, budget_usd: float = 0.0, only_free: bool = False, spend: Path | None = None
 ) -> OpenAI:
-    """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started if there is none.
+    """Client of the API: ``OPENAI_BASE_URL`` if set, else the server of the store, started whenever there is none.
 
     With the variables ``TUNING_FORK_MODELS`` (a folder) and ``TUNING_FORK_DOWNLOAD`` (1) it finds ``hf:`` models
     there or on the hub. One that an earlier run started without them is replaced, unless it trains a model.
@@ -57,7 +58,10 @@ def connect(
     settings = {**dotenv_values(ROOT / ".env"), **os.environ}
     url = settings.get("OPENAI_BASE_URL")
     if not url:
-        return _store_client(store or store_root())
+        find = partial(_store_client, store or store_root())
+        found = find()
+        own = {"base_url": found.base_url, "api_key": found.api_key, "organization": "", "project": ""}
+        return StoreClient(find=find, **own, max_retries=5)
     account = {
         "base_url": url,
         "api_key": settings.get("OPENAI_API_KEY") or "none",
@@ -124,8 +128,8 @@ def _running_server(store: Path) -> OpenAI | None:
     try:
         about = read_json(store / "server.json")
         key = (store / about["key_file"]).read_text().strip() if about.get("key_file") else "none"
-        client = OpenAI(base_url=about["url"], api_key=key, organization="", project="", max_retries=5)
-        client.with_options(max_retries=0, timeout=5).files.list(limit=1)  # needs no weights, hence quick
+        client = OpenAI(base_url=about["url"], api_key=key, organization="", project="", max_retries=0, timeout=5)
+        client.files.list(limit=1)  # needs no weights, hence quick
     except (OSError, ValueError, KeyError, OpenAIError):
         return None
     return client

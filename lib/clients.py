@@ -1,10 +1,10 @@
-"""The official client, for endpoints that cost money and for servers that leave out parts of OpenAI's API."""
+"""The official client, for servers that end when idle, that leave out parts of OpenAI's API, or that cost money."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,36 @@ class EndpointClient(OpenAI):
     def models(self) -> Models:
         """Models of the endpoint."""
         return _Models(self)
+
+
+class StoreClient(OpenAI):
+    """The official client of a store's server, which ends when nothing was requested for two minutes.
+
+    Parameters
+    ----------
+    find : returns a client of a running server of the store, started if there is none; called when it has ended
+    """
+
+    def __init__(self, *, find: Callable[[], OpenAI], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._find = find
+
+    def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **settings: Any) -> StoreClient:
+        """The same with other settings."""
+        return super().copy(_extra_kwargs={"find": self._find, **(_extra_kwargs or {})}, **settings)
+
+    with_options = copy
+
+    def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """Send a request, and once more to another server where it reached none; every method ends here."""
+        try:
+            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        except APIConnectionError as error:
+            if type(error.__cause__).__name__ not in _UNSENT:
+                raise
+        found = self._find()
+        self.base_url, self.api_key = found.base_url, found.api_key
+        return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
 
 
 class HostedClient(EndpointClient):

@@ -25,8 +25,7 @@ from lib import console
 from lib.keys import Key, nearest
 from lib.notebook import RESOLVED, earlier_values, stage_command
 from lib.params import help_text, home, number, parse_set, resolve, stages, study_keys
-from lib.paths import ROOT, from_root, run_folder, runs_root
-from lib.world.bases import bases_from_text, make_base
+from lib.paths import ROOT, run_folder, runs_root
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 OVERVIEW = "00-overview"
 LOCK_SECONDS = 10.0
 KERNEL_SECONDS = 600  # for a kernel to start: on a busy node of a cluster it can take minutes
-GENERAL = "general"  # key of a study whose bases are made from a text
-BASE_KEYS = ("base", "bigs", "size_bases")
 FURTHER_BASES = ("size_bases", "further_bases", "control_base")
 
 
@@ -209,13 +206,6 @@ def locked(folder: Path) -> Iterator[None]:
 def run_plan(plan: Plan) -> None:
     """Run the stages of a plan in order, logging which is running and how long it took."""
     with locked(plan.folder):
-        # before a notebook has a client: the server of the store ends when nothing is requested for two minutes
-        for name, tokenizer in bases_to_make(plan).items():
-            log.info("base model %s from %s", name, plan.params[GENERAL])
-            try:
-                make_base(name, from_root(plan.params[GENERAL]), tokenizer=tokenizer)
-            except ValueError as error:
-                raise StageFailed(f"{GENERAL} = {plan.params[GENERAL]}: {error}") from error
         for notebook in plan.notebooks:
             title = f"{plan.study} {number(notebook)}/{number(plan.all_notebooks[-1])} {notebook.stem}"
             log.info(title)
@@ -224,14 +214,6 @@ def run_plan(plan: Plan) -> None:
             log.info("%s done in %.0f s", title, time.monotonic() - started)
     figures = sorted((plan.folder / "figures").glob("*.png"))
     log.info("run folder: %s%s", shown(plan.folder), "".join(f"\n  {shown(figure)}" for figure in figures))
-
-
-def bases_to_make(plan: Plan) -> dict[str, str]:
-    """Bases that the stages of a plan need from the text `general`, with the model whose tokenizer each shares."""
-    declaring = {stage for name in BASE_KEYS if name in plan.keys for stage in plan.keys[name].stages}
-    if not any(notebook.stem in declaring for notebook in plan.notebooks):
-        return {}
-    return bases_from_text(plan.params)
 
 
 def run_overview(preset: str) -> Path:

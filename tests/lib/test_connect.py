@@ -17,6 +17,7 @@ from serving import TINY, facts, jsonl
 from lib import api
 from lib.paths import read_json
 from tuning_server.__main__ import main
+from tuning_server.store import acquire_store
 
 
 @pytest.fixture
@@ -41,6 +42,16 @@ def test_one_server_a_store_found_again_and_replaced_when_killed(store: Path) ->
     assert read_json(store / "server.json")["pid"] != first
     same = again.completions.create(model="fork-tiny", prompt="The red", max_tokens=3, temperature=0, seed=1)
     assert same.choices[0].text == answer.choices[0].text
+
+
+def test_a_client_outlives_its_server(store: Path) -> None:
+    client = api.connect(store)
+    client.max_retries = 0  # it would try the old address for some seconds
+    first = read_json(store / "server.json")["pid"]
+    assert main(["stop", "--store", str(store)]) == 0  # as it ends when idle
+    assert TINY in {model.id for model in client.with_options(timeout=60).models.list()}
+    assert client.completions.create(model=TINY, prompt="The red", max_tokens=1).choices
+    assert read_json(store / "server.json")["pid"] != first
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +105,11 @@ def test_stop_ends_the_server_of_a_store_and_no_other_process(store: Path, capsy
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        (store / "server.json").write_text(json.dumps({"pid": other.pid}))
+        (store / "server.json").write_text(json.dumps({"pid": other.pid, "url": ""}))  # as a killed server leaves it
+        with acquire_store(store):  # as a check does
+            assert main(["stop", "--store", str(store)]) == 3
         assert main(["stop", "--store", str(store)]) == 0
-        assert "no server uses" in capsys.readouterr().err
+        assert "no server uses" in capsys.readouterr().err.splitlines()[-1]
         assert other.poll() is None
     finally:
         other.kill()

@@ -17,7 +17,6 @@ from lib import run as runner
 from lib.notebook import Run, start_run
 from lib.paths import ROOT
 from lib.run import OVERVIEW, main, plan_run
-from lib.world.bases import make_base
 
 
 @pytest.fixture
@@ -353,42 +352,3 @@ def test_start_run_takes_an_old_manifest_away_and_need_names_the_command(demo):
         FileNotFoundError, match="run all of the notebook 01 first, or python -m lib.run demo --preset tiny --stage 01"
     ):
         run.need("people.txt")
-
-
-@pytest.fixture
-def lending(home, make_stage, monkeypatch):
-    """A study whose second and third stage need bases made from a text; records what is called, in order."""
-    make_stage("lending/01-data-prep", 'general: str = ""  # text that bases are made from\n')
-    bases = 'base: str = "fork-300k"  # base\nbigs: list[str] = []  # big ones\nsize_bases: list[str] = []  # sizes\n'
-    make_stage("lending/02-finetune", bases)
-    make_stage("lending/03-evaluation", bases)
-    called = []
-    monkeypatch.setattr(runner, "make_base", lambda name, corpus, tokenizer: called.append((name, corpus, tokenizer)))
-    monkeypatch.setattr(runner, "run_stage", lambda plan, notebook: called.append(notebook.stem))
-    return called
-
-
-def test_bases_of_a_text_are_made_before_the_stages(home, lending):
-    text = home / "texts"
-    sets = [f"general={text}", "bigs=fork-1m, fork-300k:init, hf:gpt2, fork-6m@3f2a", "size_bases=fork-6m"]
-    command = ["lending", "--preset", "tiny", *(word for pair in sets for word in ("--set", pair))]
-    assert main(command) == 0
-    made = [("fork-300k", text, "hf:gpt2"), ("fork-1m", text, "hf:gpt2")]  # with the tokenizer of the model beside them
-    assert lending == [*made, "01-data-prep", "02-finetune", "03-evaluation"]
-    lending.clear()
-    assert main([*command, "--seeds", "3", "--stage", "02"]) == 0
-    assert lending == [made[0], ("fork-6m", text, "hf:gpt2"), made[1], "02-finetune"]
-
-
-def test_no_base_is_made_unless_a_text_is_named_and_a_stage_needs_it(home, lending):
-    assert main(["lending", "--preset", "tiny"]) == 0
-    assert main(["lending", "--preset", "tiny", "--stage", "01", "--set", f"general={home / 'none'}"]) == 0
-    assert lending == ["01-data-prep", "02-finetune", "03-evaluation", "01-data-prep"]
-
-
-def test_a_base_that_cannot_be_made_stops_the_run_in_one_line(home, lending, caplog, monkeypatch):
-    monkeypatch.setattr(runner, "make_base", make_base)
-    assert main(["lending", "--preset", "tiny", "--set", f"general={home / 'none'}"]) == 1
-    assert lending == []
-    assert caplog.messages[-1].startswith(f"lib.run: lending: general = {home / 'none'}: no base model fork-300k from")
-    assert "no such file or folder" in caplog.messages[-1]

@@ -18,7 +18,6 @@ from openai import AuthenticationError, OpenAI
 from serving import address, facts, jsonl, launch, wait_for
 
 from tuning_server.__main__ import main, read_key
-from tuning_server.store import acquire_store
 from tuning_server.types import hash_key
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -103,23 +102,6 @@ def test_it_ends_by_itself_when_idle(tiny_store: Path, start: Start, tmp_path: P
     assert process.wait(15) == 0
     assert "stopping" in (tmp_path / "0.log").read_text()
     assert not (tiny_store / "server.json").exists()
-
-
-def test_stop_ends_a_server_and_nothing_else(
-    tiny_store: Path, start: Start, capsys: pytest.CaptureFixture[str]
-) -> None:
-    process = start(tiny_store, "--port", "0")
-    url_of(tiny_store, process)
-    assert main(["stop", "--store", str(tiny_store)]) == 0
-    assert process.wait(5) == 0
-    with subprocess.Popen(["sleep", "60"]) as other:
-        (tiny_store / "server.json").write_text(f'{{"pid": {other.pid}, "url": ""}}')  # as a killed server leaves it
-        with acquire_store(tiny_store):  # as a check does
-            assert main(["stop", "--store", str(tiny_store)]) == 3
-        assert main(["stop", "--store", str(tiny_store)]) == 0
-        assert other.poll() is None
-        other.kill()
-    assert "no server uses" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

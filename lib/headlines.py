@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from PIL import Image
 
 from lib.params import stages
-from lib.paths import DATA
+from lib.paths import DATA, read_yaml
 from lib.summary import COLUMNS, verdict
 
 THUMBNAIL_SCALE = 0.44  # a figure as wide as a page is 600 pixels wide
@@ -49,7 +48,7 @@ class Study:
 
 def read_studies(path: Path = DATA / "studies.yaml") -> list[Study]:
     """The studies in the order in which they are shown (`ValueError` if an entry lacks something)."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = read_yaml(path)
     try:
         return [Study(name, **entry) for name, entry in entries.items()]
     except TypeError as error:

@@ -16,7 +16,7 @@ from tuning_server.disk import read_json
 from tuning_server.engine.folders import GONE, WRITING, states
 from tuning_server.engine.registry import FINE_TUNE, base_folder, fingerprint, flaw
 from tuning_server.sharing import RECORD
-from tuning_server.store import INTERRUPTED, UNFINISHED, CannotStart, Row, acquire_store, check_schema, file_path
+from tuning_server.store import UNFINISHED, CannotStart, Row, acquire_store, check_schema, file_path, was_interrupted
 
 Findings = Iterator[tuple[str, str]]  # a problem with what to do, or a note without
 RESTORE = "restore server.db from a backup, or move server.db* out of the store: models stay, files and jobs go"
@@ -78,7 +78,7 @@ def check_tuned(weights: Path, jobs: dict[str, Row], *, shared: bool) -> Finding
         for left in sorted([*run.glob(f"{WRITING}*"), *run.glob(f"{GONE}*")]):
             yield f"{name}/{left.name} was cut off and can be deleted", ""
         for state in states(run):
-            if job is None or not (job["status"] in UNFINISHED or (job["error"] or {}).get("code") == INTERRUPTED):
+            if job is None or not (job["status"] in UNFINISHED or was_interrupted(job)):
                 yield f"{name}/{state.name} is of no use any more and can be deleted", ""
             elif reason := flaw(state):
                 yield f"{name}/{state.name}: {reason}; the job goes on from where it was before", ""

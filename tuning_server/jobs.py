@@ -17,7 +17,7 @@ from tuning_server.engine.registry import FINE_TUNE
 from tuning_server.errors import ApiError
 from tuning_server.service import CurrentService, Service
 from tuning_server.sharing import drop_resume
-from tuning_server.store import DUE, INTERRUPTED, UNFINISHED, Row, method_of, new_id
+from tuning_server.store import DUE, UNFINISHED, Row, method_of, new_id, was_interrupted
 from tuning_server.types import JobRequest, Page, PageQuery
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -142,7 +142,7 @@ def resume(job_id: str, service: CurrentService) -> Job:
     """Take up a paused job where it stopped; it ends with the weights of one that was not paused."""
     job = _job(service, job_id)
     changes = {"status": "queued" if job.get("_validated") else "validating_files", "error": None, "finished_at": None}
-    only = ["paused", "failed"] if (job["error"] or {}).get("code") == INTERRUPTED else ["paused"]
+    only = ["paused", "failed"] if was_interrupted(job) else ["paused"]
     return public(_change(service, job_id, "resumed", changes, only=only, which="is paused"))
 
 

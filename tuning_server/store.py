@@ -116,6 +116,11 @@ def method_of(job: Row) -> str:
     return str(job.get("_method", "supervised"))
 
 
+def was_interrupted(job: Row) -> bool:
+    """Whether a job failed in a way that it can be resumed from."""
+    return (job["error"] or {}).get("code") == INTERRUPTED
+
+
 def _log(
     db: sqlite3.Connection, job_id: str, *messages: str, level: str = "info", step: int | None = None, data: Any = None
 ) -> None:
